@@ -1,0 +1,55 @@
+# F1. Status codes of the whole engine and the one table from a status to an RFC close code or an HTTP status.
+# Owns nothing; every floor may use it. 0 is done, 1 needs more bytes, negative failed.
+
+cdef enum UwsStatus:
+    UWS_OK = 0
+    UWS_MORE = 1
+
+    # The connection fails with a close code (RFC 6455, section 7.4.1).
+    UWS_E_PROTOCOL = -1       # 1002
+    UWS_E_UTF8 = -2           # 1007
+    UWS_E_TOO_BIG = -3        # 1009
+    UWS_E_FRAGMENTS = -4      # 1008, more fragments than a message may have
+    UWS_E_CALLBACK = -5       # 1011
+    UWS_E_NOMEM = -6          # 1011
+
+    # The call was refused; the connection is none the worse.
+    UWS_E_CLOSED = -20        # no such connection any more
+    UWS_E_FULL = -21          # the send queue has no room
+    UWS_E_TIMEOUT = -22
+    UWS_E_ARG = -23
+    UWS_E_SYS = -24           # errno says why
+
+    # The upgrade request is refused with an HTTP status (../HANDSHAKES, docs/handshakes.md).
+    UWS_E_HTTP_400 = -400
+    UWS_E_HTTP_404 = -404
+    UWS_E_HTTP_405 = -405     # with Allow: GET
+    UWS_E_HTTP_408 = -408     # the handshake's deadline has passed
+    UWS_E_HTTP_414 = -414
+    UWS_E_HTTP_426 = -426     # not an upgrade: with Upgrade: websocket
+    UWS_E_HTTP_VERSION = -427  # 426 too, with Sec-WebSocket-Version: 13
+    UWS_E_HTTP_431 = -431
+    UWS_E_HTTP_503 = -503
+    UWS_E_HTTP_505 = -505
+
+
+cdef inline int err_close_code(int status) noexcept nogil:
+    """Close code that goes on the wire for a failed connection (RFC 6455, section 7.4.1)."""
+    if status == UWS_E_PROTOCOL:
+        return 1002
+    if status == UWS_E_UTF8:
+        return 1007
+    if status == UWS_E_TOO_BIG:
+        return 1009
+    if status == UWS_E_FRAGMENTS:
+        return 1008
+    return 1011
+
+
+cdef inline int err_http_status(int status) noexcept nogil:
+    """HTTP status of a refused upgrade request."""
+    if status == UWS_E_HTTP_VERSION:
+        return 426
+    if status <= UWS_E_HTTP_400:
+        return -status
+    return 500
