@@ -33,6 +33,9 @@ cdef inline uint32_t mask_key(const uint8_t* p) noexcept nogil:
 # More than 32 bytes; dst == src or no overlap. Call mask_apply or mask_copy instead.
 cdef void mask_wide(uint8_t* dst, const uint8_t* src, size_t len_bytes, uint32_t key) noexcept nogil
 
+# The same without AVX2, whatever the machine has: for tests and benchmarks.
+cdef void mask_wide_narrow(uint8_t* dst, const uint8_t* src, size_t len_bytes, uint32_t key) noexcept nogil
+
 
 cdef inline void mask_copy(uint8_t* dst, const uint8_t* src, size_t len_bytes,
                            uint32_t key, size_t phase) noexcept nogil:
