@@ -35,6 +35,7 @@ cdef struct UwsIntern:
     UwsInternPage** pages
     uint32_t page_room                # length of pages
     uint32_t page_count               # highest page in use + 1
+    uint32_t page_hole                # no page below this number is missing
     uint32_t page_free                # first page with a free id + 1, 0 if none
     size_t held_bytes                 # of everything above
 

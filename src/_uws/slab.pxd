@@ -9,10 +9,11 @@ cdef enum:
     UWS_SLAB_CLASSES = 21             # 64, 96, 128, 192 ... 49152, 65536 bytes
     UWS_SLAB_MAX_CLASS_BYTES = 65536  # larger blocks have a mapping of their own
     UWS_SLAB_ARENA_BYTES = 262144     # size and alignment of an arena
+    UWS_SLAB_HEAD_BYTES = 64          # of UwsArena; blocks follow, the first of them on a cache line
     UWS_SLAB_KEEP_BYTES = 2097152     # the largest mapping of its own that is kept for the next taker
 
 
-# At the start of every arena and of every large block's mapping; 64 bytes, so that blocks start on a cache line.
+# At the start of every arena and of every large block's mapping.
 cdef struct UwsArena:
     UwsArena* next            # ring of the list it is in
     UwsArena* prev
@@ -32,6 +33,7 @@ cdef struct UwsSlab:
     UwsArena* full
     UwsArena* large
     UwsArena* kept_large
+    size_t page_bytes                  # the kernel's
     size_t used_bytes                  # of live blocks, as rounded up
     size_t held_bytes                  # mapped; touched only as far as it was used
     size_t live_blocks
