@@ -38,13 +38,11 @@ cdef struct UwsUpgrade:
     UwsSpan origin             # len 0: none
     UwsSpan protocol           # value of the first Sec-WebSocket-Protocol; len 0: none or empty
     UwsSpan extensions         # value of the first Sec-WebSocket-Extensions; len 0: none or empty
-    uint16_t seen              # which fields were there, and what they said
-    uint16_t fields
+    uint32_t fields
+    uint16_t seen              # which fields were there and what they said; bits private to upgrade.pyx
     uint8_t state
     uint8_t field              # which of the fields that matter is being read
     uint8_t is_plain_get       # with UWS_E_HTTP_426: valid HTTP that never asked for a WebSocket
-    uint8_t protocol_fields    # saturates; 0, 1, more
-    uint8_t extensions_fields
     uint8_t key[24]
 
 
