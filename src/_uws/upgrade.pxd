@@ -1,5 +1,5 @@
-# F2. The opening handshake (RFC 6455, section 4.2): HTTP/1.1 request head in, decision and response bytes out.
-# Owns nothing: UwsUpgrade is plain data of the caller's, without pointers, so head and state may both be moved.
+# F2. The opening handshake (RFC 6455, section 4.2): HTTP/1.1 request head in, decision and response out.
+# Owns nothing: UwsUpgrade is the caller's plain data, without pointers, so head and state may be moved.
 # Used by the loop (F5), by core (F6) for the spans, and by the tests' shim.
 
 from libc.stddef cimport size_t
@@ -51,7 +51,8 @@ cdef void upgrade_init(UwsUpgrade* u) noexcept nogil
 cdef int upgrade_parse(UwsUpgrade* u, const uint8_t* head, size_t len_bytes,
                        const UwsUpgradeLimits* limits) noexcept nogil
 
-cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head, UwsSpan* path, UwsSpan* query) noexcept nogil
+cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head,
+                        UwsSpan* path, UwsSpan* query) noexcept nogil
 
 cdef size_t upgrade_accept(uint8_t* out, size_t cap, const UwsUpgrade* u,
                            const uint8_t* subprotocol, size_t subprotocol_len,

@@ -1,9 +1,9 @@
-# F2. The opening handshake (RFC 6455, section 4.2): HTTP/1.1 request head in, decision and response bytes out.
-# Owns nothing: UwsUpgrade is plain data of the caller's, without pointers, so head and state may both be moved.
+# F2. The opening handshake (RFC 6455, section 4.2): HTTP/1.1 request head in, decision and response out.
+# Owns nothing: UwsUpgrade is the caller's plain data, without pointers, so head and state may be moved.
 # Used by the loop (F5), by core (F6) for the spans, and by the tests' shim.
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 from _uws.errs cimport (
@@ -22,22 +22,28 @@ from _uws.errs cimport (
     UWS_MORE,
     UWS_OK,
 )
+from _uws.http cimport (
+    C_BASE64,
+    C_LIST,
+    C_SPACE,
+    C_TARGET,
+    C_TOKEN,
+    C_VALUE,
+    http_authority_end,
+    http_check_authority,
+    http_class,
+    http_is,
+    http_is_all,
+    http_scheme_len,
+    http_skip,
+    http_skip_quoted,
+    http_skip_value,
+)
 
 
 cdef extern from "sha1.h" nogil:
     void uws_accept_key(const uint8_t* key, uint8_t* out) noexcept
 
-
-cdef enum:
-    # What a byte may be part of.
-    C_TOKEN = 1       # RFC 9110, section 5.6.2
-    C_TARGET = 2
-    C_VALUE = 4       # RFC 9110, section 5.5
-    C_SPACE = 8       # OWS
-    C_LIST = 16       # between the elements of a list
-    C_HOST = 32       # reg-name without pct-encoded (RFC 3986, section 3.2.2)
-    C_IPV6 = 64
-    C_BASE64 = 128
 
 cdef enum:
     S_START
@@ -83,161 +89,28 @@ cdef enum:
     SEEN_WEBSOCKET = SEEN_KEY | SEEN_VERSION | SEEN_PROTOCOL | SEEN_EXTENSIONS
 
 
-cdef uint8_t[256] _CLASS
-
-
-cdef void _fill_class(uint8_t cls, const char* members, int first, int last) noexcept nogil:
-    cdef int byte
-    for byte in range(first, last + 1):
-        _CLASS[byte] |= cls
-    while members[0]:
-        _CLASS[<uint8_t>members[0]] |= cls
-        members += 1
-
-
-cdef void _fill_classes() noexcept nogil:
-    cdef int byte
-    cdef uint8_t alphanumeric = C_TOKEN | C_HOST | C_BASE64
-    _fill_class(alphanumeric, b"", c'0', c'9')
-    _fill_class(alphanumeric, b"", c'A', c'Z')
-    _fill_class(alphanumeric, b"", c'a', c'z')
-    _fill_class(C_TOKEN, b"!#$%&'*+-.^_`|~", 0, -1)
-    _fill_class(C_HOST, b"-._~!$&'()*+,;=", 0, -1)
-    _fill_class(C_BASE64, b"+/", 0, -1)
-    _fill_class(C_IPV6, b"abcdefABCDEF:.", c'0', c'9')
-    _fill_class(C_SPACE, b" \t", 0, -1)
-    _fill_class(C_LIST, b" \t,", 0, -1)
-    _fill_class(C_VALUE, b"\t", 0x20, 0x7E)
-    _fill_class(C_VALUE, b"", 0x80, 0xFF)
-    # Browsers leave some bytes of a query as they are that RFC 3986 wants encoded (the URL standard's query
-    # percent-encode set). They mean nothing to us, so only those are refused that no browser sends.
-    for byte in range(0x21, 0x7F):
-        if byte != c'"' and byte != c'#' and byte != c'<' and byte != c'>':
-            _CLASS[byte] |= C_TARGET
-
-
-_fill_classes()
-
-
-cdef inline uint32_t _skip(const uint8_t* head, uint32_t pos, uint32_t end, uint8_t cls) noexcept nogil:
-    while pos < end and _CLASS[head[pos]] & cls:
-        pos += 1
-    return pos
-
-
-cdef inline uint32_t _skip_value(const uint8_t* head, uint32_t pos, uint32_t end) noexcept nogil:
-    """The same for C_VALUE, eight bytes at a time: values are most of a head."""
-    cdef uint64_t ones = 0x0101010101010101
-    cdef uint64_t tops = 0x8080808080808080
-    cdef uint64_t word, odd
-    cdef uint32_t stop
-    while end - pos >= 8:
-        memcpy(&word, head + pos, 8)
-        # A byte below 0x20 or equal to 0x7f leaves its top bit set. So may an innocent byte above such a one (the
-        # borrow), and a TAB is allowed: where a bit is set the table has the last word.
-        odd = (word - 0x20 * ones) & ~word
-        word ^= 0x7F * ones
-        odd = (odd | ((word - ones) & ~word)) & tops
-        if odd:
-            stop = _skip(head, pos, pos + 8, C_VALUE)
-            if stop < pos + 8:
-                return stop
-        pos += 8
-    return _skip(head, pos, end, C_VALUE)
-
-
-cdef inline bint _is(const uint8_t* text, const char* lower, uint32_t len_bytes) noexcept nogil:
-    """Compare, whatever the case, with a name in lower case made of letters, '-', ':' and '/'.
-
-    Only for text that is known to hold no control bytes: those are what setting 0x20 would make into such a name.
-    """
-    cdef uint32_t i
-    for i in range(len_bytes):
-        if (text[i] | 0x20) != <uint8_t>lower[i]:
-            return False
-    return True
-
-
 cdef inline uint8_t _field(const uint8_t* name, uint32_t len_bytes) noexcept nogil:
     if len_bytes == 4:
-        return F_HOST if _is(name, b"host", 4) else F_OTHER
+        return F_HOST if http_is(name, b"host", 4) else F_OTHER
     elif len_bytes == 6:
-        return F_ORIGIN if _is(name, b"origin", 6) else F_OTHER
+        return F_ORIGIN if http_is(name, b"origin", 6) else F_OTHER
     elif len_bytes == 7:
-        return F_UPGRADE if _is(name, b"upgrade", 7) else F_OTHER
+        return F_UPGRADE if http_is(name, b"upgrade", 7) else F_OTHER
     elif len_bytes == 10:
-        return F_CONNECTION if _is(name, b"connection", 10) else F_OTHER
+        return F_CONNECTION if http_is(name, b"connection", 10) else F_OTHER
     elif len_bytes == 14:
-        return F_CONTENT_LENGTH if _is(name, b"content-length", 14) else F_OTHER
+        return F_CONTENT_LENGTH if http_is(name, b"content-length", 14) else F_OTHER
     elif len_bytes == 17:
-        if _is(name, b"sec-websocket-key", 17):
+        if http_is(name, b"sec-websocket-key", 17):
             return F_KEY
-        return F_TRANSFER_ENCODING if _is(name, b"transfer-encoding", 17) else F_OTHER
+        return F_TRANSFER_ENCODING if http_is(name, b"transfer-encoding", 17) else F_OTHER
     elif len_bytes == 21:
-        return F_VERSION if _is(name, b"sec-websocket-version", 21) else F_OTHER
+        return F_VERSION if http_is(name, b"sec-websocket-version", 21) else F_OTHER
     elif len_bytes == 22:
-        return F_PROTOCOL if _is(name, b"sec-websocket-protocol", 22) else F_OTHER
+        return F_PROTOCOL if http_is(name, b"sec-websocket-protocol", 22) else F_OTHER
     elif len_bytes == 24:
-        return F_EXTENSIONS if _is(name, b"sec-websocket-extensions", 24) else F_OTHER
+        return F_EXTENSIONS if http_is(name, b"sec-websocket-extensions", 24) else F_OTHER
     return F_OTHER
-
-
-cdef inline bint _is_hex(uint8_t byte) noexcept nogil:
-    return c'0' <= byte <= c'9' or c'a' <= (byte | 0x20) <= c'f'
-
-
-cdef int _check_authority(const uint8_t* head, uint32_t pos, uint32_t end) noexcept nogil:
-    """uri-host [ ":" port ] (RFC 9110, section 7.2), neither empty nor with user information (section 4.2.4)."""
-    cdef uint32_t begin = pos
-    cdef uint32_t port = 0
-    if pos < end and head[pos] == c'[':
-        begin = pos + 1
-        pos = _skip(head, begin, end, C_IPV6)
-        if pos == begin or pos == end or head[pos] != c']':
-            return UWS_E_HTTP_400
-        pos += 1
-    else:
-        while pos < end:
-            if _CLASS[head[pos]] & C_HOST:
-                pos += 1
-            elif head[pos] == c'%' and end - pos > 2 and _is_hex(head[pos + 1]) and _is_hex(head[pos + 2]):
-                pos += 3
-            else:
-                break
-        if pos == begin:
-            return UWS_E_HTTP_400
-    if pos == end:
-        return UWS_OK
-    if head[pos] != c':':
-        return UWS_E_HTTP_400
-    pos += 1
-    while pos < end:
-        if not c'0' <= head[pos] <= c'9':
-            return UWS_E_HTTP_400
-        port = port * 10 + head[pos] - c'0'
-        if port > 65535:
-            return UWS_E_HTTP_400
-        pos += 1
-    return UWS_OK
-
-
-cdef inline uint32_t _scheme_len(const uint8_t* target, uint32_t len_bytes) noexcept nogil:
-    """Bytes of the scheme and its "://" in a target of absolute-form; 0 if it is none that we serve."""
-    if len_bytes >= 5 and _is(target, b"ws://", 5):
-        return 5
-    if len_bytes >= 6 and _is(target, b"wss://", 6):
-        return 6
-    if len_bytes >= 7 and _is(target, b"http://", 7):
-        return 7
-    if len_bytes >= 8 and _is(target, b"https://", 8):
-        return 8
-    return 0
-
-
-cdef inline uint32_t _authority_end(const uint8_t* head, uint32_t pos, uint32_t end) noexcept nogil:
-    while pos < end and head[pos] != c'/' and head[pos] != c'?':
-        pos += 1
-    return pos
 
 
 cdef inline bint _is_get(const UwsUpgrade* u, const uint8_t* head) noexcept nogil:
@@ -245,19 +118,19 @@ cdef inline bint _is_get(const UwsUpgrade* u, const uint8_t* head) noexcept nogi
 
 
 cdef int _judge_target(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
-    """origin-form or absolute-form (RFC 9112, section 3.2); any other method's target is as good as any: it gets 405."""
+    """A GET's target: origin-form or absolute-form (RFC 9112, section 3.2). Others get 405 with any."""
     cdef uint32_t begin = u.target.off
     cdef uint32_t end = begin + u.target.len
     cdef uint32_t scheme = 0
     if head[begin] == c'/' or not _is_get(u, head):
         return UWS_MORE
-    scheme = _scheme_len(head + begin, u.target.len)
+    scheme = http_scheme_len(head + begin, u.target.len)
     u.looked += u.target.len
     if scheme == 0:
         return UWS_E_HTTP_400
     begin += scheme
-    end = _authority_end(head, begin, end)
-    if _check_authority(head, begin, end) != UWS_OK:
+    end = http_authority_end(head, begin, end)
+    if http_check_authority(head, begin, end) != UWS_OK:
         return UWS_E_HTTP_400
     u.host.off = begin
     u.host.len = end - begin
@@ -278,30 +151,30 @@ cdef int _judge_request_line(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
 
 
 cdef int _judge_tokens(UwsUpgrade* u, const uint8_t* head, uint32_t pos, uint32_t end) noexcept nogil:
-    """A list of tokens, or for Upgrade of token [ "/" token ]; empty elements do not count (RFC 9110, 5.6.1)."""
+    """A list of tokens, of token [ "/" token ] for Upgrade; empty elements do not count (RFC 9110, 5.6.1)."""
     cdef uint32_t begin, len_bytes
     while True:
-        pos = _skip(head, pos, end, C_LIST)
+        pos = http_skip(head, pos, end, C_LIST)
         if pos == end:
             return UWS_MORE
         begin = pos
-        pos = _skip(head, pos, end, C_TOKEN)
+        pos = http_skip(head, pos, end, C_TOKEN)
         len_bytes = pos - begin
         if len_bytes == 0:
             return UWS_E_HTTP_400
         if u.field == F_PROTOCOL:
             u.seen |= SEEN_PROTOCOL_ELEMENT
         elif u.field == F_CONNECTION:
-            if len_bytes == 7 and _is(head + begin, b"upgrade", 7):
+            if len_bytes == 7 and http_is(head + begin, b"upgrade", 7):
                 u.seen |= SEEN_CONNECTION
         elif pos < end and head[pos] == c'/':
             begin = pos + 1
-            pos = _skip(head, begin, end, C_TOKEN)
+            pos = http_skip(head, begin, end, C_TOKEN)
             if pos == begin:
                 return UWS_E_HTTP_400
-        elif len_bytes == 9 and _is(head + begin, b"websocket", 9):
+        elif len_bytes == 9 and http_is(head + begin, b"websocket", 9):
             u.seen |= SEEN_UPGRADE
-        pos = _skip(head, pos, end, C_SPACE)
+        pos = http_skip(head, pos, end, C_SPACE)
         if pos < end and head[pos] != c',':
             return UWS_E_HTTP_400
 
@@ -310,61 +183,45 @@ cdef int _judge_extensions(UwsUpgrade* u, const uint8_t* head, uint32_t pos, uin
     """extension-list (RFC 6455, section 9.1). What the extensions mean is for the one who negotiates them."""
     cdef uint32_t begin
     while True:
-        pos = _skip(head, pos, end, C_LIST)
+        pos = http_skip(head, pos, end, C_LIST)
         if pos == end:
             return UWS_MORE
         begin = pos
-        pos = _skip(head, pos, end, C_TOKEN)
+        pos = http_skip(head, pos, end, C_TOKEN)
         if pos == begin:
             return UWS_E_HTTP_400
         u.seen |= SEEN_EXTENSIONS_ELEMENT
         while True:
-            pos = _skip(head, pos, end, C_SPACE)
+            pos = http_skip(head, pos, end, C_SPACE)
             if pos == end or head[pos] == c',':
                 break
             if head[pos] != c';':
                 return UWS_E_HTTP_400
-            begin = _skip(head, pos + 1, end, C_SPACE)
-            pos = _skip(head, begin, end, C_TOKEN)
+            begin = http_skip(head, pos + 1, end, C_SPACE)
+            pos = http_skip(head, begin, end, C_TOKEN)
             if pos == begin:
                 return UWS_E_HTTP_400
-            pos = _skip(head, pos, end, C_SPACE)
+            pos = http_skip(head, pos, end, C_SPACE)
             if pos == end or head[pos] != c'=':
                 continue
-            begin = _skip(head, pos + 1, end, C_SPACE)
+            begin = http_skip(head, pos + 1, end, C_SPACE)
             if begin < end and head[begin] == c'"':
-                pos = _skip_quoted(head, begin, end)
+                pos = http_skip_quoted(head, begin, end)
             else:
-                pos = _skip(head, begin, end, C_TOKEN)
+                pos = http_skip(head, begin, end, C_TOKEN)
             if pos == begin:
                 return UWS_E_HTTP_400
-
-
-cdef uint32_t _skip_quoted(const uint8_t* head, uint32_t begin, uint32_t end) noexcept nogil:
-    """A quoted-string whose content, once unescaped, is a token (RFC 6455, section 9.1); begin if it is not one."""
-    cdef uint32_t pos = begin + 1
-    cdef bint is_empty = True
-    while pos < end:
-        if head[pos] == c'"':
-            return begin if is_empty else pos + 1
-        if head[pos] == c'\\':
-            pos += 1
-        if pos == end or not _CLASS[head[pos]] & C_TOKEN:
-            return begin
-        is_empty = False
-        pos += 1
-    return begin
 
 
 cdef int _judge_key(UwsUpgrade* u, const uint8_t* value, uint32_t len_bytes) noexcept nogil:
     """The base64 of 16 bytes (RFC 6455, section 4.2.1): 22 characters and "==".
 
-    The last character carries four bits too many. RFC 4648, section 3.5, leaves it open whether they have to be zero;
-    the answer is made of the characters and not of what they encode, so nothing can hang on them.
+    The last character carries four bits too many. RFC 4648, section 3.5, leaves open whether they must be 0;
+    peers do not look, and the answer is made of the characters, so nothing hangs on what they encode.
     """
     if u.seen & SEEN_KEY or len_bytes != UWS_UPGRADE_KEY_BYTES:
         return UWS_E_HTTP_400
-    if _skip(value, 0, 22, C_BASE64) != 22 or value[22] != c'=' or value[23] != c'=':
+    if http_skip(value, 0, 22, C_BASE64) != 22 or value[22] != c'=' or value[23] != c'=':
         return UWS_E_HTTP_400
     memcpy(u.key, value, UWS_UPGRADE_KEY_BYTES)
     u.seen |= SEEN_KEY
@@ -372,7 +229,7 @@ cdef int _judge_key(UwsUpgrade* u, const uint8_t* value, uint32_t len_bytes) noe
 
 
 cdef int _judge_version(UwsUpgrade* u, const uint8_t* value, uint32_t len_bytes) noexcept nogil:
-    """0 to 255 without leading zeros (RFC 6455, section 4.3); whether it is 13 is asked when the head is complete."""
+    """0 to 255 without leading zeros (RFC 6455, section 4.3); whether it is 13 is asked at the head's end."""
     cdef uint32_t number = 0
     cdef uint32_t i
     if u.seen & SEEN_VERSION or not 1 <= len_bytes <= 3 or (value[0] == c'0' and len_bytes > 1):
@@ -390,20 +247,20 @@ cdef int _judge_version(UwsUpgrade* u, const uint8_t* value, uint32_t len_bytes)
 
 
 cdef int _judge_field(UwsUpgrade* u, const uint8_t* head, uint32_t begin, uint32_t end) noexcept nogil:
-    """A field that matters, at the end of its line. Nothing is judged here that a later field could put right."""
-    begin = _skip(head, begin, end, C_SPACE)
-    while end > begin and _CLASS[head[end - 1]] & C_SPACE:
+    """A field that matters, at the end of its line: what is wrong now and no later field could put right."""
+    begin = http_skip(head, begin, end, C_SPACE)
+    while end > begin and http_class[head[end - 1]] & C_SPACE:
         end -= 1
     u.looked += end - begin
     if u.field == F_HOST:
-        if u.seen & SEEN_HOST or _check_authority(head, begin, end) != UWS_OK:
+        if u.seen & SEEN_HOST or http_check_authority(head, begin, end) != UWS_OK:
             return UWS_E_HTTP_400
         u.seen |= SEEN_HOST
         if not u.seen & SEEN_ABSOLUTE:
             u.host.off = begin
             u.host.len = end - begin
     elif u.field == F_ORIGIN:
-        # A browser sends one (RFC 6454, section 7.3). Of two, a check would see the one and an application the other.
+        # A browser sends one (RFC 6454, section 7.3). Of two, a check might see one and a hook the other.
         if u.seen & SEEN_ORIGIN:
             return UWS_E_HTTP_400
         u.seen |= SEEN_ORIGIN
@@ -445,15 +302,15 @@ cdef int _collect_protocols(const uint8_t* head, uint32_t pos, uint32_t end, Uws
     cdef uint32_t i
     cdef UwsSpan one
     while True:
-        one.off = _skip(head, pos, end, C_LIST)
+        one.off = http_skip(head, pos, end, C_LIST)
         if one.off == end:
             return UWS_MORE
-        pos = _skip(head, one.off, end, C_TOKEN)
+        pos = http_skip(head, one.off, end, C_TOKEN)
         one.len = pos - one.off
         for i in range(count[0]):
             if found[i].len == one.len and memcmp(head + found[i].off, head + one.off, one.len) == 0:
                 return UWS_E_HTTP_400
-        # Each is compared with all before it: without a bound, a head full of short ones would cost milliseconds.
+        # Each is compared with all before it: unbounded, a head full of short ones would cost milliseconds.
         if count[0] == UWS_UPGRADE_MAX_PROTOCOLS:
             return UWS_E_HTTP_431
         found[count[0]] = one
@@ -461,7 +318,7 @@ cdef int _collect_protocols(const uint8_t* head, uint32_t pos, uint32_t end, Uws
 
 
 cdef int _judge_protocols(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
-    """No subprotocol is offered twice (RFC 6455, section 4.1, item 10), in all fields of that name together."""
+    """No subprotocol is offered twice (RFC 6455, section 4.1, item 10), in all its fields together."""
     cdef UwsSpan[UWS_UPGRADE_MAX_PROTOCOLS] found
     cdef uint32_t count = 0
     cdef uint32_t pos = u.protocol.off + u.protocol.len
@@ -480,7 +337,7 @@ cdef int _judge_protocols(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
             break
         mark = <const uint8_t*>memchr(head + pos, c'\n', u.head_len - pos)
         line_end = <uint32_t>(mark - head) - 1
-        end = _skip(head, pos, line_end, C_TOKEN)
+        end = http_skip(head, pos, line_end, C_TOKEN)
         if _field(head + pos, end - pos) == F_PROTOCOL:
             status = _collect_protocols(head, end + 1, line_end, found, &count)
         pos = line_end
@@ -488,13 +345,13 @@ cdef int _judge_protocols(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
 
 
 cdef int _judge_head(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
-    """What can only be said of the whole head. In this order, so that the answer does not depend on the fields'."""
+    """What can only be said of the whole head, in an order that does not depend on that of the fields."""
     cdef int status
     if not u.seen & SEEN_HOST:
         return UWS_E_HTTP_400
     if not u.seen & SEEN_UPGRADE:
-        # With a Sec-WebSocket-* field it was meant as an upgrade that lost its Upgrade on the way (a proxy): a page
-        # would hide that.
+        # With a Sec-WebSocket-* field it was meant as an upgrade, and lost its Upgrade on the way (a proxy):
+        # a page would hide that.
         u.is_plain_get = not u.seen & SEEN_WEBSOCKET
         return UWS_E_HTTP_426
     if not u.seen & SEEN_CONNECTION:
@@ -515,6 +372,11 @@ cdef int _judge_head(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
     return UWS_OK
 
 
+cdef inline bint _is_version_byte(uint8_t byte, uint32_t at) noexcept nogil:
+    cdef const char* version = b"HTTP/n.n"
+    return c'0' <= byte <= c'9' if version[at] == c'n' else byte == <uint8_t>version[at]
+
+
 cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
                       const UwsUpgradeLimits* limits) noexcept nogil:
     """Read the part that u.pos is in, as far as it is there. u.pos < end.
@@ -525,15 +387,14 @@ cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
     cdef uint32_t pos = begin
     cdef uint32_t room = limits.max_line_bytes
     cdef uint32_t stop = end
-    cdef const char* version = b"HTTP/n.n"
-    # Of the rest of this line, only so much is read as the line may have. Sums cannot wrap: line_start <= pos < end.
+    # Of the rest of the line only so much is read as a line may have. Nothing wraps: line_start <= pos < end.
     if end - u.line_start > room:
         stop = u.line_start + room
         if stop < pos:
             stop = pos
 
     if u.state == S_VALUE:
-        pos = _skip_value(head, pos, stop)
+        pos = http_skip_value(head, pos, stop)
         u.pos = pos
         u.looked += pos - begin
         if pos == end:
@@ -561,7 +422,7 @@ cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
             u.state = S_END_LF
             return UWS_MORE
         # A line that begins with a space would continue the one before (obs-fold; RFC 9112, section 5.2).
-        if not _CLASS[head[pos]] & C_TOKEN:
+        if not http_class[head[pos]] & C_TOKEN:
             return UWS_E_HTTP_400
         if u.fields >= limits.max_fields:
             return UWS_E_HTTP_431
@@ -571,7 +432,7 @@ cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
         return UWS_MORE
 
     elif u.state == S_NAME:
-        pos = _skip(head, pos, stop, C_TOKEN)
+        pos = http_skip(head, pos, stop, C_TOKEN)
         u.pos = pos
         u.looked += pos - begin
         if pos == end:
@@ -607,7 +468,7 @@ cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
         return UWS_MORE
 
     elif u.state == S_METHOD:
-        pos = _skip(head, pos, stop, C_TOKEN)
+        pos = http_skip(head, pos, stop, C_TOKEN)
         u.pos = pos
         u.looked += pos - begin
         if pos == end:
@@ -623,7 +484,7 @@ cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
         return UWS_MORE
 
     elif u.state == S_TARGET:
-        pos = _skip(head, pos, stop, C_TARGET)
+        pos = http_skip(head, pos, stop, C_TARGET)
         u.pos = pos
         u.looked += pos - begin
         if pos == end:
@@ -639,12 +500,7 @@ cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
         return _judge_target(u, head)
 
     elif u.state == S_VERSION:
-        while pos < stop and pos - u.mark < 8:
-            if pos - u.mark == 5 or pos - u.mark == 7:
-                if not c'0' <= head[pos] <= c'9':
-                    return UWS_E_HTTP_400
-            elif head[pos] != <uint8_t>version[pos - u.mark]:
-                return UWS_E_HTTP_400
+        while pos < stop and pos - u.mark < 8 and _is_version_byte(head[pos], pos - u.mark):
             pos += 1
         u.pos = pos
         u.looked += pos - begin
@@ -685,13 +541,13 @@ cdef int upgrade_parse(UwsUpgrade* u, const uint8_t* head, size_t len_bytes,
     """Read on in a request head and decide about it (RFC 6455, section 4.2.1; RFC 9112).
 
     u: from upgrade_init(), or as the last call left it. Spans count from head's first byte.
-    head, len_bytes: all bytes received so far, from the first; they may have moved since the last call. May be NULL
-        if there are none. Bytes behind the head are not looked at: they belong to the frames.
+    head, len_bytes: all bytes received so far, from the first; they may have moved since the last call. NULL
+        is fine where there are none. Bytes behind the head are not looked at: they belong to the frames.
     limits: the same at every call. A head that is exactly as large as they allow passes.
     Returns UWS_OK: a valid upgrade, frames begin at u.head_len;
         UWS_MORE: nothing wrong so far;
-        UWS_E_HTTP_*: refused, for upgrade_refuse(). With UWS_E_HTTP_426, u.is_plain_get tells a request that is
-        ordinary HTTP and complete, and could be answered as such;
+        UWS_E_HTTP_*: refused, for upgrade_refuse(). With UWS_E_HTTP_426, u.is_plain_get tells a complete
+        request that is ordinary HTTP and could be answered as such;
         UWS_E_ARG if len_bytes is less than what was already read.
     An answer other than UWS_MORE is final: later calls repeat it.
     """
@@ -710,7 +566,8 @@ cdef int upgrade_parse(UwsUpgrade* u, const uint8_t* head, size_t len_bytes,
     return status
 
 
-cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head, UwsSpan* path, UwsSpan* query) noexcept nogil:
+cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head,
+                        UwsSpan* path, UwsSpan* query) noexcept nogil:
     """Split the target of a GET into path and query, both as sent: percent-encoding stays.
 
     u: its target has been read: UWS_OK, or UWS_E_HTTP_426 with is_plain_get.
@@ -724,10 +581,10 @@ cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head, UwsSpan* path,
     if u.target.len == 0:
         return UWS_E_ARG
     if head[pos] != c'/':
-        scheme = _scheme_len(head + pos, u.target.len)
+        scheme = http_scheme_len(head + pos, u.target.len)
         if scheme == 0:
             return UWS_E_ARG
-        pos = _authority_end(head, pos + scheme, end)
+        pos = http_authority_end(head, pos + scheme, end)
     mark = <const uint8_t*>memchr(head + pos, c'?', end - pos) if pos < end else NULL
     path.off = pos
     path.len = (end if mark == NULL else <uint32_t>(mark - head)) - pos
@@ -737,8 +594,8 @@ cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head, UwsSpan* path,
         query.off += 1
         query.len = end - query.off
     if path.len == 0:
-        # Behind an authority an empty path means "/" (RFC 9112, section 3.2.1). A span can only name what is there:
-        # the second slash of "://".
+        # Behind an authority an empty path means "/" (RFC 9112, section 3.2.1). A span can only name what is
+        # there: the second slash of "://".
         path.off = u.target.off + scheme - 1
         path.len = 1
     return UWS_OK
@@ -763,14 +620,6 @@ cdef inline void _put_text(_Writer* w, const char* text) noexcept nogil:
     _put(w, text, strlen(text))
 
 
-cdef inline bint _is_all(const uint8_t* text, size_t len_bytes, uint8_t cls) noexcept nogil:
-    cdef size_t i
-    for i in range(len_bytes):
-        if not _CLASS[text[i]] & cls:
-            return False
-    return True
-
-
 cdef size_t upgrade_accept(uint8_t* out, size_t cap, const UwsUpgrade* u,
                            const uint8_t* subprotocol, size_t subprotocol_len,
                            const uint8_t* extensions, size_t extensions_len) noexcept nogil:
@@ -778,14 +627,16 @@ cdef size_t upgrade_accept(uint8_t* out, size_t cap, const UwsUpgrade* u,
 
     u: UWS_OK was returned for it.
     subprotocol, extensions: what was negotiated; NULL and 0 for none.
-    Returns the response's bytes; 0 if they do not fit, if u is no accepted upgrade, or if a value holds bytes that
-        would end its line or are otherwise not its grammar's.
+    Returns the response's bytes; 0 if they do not fit, if u is no accepted upgrade, or if a value holds bytes
+        that its grammar does not have, such as those that would end its line.
     """
     cdef _Writer w
     cdef uint8_t accept[UWS_UPGRADE_ACCEPT_BYTES]
     if u.status != UWS_OK:
         return 0
-    if not _is_all(subprotocol, subprotocol_len, C_TOKEN) or not _is_all(extensions, extensions_len, C_VALUE):
+    if not http_is_all(subprotocol, subprotocol_len, C_TOKEN):
+        return 0
+    if not http_is_all(extensions, extensions_len, C_VALUE):
         return 0
     w.out = out
     w.cap = cap

@@ -120,13 +120,13 @@ cdef class Upgrade:
         cdef const uint8_t* data = <const uint8_t*><char*>head
         cdef size_t n = len(head)
         cdef uint8_t out[512]
-        cdef int i, status = 0
+        cdef int _i, status = 0
         begin = time.perf_counter_ns()
-        for i in range(rounds):
+        for _i in range(rounds):
             upgrade_init(&self.u)
             status |= upgrade_parse(&self.u, data, n, &self.limits)
         middle = time.perf_counter_ns()
-        for i in range(rounds):
+        for _i in range(rounds):
             upgrade_init(&self.u)
             status |= upgrade_parse(&self.u, data, n, &self.limits)
             status |= upgrade_accept(out, 512, &self.u, NULL, 0, NULL, 0) == 0

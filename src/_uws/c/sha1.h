@@ -1,5 +1,5 @@
-/* F0. SHA-1 (RFC 3174) and the base64 of its digest, as Sec-WebSocket-Accept wants them (RFC 6455, section 4.2.2).
- * Owns nothing. Used by upgrade.pyx. SHA-1 is no protection here, only the protocol's proof that the server read the key.
+/* F0. SHA-1 (RFC 3174) and the base64 of its digest, for Sec-WebSocket-Accept (RFC 6455, section 4.2.2).
+ * Owns nothing. Used by upgrade.pyx. SHA-1 protects nothing here: it proves that the server read the key.
  * In C because the eighty rounds are macros, unrolled with rotating names; Cython has no means for that. */
 #ifndef UWS_SHA1_H
 #define UWS_SHA1_H
@@ -35,7 +35,7 @@ static inline void uws_store_be32(uint8_t *p, uint32_t x)
 #define UWS_SHA1_W(t)                                                                                        \
     (w[(t) & 15] = uws_rotl32(w[((t) + 13) & 15] ^ w[((t) + 8) & 15] ^ w[((t) + 2) & 15] ^ w[(t) & 15], 1))
 
-/* Instead of moving the five state words along after every round, their names rotate: five rounds are back home. */
+/* The state words do not move after a round, their names rotate: after five rounds they are back home. */
 #define UWS_SHA1_ROUND(a, b, c, d, e, f, k, x)                                                               \
     do {                                                                                                     \
         e += uws_rotl32(a, 5) + (f) + (k) + (x);                                                             \
@@ -95,7 +95,7 @@ static inline void uws_sha1(const uint8_t *data, size_t len_bytes, uint8_t diges
     if (rest)
         memcpy(tail, data, rest);
     tail[rest] = 0x80;
-    /* The bit count takes the last eight bytes of a block; with 56 or more bytes before it that is a block more. */
+    /* The bit count takes the last eight bytes of a block: behind 56 bytes or more, of one block more. */
     const size_t padded = rest < 56 ? 64 : 128;
     uws_store_be32(tail + padded - 8, (uint32_t)(len_bits >> 32));
     uws_store_be32(tail + padded - 4, (uint32_t)len_bits);
@@ -112,7 +112,8 @@ static inline void uws_base64_20(const uint8_t digest[UWS_SHA1_BYTES], uint8_t o
     static const char alphabet[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (int i = 0; i < 6; i++) {
-        const uint32_t x = (uint32_t)digest[3 * i] << 16 | (uint32_t)digest[3 * i + 1] << 8 | digest[3 * i + 2];
+        const uint8_t *p = digest + 3 * i;
+        const uint32_t x = (uint32_t)p[0] << 16 | (uint32_t)p[1] << 8 | p[2];
         out[4 * i] = (uint8_t)alphabet[x >> 18];
         out[4 * i + 1] = (uint8_t)alphabet[x >> 12 & 63];
         out[4 * i + 2] = (uint8_t)alphabet[x >> 6 & 63];
