@@ -78,7 +78,8 @@ class Conn(Hashable):
         In a callback, what is sent to one connection leaves in one write at the end of the turn. The message
         is copied where the kernel does not take it at once. Messages of several threads never interleave.
 
-        Waits, up to the I/O timeout, while the connection's send buffer (`max_buffered_bytes`) has no room.
+        Waits, up to the I/O timeout, while `max_buffered_bytes` or more wait to be sent to this connection;
+        below that a message is taken whole, however long it is.
 
         Raises:
             unlimitedws.ConnectionClosed: The connection is closed or closing.
