@@ -168,7 +168,8 @@ class Server:
     def set_io_timeout(self, timeout: Duration) -> None:
         """Set how long one call of a callback waits, for a message or for room to write.
 
-        Then the call raises `TimeoutError`. Unlike in Go it never ends a connection: a client that is slow to send is not in anybody's way here.
+        Then the call raises `TimeoutError`. Unlike in Go it never ends a connection: a client that is slow to
+        send is in nobody's way here.
 
         Args:
             timeout: Seconds or a `timedelta`; 0.1 by default; 0 waits without limit.
