@@ -96,10 +96,13 @@ cdef class Upgrade:
     cdef UwsUpgradeLimits limits
 
     def __init__(self, uint32_t max_head_bytes=16384, uint32_t max_fields=100, uint32_t max_line_bytes=8192):
+        self.set_limits(max_head_bytes, max_fields, max_line_bytes)
+        upgrade_init(&self.u)
+
+    def set_limits(self, uint32_t max_head_bytes, uint32_t max_fields, uint32_t max_line_bytes):
         self.limits.max_head_bytes = max_head_bytes
         self.limits.max_fields = max_fields
         self.limits.max_line_bytes = max_line_bytes
-        upgrade_init(&self.u)
 
     def parse(self, bytes head):
         """Hand down all bytes received so far."""
