@@ -7,23 +7,41 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from _uws cimport http
+from _uws.http cimport (
+    C_BASE64,
+    C_HOST,
+    C_IPV6,
+    C_LIST,
+    C_SPACE,
+    C_TARGET,
+    C_TOKEN,
+    C_VALUE,
+    http_authority_end,
+    http_check_authority,
+    http_class,
+    http_is,
+    http_is_all,
+    http_scheme_len,
+    http_skip,
+    http_skip_quoted,
+    http_skip_value,
+)
 
 CLASSES = {
-    "token": http.C_TOKEN,
-    "target": http.C_TARGET,
-    "value": http.C_VALUE,
-    "space": http.C_SPACE,
-    "list": http.C_LIST,
-    "host": http.C_HOST,
-    "ipv6": http.C_IPV6,
-    "base64": http.C_BASE64,
+    "token": C_TOKEN,
+    "target": C_TARGET,
+    "value": C_VALUE,
+    "space": C_SPACE,
+    "list": C_LIST,
+    "host": C_HOST,
+    "ipv6": C_IPV6,
+    "base64": C_BASE64,
 }
 
 
 def members(int cls):
     cdef int byte
-    return {byte for byte in range(256) if http.http_class[byte] & cls}
+    return {byte for byte in range(256) if http_class[byte] & cls}
 
 
 cdef uint8_t* _copy(bytes text) except NULL:
@@ -38,7 +56,7 @@ cdef uint8_t* _copy(bytes text) except NULL:
 def skip(bytes text, uint32_t pos, uint32_t end, int cls):
     cdef uint8_t* copy = _copy(text)
     try:
-        return http.http_skip(copy, pos, end, <uint8_t>cls)
+        return http_skip(copy, pos, end, <uint8_t>cls)
     finally:
         free(copy)
 
@@ -46,7 +64,7 @@ def skip(bytes text, uint32_t pos, uint32_t end, int cls):
 def skip_value(bytes text, uint32_t pos, uint32_t end):
     cdef uint8_t* copy = _copy(text)
     try:
-        return http.http_skip_value(copy, pos, end)
+        return http_skip_value(copy, pos, end)
     finally:
         free(copy)
 
@@ -54,7 +72,7 @@ def skip_value(bytes text, uint32_t pos, uint32_t end):
 def skip_quoted(bytes text, uint32_t begin, uint32_t end):
     cdef uint8_t* copy = _copy(text)
     try:
-        return http.http_skip_quoted(copy, begin, end)
+        return http_skip_quoted(copy, begin, end)
     finally:
         free(copy)
 
@@ -62,7 +80,7 @@ def skip_quoted(bytes text, uint32_t begin, uint32_t end):
 def check_authority(bytes text, uint32_t pos, uint32_t end):
     cdef uint8_t* copy = _copy(text)
     try:
-        return http.http_check_authority(copy, pos, end)
+        return http_check_authority(copy, pos, end)
     finally:
         free(copy)
 
@@ -70,7 +88,7 @@ def check_authority(bytes text, uint32_t pos, uint32_t end):
 def scheme_len(bytes target):
     cdef uint8_t* copy = _copy(target)
     try:
-        return http.http_scheme_len(copy, <uint32_t>len(target))
+        return http_scheme_len(copy, <uint32_t>len(target))
     finally:
         free(copy)
 
@@ -78,7 +96,7 @@ def scheme_len(bytes target):
 def authority_end(bytes text, uint32_t pos, uint32_t end):
     cdef uint8_t* copy = _copy(text)
     try:
-        return http.http_authority_end(copy, pos, end)
+        return http_authority_end(copy, pos, end)
     finally:
         free(copy)
 
@@ -86,7 +104,7 @@ def authority_end(bytes text, uint32_t pos, uint32_t end):
 def equals(bytes text, bytes lower):
     cdef uint8_t* copy = _copy(text)
     try:
-        return bool(http.http_is(copy, lower, <uint32_t>len(lower)))
+        return bool(http_is(copy, lower, <uint32_t>len(lower)))
     finally:
         free(copy)
 
@@ -94,6 +112,6 @@ def equals(bytes text, bytes lower):
 def is_all(bytes text, int cls):
     cdef uint8_t* copy = _copy(text)
     try:
-        return bool(http.http_is_all(copy, len(text), <uint8_t>cls))
+        return bool(http_is_all(copy, len(text), <uint8_t>cls))
     finally:
         free(copy)
