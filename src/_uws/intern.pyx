@@ -30,6 +30,7 @@ cdef extern from *:
 
 cdef enum:
     MIN_PROBES = 16
+    MIN_PAGES = 8
 
 
 cdef inline uint64_t rotl(uint64_t x, int bits) noexcept nogil:
@@ -185,13 +186,17 @@ cdef bint page_new(UwsIntern* table) noexcept nogil:
     """A page of free ids at the lowest number that has none."""
     cdef uint32_t number = table.page_hole
     cdef UwsInternPage* page
+    cdef size_t room
     while number < table.page_count and table.pages[number] != NULL:
         number += 1
     table.page_hole = number
+    # Ids are 32 bits wide.
     if number >= 0x03FFFFFF:
         return False
-    if number == table.page_room and not directory_resize(table, <size_t>table.page_room * 2 if number else 8):
-        return False
+    if number == table.page_room:
+        room = <size_t>number * 2 if number else MIN_PAGES
+        if not directory_resize(table, room):
+            return False
     page = <UwsInternPage*>calloc(1, sizeof(UwsInternPage))
     if page == NULL:
         return False
@@ -206,6 +211,7 @@ cdef bint page_new(UwsIntern* table) noexcept nogil:
 
 cdef void page_drop(UwsIntern* table, uint32_t number) noexcept nogil:
     """Free a page without strings, and the end of the directory with it."""
+    cdef size_t room
     page_unlink(table, number)
     free(table.pages[number])
     table.held_bytes -= sizeof(UwsInternPage)
@@ -214,9 +220,12 @@ cdef void page_drop(UwsIntern* table, uint32_t number) noexcept nogil:
         table.page_hole = number
     while table.page_count and table.pages[table.page_count - 1] == NULL:
         table.page_count -= 1
+    room = table.page_room
+    while room > MIN_PAGES and table.page_count <= room // 4:
+        room //= 2
     # A shrinking realloc that fails leaves the directory as it is, which is right too.
-    if table.page_room > 8 and table.page_count <= table.page_room // 4:
-        directory_resize(table, table.page_room // 2)
+    if room != table.page_room:
+        directory_resize(table, room)
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
