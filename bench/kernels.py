@@ -1,9 +1,9 @@
 """GB/s of the kernels that touch every byte: masking and UTF-8 validation.
 
-    make shims && python bench/kernels.py [--seconds 0.2]
+    UWS_SHIMS=1 python setup.py build_ext --inplace && python bench/kernels.py [--seconds 0.2]
 
-The loop runs in C, inside the tests' shims; the fastest of five runs is shown, with the slowest behind it. Sources
-lie six bytes behind a 16-byte boundary, where a payload lies behind the header of a short frame.
+The loop runs in C, inside the tests' shims; the fastest of five runs is shown, with the slowest behind it.
+What is masked lies six bytes behind a cache line, where a payload lies behind the header of a short frame.
 """
 
 import argparse
