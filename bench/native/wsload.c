@@ -31,9 +31,10 @@
 #define CONNECTING_AT_ONCE 64   /* more would only queue in the server's backlog */
 #define TOUCHING_AT_ONCE 256    /* idle mode: messages under way while every connection gets one */
 #define OPEN_TIMEOUT_S 120.0
+#define CLOSE_TIMEOUT_S 5.0
 #define CONNECTIONS_PER_ADDRESS 1000
 
-enum state { CONNECTING, UPGRADING, OPEN, GONE };
+enum state { CONNECTING, UPGRADING, OPEN, CLOSING, GONE };
 
 struct conn {
     int fd;
@@ -92,9 +93,9 @@ static uint8_t *ring_payloads;
 static uint32_t ring_count;
 static uint32_t frame_bytes;
 
-static int started, open_now, lost;
+static int started, open_now, lost, closing;
 static bool echoing;        /* a reply is the permission for the next message */
-static uint64_t replies, bad_replies;
+static uint64_t queued, replies, bad_replies;
 static char first_error[160];
 
 static double now_s(void)
@@ -278,6 +279,7 @@ static void queue_messages(struct conn *c, uint32_t count)
 {
     bool was_empty = c->to_send == 0;
     c->to_send += count;
+    queued += count;
     if (was_empty)
         send_messages(c);
 }
@@ -522,6 +524,17 @@ static void readable(struct conn *c)
         queue_messages(c, completed);
 }
 
+/* Our close frame is out: whatever comes before the server's FIN is of no interest. */
+static void read_to_end(struct conn *c)
+{
+    ssize_t got = recv(c->fd, receive_buffer, sizeof receive_buffer, 0);
+    if (got > 0 || (got < 0 && errno == EAGAIN))
+        return;
+    closing--;
+    c->state = GONE;
+    close(c->fd);
+}
+
 static void turn(int timeout_ms)
 {
     static struct epoll_event events[EVENTS];
@@ -540,6 +553,8 @@ static void turn(int timeout_ms)
                 read_response(c);
             else if (c->state == OPEN)
                 readable(c);
+            else if (c->state == CLOSING)
+                read_to_end(c);
         }
         if (what & EPOLLOUT && c->state == OPEN)
             send_messages(c);
@@ -591,13 +606,38 @@ static void touch_all(int first, int end)
     }
 }
 
+/* Leaves with a close handshake: some servers log every connection that ends otherwise, and would still be at it
+ * while the next sample is taken. */
+static void close_all(void)
+{
+    static const uint8_t normal[] = {0x80 | OP_CLOSE, 0x80 | 2, 0, 0, 0, 0, 1000 >> 8, 1000 & 0xFF};
+    double deadline = now_s() + CLOSE_TIMEOUT_S;
+
+    echoing = false;
+    while (replies < queued && !lost && now_s() < deadline)
+        turn(5);
+    for (int i = 0; i < started; i++) {
+        if (conns[i].state != OPEN || conns[i].to_send)
+            continue;
+        if (send(conns[i].fd, normal, sizeof normal, MSG_NOSIGNAL) == sizeof normal) {
+            conns[i].state = CLOSING;
+            closing++;
+        }
+    }
+    while (closing && now_s() < deadline)
+        turn(20);
+}
+
 /* --- modes --- */
 
 static int finish(void)
 {
     printf(", \"open\": %d, \"lost\": %d, \"bad_replies\": %llu, \"error\": \"%s\"}\n", open_now, lost,
            (unsigned long long)bad_replies, first_error);
-    return lost || bad_replies || first_error[0] ? 1 : 0;
+    fflush(stdout);
+    int status = lost || bad_replies || first_error[0] ? 1 : 0;
+    close_all();
+    return status;
 }
 
 static int run_echo(void)
