@@ -65,9 +65,9 @@ clean:
 
 # The stamps lie within what they vouch for: who removes an environment removes its stamps.
 
+# build/lib.*: what a deleted file left in there would be installed.
 $(VENV)/installed: $(PACKAGING) $(ENGINE) $(LIBRARY)
 	$(PYTHON) -m venv $(VENV)
-	# What a deleted file left in there would be installed.
 	rm -rf build/lib.*
 	$(VENV)/bin/python -m pip install --quiet .
 	@touch $@
