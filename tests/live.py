@@ -208,7 +208,16 @@ class Live:
     def connect_conn(self, **options: Any) -> tuple[RawClient, Any]:
         """Return a client and the server's conn for it."""
         client = self.connect(**options)
-        return client, take(self.opened, "on_connect")
+        while tuple((conn := take(self.opened, "on_connect")).remote_addr) != client.address:
+            # Another test's, of a server that several share.
+            pass
+        return client, conn
+
+    def ended_of(self, client: RawClient) -> Ended:
+        """Wait for the on_close of a client whose socket is still open."""
+        while tuple((ended := take(self.ended, "on_close")).conn.remote_addr) != client.address:
+            pass
+        return ended
 
     def close_clients(self) -> None:
         for client in self._clients:
