@@ -1,6 +1,6 @@
 """What a live server does on the wire with right and wrong frames (RFC 6455), sent whole and byte by byte.
 
-Byte by byte means that the server has read each byte before the next is sent. One server serves all the tests:
+Byte by byte means that the server has read each byte before the next is sent. One server serves them all:
 a connection that was failed must not trouble the ones after it.
 """
 
