@@ -1,0 +1,38 @@
+"""A WebSocket server library for Linux: Go's unlimitedws API on an engine that runs without the GIL.
+
+`Server`, `NewServer` and `DefaultServer` make a server; `Options` has every limit and every time; `wsutil`
+has the helpers that callbacks read and write with. The README begins with an example.
+"""
+
+from __future__ import annotations
+
+# These three import nothing of ours and come first: the engine takes them from here.
+from .address import Address
+from .errors import AddressError, ConnectionClosed, ScheduleTimeoutError, UnlimitedWSError
+from .opcode import OpCode
+
+# isort: split
+from . import wsutil
+from .conn import Conn
+from .options import Options
+from .pool import Pool
+from .server import DefaultServer, NewServer, Server
+
+__all__ = [
+    "Address",
+    "AddressError",
+    "Conn",
+    "ConnectionClosed",
+    "DefaultServer",
+    "NewServer",
+    "OpCode",
+    "Options",
+    "Pool",
+    "ScheduleTimeoutError",
+    "Server",
+    "UnlimitedWSError",
+    "__version__",
+    "wsutil",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,42 @@
+"""Exceptions of the library. Imports nothing of ours: the engine takes its exceptions from here."""
+
+from __future__ import annotations
+
+__all__ = ["AddressError", "ConnectionClosed", "ScheduleTimeoutError", "UnlimitedWSError"]
+
+
+class UnlimitedWSError(Exception):
+    """Base of every exception that is the library's own.
+
+    Wrong arguments are plain `TypeError` and `ValueError`, waiting too long is `TimeoutError`, and what the
+    kernel refuses is `OSError`, as everywhere in Python.
+    """
+
+
+class ConnectionClosed(UnlimitedWSError):
+    """A connection was used that is closed, or whose close handshake has begun.
+
+    Attributes:
+        code: Close code (RFC 6455, section 7.4.1); 1005 where the close frame had none, 1006 where there was
+            none.
+        reason: What came with the code, often ``""``.
+    """
+
+    def __init__(self, code: int = 1006, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"connection closed: {self.code}" + (f" ({self.reason})" if self.reason else "")
+
+
+class ScheduleTimeoutError(UnlimitedWSError, TimeoutError):
+    """The pool's queue stayed full for as long as the caller would wait. The job was not scheduled."""
+
+    def __init__(self, message: str = "schedule timeout") -> None:
+        super().__init__(message)
+
+
+class AddressError(UnlimitedWSError, ValueError):
+    """An address to listen on that is not written as one: see `unlimitedws.address.parse`."""

@@ -1,0 +1,81 @@
+"""Hooks: attributes that are set by assignment, as in Go, and used as decorators, as in Python."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+__all__ = ["BoundHook", "Hook", "HookOwner"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class HookOwner(Protocol):
+    """What a class with hooks has: the place where they are kept, and the way to change one."""
+
+    _hooks: dict[str, Callable[..., object]]
+
+    def _set_hook(self, name: str, func: Callable[..., object] | None) -> None: ...
+
+
+class BoundHook(Generic[F]):
+    """The hook of one server: call it with a function to set it, which is what a decorator does.
+
+    ``bool(server.on_read)`` tells whether it is set, ``server.on_read.func`` is the function.
+    """
+
+    __slots__ = ("_name", "_owner")
+
+    def __init__(self, owner: HookOwner, name: str) -> None:
+        self._owner = owner
+        self._name = name
+
+    @property
+    def func(self) -> F | None:
+        """The function that is set; None where none is."""
+        func: Any = self._owner._hooks.get(self._name)
+        return func  # type: ignore[no-any-return]
+
+    def __call__(self, func: F) -> F:
+        """Set the hook and return the function, so that its name stays bound to it."""
+        set_hook(self._owner, self._name, func)
+        return func
+
+    def __bool__(self) -> bool:
+        return self.func is not None
+
+    def __repr__(self) -> str:
+        return f"<hook {self._name}: {self.func!r}>"
+
+
+class Hook(Generic[F]):
+    """Descriptor of a hook: ``server.on_read = f``, ``@server.on_read``, and None to clear it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Hook[F]: ...
+    @overload
+    def __get__(self, owner: HookOwner, kind: type) -> BoundHook[F]: ...
+    def __get__(self, owner: HookOwner | None, kind: type) -> Hook[F] | BoundHook[F]:
+        return self if owner is None else BoundHook(owner, self._name)
+
+    def __set__(self, owner: HookOwner, func: F | BoundHook[F] | None) -> None:
+        # a.on_read = b.on_read means the function, not b.
+        set_hook(owner, self._name, func.func if isinstance(func, BoundHook) else func)
+
+
+def set_hook(owner: HookOwner, name: str, func: Callable[..., object] | None) -> None:
+    """Set a hook, or clear it with None.
+
+    Raises:
+        TypeError: func cannot be called, or is a coroutine function: nobody would await it.
+    """
+    if func is not None:
+        if not callable(func):
+            raise TypeError(f"{name}: must be a function or None, not {func!r}")
+        if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
+            raise TypeError(f"{name}: {func!r} is async; a callback is a plain function")
+    owner._set_hook(name, func)

@@ -1,0 +1,227 @@
+"""Every limit and every time of a server, in one frozen dataclass: the engine is told, and never asks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from .durations import Duration, microseconds, milliseconds, seconds
+from .pool import check_size
+
+__all__ = ["OptionKeywords", "Options"]
+
+# The engine keeps sizes and counts in 31 bits.
+_MAX_INT = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a server. Each is also a keyword of `Server`, `NewServer` and `DefaultServer`.
+
+    Times are seconds, as a number or a `timedelta`; they are kept as `float`. Sizes are bytes. A wrong value
+    is refused here and by name, not later and by a connection that behaves oddly.
+
+    Raises:
+        TypeError: A value is not of the option's type, or there is no option of that name.
+        ValueError: A value is impossible.
+    """
+
+    # What a peer may send
+
+    max_message_bytes: int = 1 << 20
+    """Longest message, 1 MiB; a longer one closes its connection with 1009. Memory is taken as the bytes
+    arrive, never because a length was announced, so this is a limit on what one peer can make us hold."""
+
+    max_fragments: int = 1024
+    """Most fragments of one message; more close the connection with 1008. A million fragments of no bytes
+    cost time and are within any limit on bytes."""
+
+    max_inbox_bytes: int = 1 << 20
+    """Undelivered messages of one connection, 1 MiB: while its callback runs, what comes behind waits up to
+    here, then the connection is no longer read and TCP holds the peer back. A message that is begun is always
+    finished."""
+
+    max_inbox_messages: int = 1024
+    """The same limit, counted in messages: small ones cost more than their bytes."""
+
+    # The opening handshake
+
+    max_header_bytes: int = 16 << 10
+    """Longest request head, 16 KiB; then 431. Browsers with their cookies stay below 8 KiB."""
+
+    max_header_fields: int = 100
+    """Most header fields of the request; then 431."""
+
+    max_line_bytes: int = 8 << 10
+    """Longest line of the request head, 8 KiB; then 414 for the target, 431 for a field."""
+
+    handshake_timeout: Duration = 10.0
+    """From accept to the last byte of the request head, 10 s in total, however often a byte comes; then 408.
+    Nothing waits with it but a few bytes, so slow networks get their time and half-open ones do not stay."""
+
+    # Sending
+
+    max_buffered_bytes: int = 1 << 20
+    """Bytes sent to one connection that the kernel has not taken, 1 MiB. While so many wait, `conn.send`
+    waits
+    too, up to `io_timeout`, then raises `TimeoutError`. The message that fills it is still taken whole."""
+
+    tcp_nodelay: bool = True
+    """Send at once, without Nagle's algorithm: what belongs together is joined already, before the kernel
+    sees it."""
+
+    # Callbacks
+
+    pool: tuple[int, int] | None = None
+    """(workers, jobs), as `set_pool` takes them: callbacks run on up to so many threads, and so many
+    connections may wait for one. None: callbacks run inline, one at a time, on the thread that also does the
+    I/O. `DefaultServer` has (128, 128), as in Go."""
+
+    schedule_timeout: Duration = 0.001
+    """With a pool: how long I/O may rest because of a callback before another thread does it, 1 ms; as in
+    Go."""
+
+    cooldown_time: Duration = 0.005
+    """How long accepting rests when there is no file descriptor, or no room among the pool's jobs, 5 ms; as
+    in Go."""
+
+    io_timeout: Duration = 0.1
+    """How long one call of a callback waits, 0.1 s as in Go: for a further message, or for room to write.
+    Then `TimeoutError`. 0: without limit. It is the callback's patience, not the peer's time: no client is
+    closed for it."""
+
+    # Closing
+
+    close_timeout: Duration = 10.0
+    """From our close frame to the peer's, 10 s; then the connection is dropped. Also how long `stop` and
+    `run` give all connections together."""
+
+    # The server
+
+    max_connections: int | None = None
+    """Most connections, handshakes included; more are refused with 503. None: as many as there are
+    descriptors."""
+
+    backlog: int = 4096
+    """Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn. 4096 is
+    that setting's default: a burst of reconnecting clients should find room."""
+
+    raise_nofile_limit: bool = True
+    """Raise RLIMIT_NOFILE to its hard limit when the server starts: the usual soft limit, 1024, is kept low
+    for programs that use select(), and a connection is a descriptor."""
+
+    page: bytes | None = None
+    """Body of an HTML page, UTF-8, that is served for an ordinary ``GET /``. None: 426, as for other
+    paths."""
+
+    compression: bool = False
+    """permessage-deflate (RFC 7692). Not built yet: True is refused."""
+
+    def __post_init__(self) -> None:
+        for name, low in _INTS.items():
+            _check_int(name, getattr(self, name), low)
+        for name in _TIMES:
+            # Frozen is for those who come after us.
+            object.__setattr__(self, name, seconds(getattr(self, name), name))
+        for name in ("handshake_timeout", "close_timeout"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name}: must be more than 0 seconds")
+        for name in ("tcp_nodelay", "raise_nofile_limit", "compression"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
+        if self.max_connections is not None:
+            _check_int("max_connections", self.max_connections, 1)
+        if self.pool is not None:
+            if not isinstance(self.pool, tuple) or len(self.pool) != 2:
+                raise TypeError(f"pool: must be (workers, jobs) or None, not {self.pool!r}")
+            check_size(*self.pool)
+        if self.page is not None and not isinstance(self.page, bytes):
+            raise TypeError(f"page: must be bytes or None, not {type(self.page).__name__}")
+        if self.compression:
+            raise ValueError("compression: permessage-deflate is not built yet; only False is possible")
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> Options:
+        """Make options from keywords, and say which name was meant where one is unknown.
+
+        Raises:
+            TypeError, ValueError: As the class.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in keywords:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
+                raise TypeError(f"unknown option {name!r}{hint}")
+        return cls(**keywords)
+
+    def settings(self) -> dict[str, int]:
+        """Return what the engine is told: integers, times in the units of their names."""
+        workers, jobs = self.pool or (1, 0)
+        return {
+            "max_message_bytes": self.max_message_bytes,
+            "max_fragments": self.max_fragments,
+            "max_header_bytes": self.max_header_bytes,
+            "max_header_fields": self.max_header_fields,
+            "max_line_bytes": min(self.max_line_bytes, self.max_header_bytes),
+            "handshake_timeout_ms": milliseconds(self.handshake_timeout, "handshake_timeout"),
+            "close_timeout_ms": milliseconds(self.close_timeout, "close_timeout"),
+            "max_buffered_bytes": self.max_buffered_bytes,
+            "max_inbox_bytes": self.max_inbox_bytes,
+            "max_inbox_messages": self.max_inbox_messages,
+            "max_connections": self.max_connections or 0,
+            "schedule_timeout_us": microseconds(self.schedule_timeout, "schedule_timeout"),
+            "cooldown_us": microseconds(self.cooldown_time, "cooldown_time"),
+            "io_timeout_us": microseconds(self.io_timeout, "io_timeout"),
+            "runners": workers,
+            "jobs": jobs,
+        }
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The fields of `Options` as keywords, for type checkers and editors. A test keeps the two the same."""
+
+    max_message_bytes: int
+    max_fragments: int
+    max_inbox_bytes: int
+    max_inbox_messages: int
+    max_header_bytes: int
+    max_header_fields: int
+    max_line_bytes: int
+    handshake_timeout: Duration
+    max_buffered_bytes: int
+    tcp_nodelay: bool
+    pool: tuple[int, int] | None
+    schedule_timeout: Duration
+    cooldown_time: Duration
+    io_timeout: Duration
+    close_timeout: Duration
+    max_connections: int | None
+    backlog: int
+    raise_nofile_limit: bool
+    page: bytes | None
+    compression: bool
+
+
+# The smallest value that makes sense: the shortest valid request has five fields and about 140 bytes.
+_INTS = {
+    "max_message_bytes": 1,
+    "max_fragments": 1,
+    "max_inbox_bytes": 1,
+    "max_inbox_messages": 1,
+    "max_header_bytes": 256,
+    "max_header_fields": 5,
+    "max_line_bytes": 64,
+    "max_buffered_bytes": 1,
+    "backlog": 1,
+}
+_TIMES = ("handshake_timeout", "close_timeout", "schedule_timeout", "cooldown_time", "io_timeout")
+
+
+def _check_int(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: must be an int, not {value!r}")
+    if not low <= value <= _MAX_INT:
+        raise ValueError(f"{name}: must be from {low} to {_MAX_INT}, not {value!r}")

@@ -1,0 +1,494 @@
+"""The server: the Go API over one engine loop, its threads, its signals, its beginning and its end."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from _uws.core import Conn, Loop
+
+from . import address
+from .address import Address
+from .durations import Duration, microseconds, milliseconds, seconds
+from .errors import ConnectionClosed
+from .hooks import Hook
+from .options import OptionKeywords, Options
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from typing_extensions import Self, Unpack
+
+__all__ = ["DefaultServer", "NewServer", "Server"]
+
+logger = logging.getLogger("unlimitedws")
+
+ConnHook: TypeAlias = Callable[[Conn], object]
+MessageHook: TypeAlias = Callable[[Conn, Any], object]
+ErrorHook: TypeAlias = Callable[[Conn, BaseException], object]
+
+_GOING_AWAY = 1001
+# After the connections have been dropped, a callback that runs on is given this long to notice.
+_GRACE = 1.0
+# At exit nobody waits for a peer that does not answer.
+_EXIT_TIMEOUT = 1.0
+
+
+class _Run:
+    """One run of a server, from `start` until its last thread has ended."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.pid = os.getpid()
+        self.threads: set[threading.Thread] = set()
+        self.started = 0
+        self.ended = threading.Event()
+        self.raised: BaseException | None = None
+
+    def shut(self, timeout: Duration) -> None:
+        """Tell the loop to stop. Takes no lock: signal handlers and callbacks call it."""
+        self.loop.shut(_GOING_AWAY, "", milliseconds(timeout, "timeout"))
+
+    def shut_for(self, exc: BaseException, timeout: Duration) -> None:
+        """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
+        self.raised = self.raised or exc
+        self.shut(timeout)
+
+
+# For the end of the interpreter. Those that run are kept alive by their threads anyway.
+_running: set[_Run] = set()
+
+
+class Server:
+    """A WebSocket server.
+
+    The socket listens from the moment the server is made, as in Go: the address is known (`local_addr`, also
+    for port 0), a port in use is an error here, and clients that come early wait in the kernel's backlog
+    until `start` or `run`. `stop` closes it; starting again listens on the same address again, with the same
+    port.
+
+    A life: made, `start` or `run`, `stop`, and again. Hooks and times may be set at any moment; the pool and
+    the other options while it does not run.
+
+    Args:
+        addr: ``":8000"``, ``"host:8000"``, ``"127.0.0.1:8000"``, ``"[::1]:8000"``; port 0 lets the kernel
+            choose; without a host IPv6 and IPv4 are both served. See `unlimitedws.address.listen`.
+        options: The fields of `Options`, by name.
+
+    Raises:
+        AddressError: addr is not written as an address, or its host is unknown.
+        OSError: The address cannot be had; the message names it.
+        TypeError, ValueError: An option is unknown or impossible; the message names it.
+    """
+
+    on_connect: Hook[ConnHook] = Hook()
+    """``on_connect(conn)``: a connection is open. Runs before its first message is delivered."""
+
+    on_read: Hook[ConnHook] = Hook()
+    """``on_read(conn)``: once per message; `wsutil.read_client_data` reads it, or it is dropped. Raising
+    closes the connection with 1011."""
+
+    on_message: Hook[MessageHook] = Hook()
+    """``on_message(conn, message)``: `str` for text, `bytes` for binary. Used instead of `on_read` where it
+    is set. Raising closes the connection with 1011."""
+
+    on_close: Hook[ConnHook] = Hook()
+    """``on_close(conn)``: the connection is closed; `conn.close_code` and `conn.close_reason` tell why. The
+    last callback of a connection, and exactly one for each that was open."""
+
+    on_error: Hook[ErrorHook] = Hook()
+    """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards."""
+
+    def __init__(self, addr: str, **options: Unpack[OptionKeywords]) -> None:
+        self._options = Options.of(options)
+        self._requested = address.parse(addr)
+        self._hooks: dict[str, Callable[..., object]] = {}
+        # Guards what follows, the hooks and the options. Never held while waiting for a callback. Reentrant,
+        # because an application's own signal handler may come in between.
+        self._lock = threading.RLock()
+        self._run: _Run | None = None
+        self._socket: socket.socket | None = self._listen(self._requested)
+        self._local_addr = address.bound_address(self._socket)
+
+    # The setters of the Go API
+
+    def set_pool(self, workers: int, jobs: int) -> None:
+        """Run callbacks on up to so many threads; so many connections may wait for one. Without it: inline.
+
+        Messages of one connection are delivered in order and one at a time; different connections run in
+        parallel. Threads start when they are needed. When so many connections wait, those behind are not
+        read, and new ones are left in the kernel's backlog for the cool-down time.
+
+        Raises:
+            ValueError: workers is 0 ("no worker"), jobs is 0 ("no job in queue"), or one is negative.
+            RuntimeError: The server runs.
+
+        Thread: any.
+        """
+        with self._lock:
+            if self._run is not None:
+                raise RuntimeError("the pool cannot be changed while the server runs")
+            self._options = replace(self._options, pool=(workers, jobs))
+
+    def set_poller(self) -> None:
+        """Do nothing: the engine always polls, with epoll. Here so that programs from Go read the same.
+
+        Thread: any.
+        """
+
+    def set_schedule_timeout(self, timeout: Duration) -> None:
+        """Set how long I/O may rest because of a callback before another thread of the pool does it.
+
+        Args:
+            timeout: Seconds or a `timedelta`; 0.001 by default.
+
+        Thread: any, at any time.
+        """
+        self._set_time("schedule_timeout", "schedule_timeout_us", timeout)
+
+    def set_cooldown_time(self, timeout: Duration) -> None:
+        """Set how long accepting rests when there is no file descriptor, or no room among the pool's jobs.
+
+        Args:
+            timeout: Seconds or a `timedelta`; 0.005 by default.
+
+        Thread: any, at any time.
+        """
+        self._set_time("cooldown_time", "cooldown_us", timeout)
+
+    def set_io_timeout(self, timeout: Duration) -> None:
+        """Set how long one call of a callback waits, for a message or for room to write.
+
+        Then the call raises `TimeoutError`. Unlike in Go it never ends a connection: a client that is slow to
+        send is in nobody's way here.
+
+        Args:
+            timeout: Seconds or a `timedelta`; 0.1 by default; 0 waits without limit.
+
+        Thread: any, at any time.
+        """
+        self._set_time("io_timeout", "io_timeout_us", timeout)
+
+    # What it is and how it is doing
+
+    @property
+    def options(self) -> Options:
+        """The options in force. Thread: any."""
+        return self._options
+
+    @property
+    def local_addr(self) -> Address:
+        """Where the server listens; with port 0, the port that the kernel chose. Thread: any."""
+        return self._local_addr
+
+    @property
+    def connections(self) -> int:
+        """Open WebSocket connections. Thread: any."""
+        run = self._run
+        return 0 if run is None else run.loop.connections
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and not yet stopped altogether. Thread: any."""
+        return self._run is not None
+
+    def counters(self) -> dict[str, int]:
+        """Return the engine's figures, for tests and the hunt for a leak; names may change. Thread: any."""
+        run = self._run
+        return {} if run is None else run.loop.counters()
+
+    def __repr__(self) -> str:
+        state = f"{self.connections} connections" if self.running else "not running"
+        return f"<Server {self._local_addr} {state}>"
+
+    # Beginning and end
+
+    def run(self, *, ready: Callable[[], object] | None = None) -> None:
+        """Start, and serve until the server is stopped.
+
+        In the main thread SIGINT and SIGTERM stop it in good order: connections are closed with 1001 and have
+        `close_timeout` to answer; a second signal drops them at once. Then it returns as usual. The handlers
+        that were there before are put back; a signal that was ignored stays ignored.
+
+        Args:
+            ready: Called once, when the server serves and signals are handled; what it raises stops the
+                server.
+
+        Raises:
+            RuntimeError: It runs already.
+            BaseException: A callback raised `KeyboardInterrupt` or `SystemExit`, or the engine cannot go on:
+                the server has been stopped, and this is what was raised.
+
+        Thread: any; signals are handled in the main thread only.
+        """
+        run: _Run | None = None
+        signals = 0
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            nonlocal signals
+            signals += 1
+            # No lock and no logging: what this interrupted may hold either.
+            if run is not None:
+                run.shut(self._options.close_timeout if signals == 1 else 0)
+
+        previous = _handle_signals(on_signal)
+        try:
+            run = self._begin()
+            try:
+                if signals:
+                    run.shut(self._options.close_timeout)
+                if ready is not None:
+                    ready()
+                run.ended.wait()
+            except BaseException:
+                self.stop()
+                raise
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        raised, run.raised = run.raised, None
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                # The traceback holds this frame, and the frame would hold the exception.
+                del raised
+
+    def start(self) -> None:
+        """Serve in the background, on daemon threads named ``unlimitedws-1`` and so on.
+
+        Raises:
+            RuntimeError: It runs already, or is being stopped; or no thread can be started.
+            OSError: The address cannot be had any more, after a `stop`; or the engine got no descriptors.
+
+        Thread: any.
+        """
+        self._begin()
+
+    def stop(self, timeout: Duration | None = None) -> None:
+        """Stop serving: accept no more, close every connection with 1001, wait until all has ended.
+
+        Also closes the listening socket of a server that never ran. Stopping a stopped server does nothing.
+        Called by a callback it only begins to stop, and returns at once: what it would wait for is itself.
+
+        Args:
+            timeout: Seconds or a `timedelta` for the connections to answer; those left are dropped. None is
+                the option `close_timeout`; 0 drops all at once.
+
+        Raises:
+            TimeoutError: A callback still runs a second after that. The server has not stopped; it does when
+                the callback returns, and until then it cannot be started again.
+            TypeError, ValueError: timeout is not a duration.
+
+        Thread: any.
+        """
+        limit = self._options.close_timeout if timeout is None else timeout
+        limit = seconds(limit, "timeout")
+        with self._lock:
+            run = self._run
+            if run is None or run.pid != os.getpid():
+                # A child process has the socket of a server that ran when it was forked, but no thread of it.
+                self._close_socket()
+                return
+            own = threading.current_thread() in run.threads
+        run.shut(limit)
+        if not own and not run.ended.wait(limit + _GRACE):
+            with self._lock:
+                names = ", ".join(sorted(thread.name for thread in run.threads))
+            raise TimeoutError(f"callbacks still run {limit + _GRACE:g} s after stop: {names}")
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    # Inside
+
+    def _listen(self, addr: Address) -> socket.socket:
+        return address.listen(addr, backlog=self._options.backlog, nodelay=self._options.tcp_nodelay)
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _set_time(self, option: str, setting: str, value: Duration) -> None:
+        change: dict[str, Any] = {option: value}
+        with self._lock:
+            self._options = replace(self._options, **change)
+            if self._run is not None:
+                self._run.loop.set_time(setting, microseconds(value, option))
+
+    def _set_hook(self, name: str, func: Callable[..., object] | None) -> None:
+        with self._lock:
+            if func is None:
+                self._hooks.pop(name, None)
+            else:
+                self._hooks[name] = func
+            if self._run is not None and name != "on_error":
+                self._run.loop.set_hook(name, func)
+
+    def _begin(self) -> _Run:
+        with self._lock:
+            if self._run is not None:
+                raise RuntimeError("the server is running already")
+            if self._options.raise_nofile_limit:
+                _raise_nofile_limit()
+            if self._socket is None:
+                self._socket = self._listen(Address(self._requested.host, self._local_addr.port))
+            loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
+            for name, func in self._hooks.items():
+                if name != "on_error":
+                    loop.set_hook(name, func)
+            loop.listen(self._socket.fileno())
+            run = self._run = _Run(loop)
+            _running.add(run)
+            try:
+                self._start_thread(run)
+            except BaseException:
+                self._end(run)
+                raise
+        logger.info("listening on %s", self._local_addr)
+        return run
+
+    def _end(self, run: _Run) -> None:
+        """The last thread has ended. The lock is held."""
+        self._run = None
+        self._close_socket()
+        _running.discard(run)
+
+    def _start_thread(self, run: _Run) -> None:
+        """Start a runner. The lock is held."""
+        run.started += 1
+        thread = threading.Thread(
+            target=self._runner, args=(run,), name=f"unlimitedws-{run.started}", daemon=True
+        )
+        run.threads.add(thread)
+        try:
+            thread.start()
+        except BaseException:
+            run.threads.discard(thread)
+            raise
+
+    def _spawn(self) -> None:
+        """Start one more runner: the loop asks for it, from one of its runners."""
+        with self._lock:
+            run = self._run
+            if run is None:
+                raise RuntimeError("the server has stopped")
+            try:
+                self._start_thread(run)
+            except RuntimeError as exc:
+                logger.warning("callbacks have to do with %d threads: %s", len(run.threads), exc)
+                raise
+
+    def _runner(self, run: _Run) -> None:
+        try:
+            run.loop.run()
+        except BaseException as exc:
+            logger.critical("the engine failed", exc_info=exc)
+            run.shut_for(exc, 0)
+        finally:
+            with self._lock:
+                run.threads.discard(threading.current_thread())
+                last = not run.threads
+                if last:
+                    self._end(run)
+            if last:
+                try:
+                    logger.info("stopped listening on %s", self._local_addr)
+                finally:
+                    run.ended.set()
+
+    def _failed(self, conn: Conn, exc: BaseException, hook: str) -> None:
+        """A callback raised; the loop calls this before it closes the connection."""
+        if not isinstance(exc, Exception):
+            logger.info("%s of %r raised %r: stopping", hook, conn, exc)
+            self._stop_for(exc)
+        elif isinstance(exc, ConnectionClosed) and not conn.is_open and hook != "on_close":
+            # The peer left while the callback was at work. That is its right, and nobody's mistake.
+            logger.debug("%s of %r: %s", hook, conn, exc)
+        else:
+            logger.error("%s of %r raised", hook, conn, exc_info=exc)
+        on_error = self._hooks.get("on_error")
+        if on_error is None:
+            return
+        try:
+            on_error(conn, exc)
+        except Exception:
+            logger.exception("on_error of %r raised", conn)
+        except BaseException as second:
+            self._stop_for(second)
+
+    def _stop_for(self, exc: BaseException) -> None:
+        run = self._run
+        if run is not None:
+            run.shut_for(exc, self._options.close_timeout)
+
+
+def NewServer(addr: str, **options: Unpack[OptionKeywords]) -> Server:
+    """Make a server, as Go's NewServer: callbacks run inline until `set_pool` is called. See `Server`."""
+    return Server(addr, **options)
+
+
+def DefaultServer(addr: str, **options: Unpack[OptionKeywords]) -> Server:
+    """Make a server with Go's defaults: a pool of 128 threads and 128 jobs, 1 ms, 5 ms and 0.1 s.
+
+    The times are every server's defaults. Options given win over these. See `Server`.
+    """
+    defaults = OptionKeywords(pool=(128, 128), schedule_timeout=0.001, cooldown_time=0.005, io_timeout=0.1)
+    defaults.update(options)
+    return Server(addr, **defaults)
+
+
+def _handle_signals(
+    handler: Callable[[int, FrameType | None], None],
+) -> dict[signal.Signals, signal._HANDLER]:
+    """Handle SIGINT and SIGTERM; return the handlers that were there, for putting them back.
+
+    Left alone: signals that are ignored (nohup, a shell's background job), and those that C code handles,
+    which could not be put back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) not in (None, signal.SIG_IGN):
+            previous[number] = signal.signal(number, handler)
+    return previous
+
+
+def _raise_nofile_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as exc:
+        logger.warning("RLIMIT_NOFILE stays at %d of %d: %s", soft, hard, exc)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Let peers know that we go, and the callbacks end, before the interpreter takes their threads away."""
+    runs = [run for run in _running if run.pid == os.getpid()]
+    for run in runs:
+        run.shut(_EXIT_TIMEOUT)
+    deadline = time.monotonic() + _EXIT_TIMEOUT + _GRACE
+    for run in runs:
+        run.ended.wait(max(0.0, deadline - time.monotonic()))
