@@ -344,7 +344,7 @@ def test_on_close_comes_exactly_once_when_the_server_stops(pool: Any) -> None:
         conns = [live.connect_conn()[1] for _ in range(5)]
         live.server.stop(STOP_TIMEOUT)
         ended = {take(live.ended, "on_close")[:2] for _ in conns}
-        assert ended == {(conn, 1001) for conn in conns}
+        assert ended == {(conn, 1006) for conn in conns}
     assert sorted(map(id, calls)) == sorted(map(id, conns))
 
 
