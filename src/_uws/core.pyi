@@ -292,7 +292,7 @@ class Loop:
         """Stop: accept no more, flush what is queued, close every connection, then let `run` return.
 
         Returns at once. `on_close` runs for every connection. May be called before `run`, and again: the
-        earliest deadline counts.
+        earliest deadline counts. Once the loop has stopped it does nothing.
 
         Args:
             code: Close code that the peers get, such as 1001 (RFC 6455, section 7.4.1).
