@@ -24,6 +24,7 @@ cdef enum UwsStatus:
     UWS_E_HTTP_400 = -400
     UWS_E_HTTP_404 = -404
     UWS_E_HTTP_405 = -405     # with Allow: GET
+    UWS_E_HTTP_HEAD = -1405   # 405 too, without content: HEAD gets none (RFC 9110, section 9.3.2)
     UWS_E_HTTP_408 = -408     # the handshake's deadline has passed
     UWS_E_HTTP_414 = -414
     UWS_E_HTTP_426 = -426     # not an upgrade: with Upgrade: websocket
@@ -50,6 +51,8 @@ cdef inline int err_http_status(int status) noexcept nogil:
     """HTTP status of a refused upgrade request."""
     if status == UWS_E_HTTP_VERSION:
         return 426
+    if status == UWS_E_HTTP_HEAD:
+        return 405
     if status <= UWS_E_HTTP_400:
         return -status
     return 500

@@ -1,0 +1,390 @@
+# F1. Buffer allocator in size classes: everything a connection owns beside its slot comes from here.
+# Owns the arenas it maps. One per loop, not thread-safe: the caller holds the loop's lock.
+#
+# An arena is 256 KiB at an address divisible by 256 KiB, holds blocks of one class, and is touched from its start
+# on only as far as it is used. It goes back to the kernel with its last block, except one per class. Malloc was not
+# an answer: a burst of a million partial messages leaves its free lists full of holes, and an idle server keeps it all.
+
+from libc.stdint cimport uint8_t, uint32_t, uintptr_t
+from libc.stdlib cimport abort
+from libc.string cimport memcpy, memset
+from posix.mman cimport (
+    MADV_DONTNEED, MADV_NOHUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
+    madvise, mmap, mremap, munmap,
+)
+from posix.unistd cimport _SC_PAGESIZE, sysconf
+
+from _uws.errs cimport UWS_OK
+
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    /* The class of 1 to 65536 bytes. Two classes a power of two: 64, 96, 128, 192, 256 ... */
+    static inline unsigned uws_slab_class(size_t want_bytes)
+    {
+        if (want_bytes <= 64)
+            return 0;
+        size_t top = want_bytes - 1;
+        unsigned power = 63u - (unsigned)__builtin_clzll((unsigned long long)top);
+        return (power - 6) * 2 + (unsigned)(top >> (power - 1) & 1) + 1;
+    }
+    /* A freed block is filled with this, and looked at when it is taken again: who wrote in between? */
+    #define UWS_SLAB_POISON 0xDB
+    """
+    unsigned int uws_slab_class(size_t want_bytes) noexcept nogil
+    const int UWS_SLAB_POISON
+    const int UWS_DEBUG
+    const int MREMAP_MAYMOVE
+    const int MREMAP_FIXED
+
+
+cdef inline UwsArena* arena_of(const void* p) noexcept nogil:
+    return <UwsArena*>(<uintptr_t>p & ~<uintptr_t>(UWS_SLAB_ARENA_BYTES - 1))
+
+
+cdef inline void ring_add(UwsArena** head, UwsArena* arena) noexcept nogil:
+    """Append: whoever is first stays first."""
+    cdef UwsArena* first = head[0]
+    if first == NULL:
+        arena.next = arena.prev = arena
+        head[0] = arena
+        return
+    arena.next = first
+    arena.prev = first.prev
+    first.prev.next = arena
+    first.prev = arena
+
+
+cdef inline void ring_remove(UwsArena** head, UwsArena* arena) noexcept nogil:
+    if arena.next == arena:
+        head[0] = NULL
+    else:
+        arena.prev.next = arena.next
+        arena.next.prev = arena.prev
+        if head[0] == arena:
+            head[0] = arena.next
+    arena.next = arena.prev = NULL
+
+
+cdef UwsArena* arena_map(UwsSlab* slab, size_t len_bytes) noexcept nogil:
+    """Map len_bytes (whole pages) at an address divisible by UWS_SLAB_ARENA_BYTES, or NULL."""
+    cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    cdef uint8_t* p
+    cdef size_t before, after
+    # The kernel puts a mapping right below the last one, so once one of our arenas is aligned the next ones are.
+    p = <uint8_t*>mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, flags, -1, 0)
+    if p == <uint8_t*>MAP_FAILED:
+        return NULL
+    if <uintptr_t>p & (UWS_SLAB_ARENA_BYTES - 1):
+        munmap(p, len_bytes)
+        p = <uint8_t*>mmap(NULL, len_bytes + UWS_SLAB_ARENA_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0)
+        if p == <uint8_t*>MAP_FAILED:
+            return NULL
+        before = (UWS_SLAB_ARENA_BYTES - (<uintptr_t>p & (UWS_SLAB_ARENA_BYTES - 1))) % UWS_SLAB_ARENA_BYTES
+        after = UWS_SLAB_ARENA_BYTES - before
+        # Should the kernel refuse to split the mapping (vm.max_map_count), untouched address space stays behind.
+        if before:
+            munmap(p, before)
+        p += before
+        if after:
+            munmap(p + len_bytes, after)
+    slab.maps += 1
+    slab.held_bytes += len_bytes
+    # One byte touched must not cost 2 MiB. Fails where the kernel has no huge pages: then it needs no advice.
+    madvise(p, len_bytes, MADV_NOHUGEPAGE)
+    (<UwsArena*>p).mapped_bytes = len_bytes
+    (<UwsArena*>p).owner = slab
+    return <UwsArena*>p
+
+
+cdef void arena_unmap(UwsSlab* slab, UwsArena* arena) noexcept nogil:
+    cdef size_t len_bytes = arena.mapped_bytes
+    # Can fail only for a range that is not ours, or for want of memory when it splits a mapping that the kernel
+    # merged: the pages at least go back.
+    if munmap(arena, len_bytes) != 0:
+        madvise(arena, len_bytes, MADV_DONTNEED)
+    slab.held_bytes -= len_bytes
+
+
+cdef inline void arena_reset(UwsArena* arena) noexcept nogil:
+    arena.free = NULL
+    arena.used = 0
+    arena.fresh = 0
+
+
+cdef UwsArena* arena_new(UwsSlab* slab, unsigned int index) noexcept nogil:
+    """An empty arena of the class, in no list."""
+    cdef UwsArena* arena = slab.kept[index]
+    if arena != NULL:
+        slab.kept[index] = NULL
+        return arena
+    arena = arena_map(slab, UWS_SLAB_ARENA_BYTES)
+    if arena == NULL:
+        return NULL
+    slab.arenas += 1
+    arena_reset(arena)
+    arena.next = arena.prev = NULL
+    arena.index = index
+    arena.block_bytes = <size_t>(96 if index & 1 else 64) << (index >> 1)
+    arena.capacity = <uint32_t>((UWS_SLAB_ARENA_BYTES - UWS_SLAB_HEAD_BYTES) // arena.block_bytes)
+    return arena
+
+
+cdef bint large_bytes(UwsSlab* slab, size_t want_bytes, size_t* need) noexcept nogil:
+    """Size of the mapping for a large block; False for what no machine has."""
+    if want_bytes > <size_t>-1 // 4:
+        return False
+    need[0] = (want_bytes + UWS_SLAB_HEAD_BYTES + slab.page_bytes - 1) & ~(slab.page_bytes - 1)
+    return True
+
+
+cdef void* large_take(UwsSlab* slab, size_t want_bytes, bint growing) noexcept nogil:
+    """A block with a mapping of its own."""
+    cdef UwsArena* arena = slab.kept_large
+    cdef size_t need
+    if not large_bytes(slab, want_bytes, &need):
+        return NULL
+    # A message that grows will go on growing and may have all of what was kept; anybody else may not sit on more
+    # than twice what it asked for.
+    if arena != NULL and arena.mapped_bytes >= need and (growing or arena.mapped_bytes // 2 <= need):
+        slab.kept_large = NULL
+    else:
+        arena = arena_map(slab, need)
+        if arena == NULL:
+            return NULL
+        arena_reset(arena)
+        arena.index = UWS_SLAB_CLASSES
+        arena.capacity = 1
+        arena.block_bytes = need - UWS_SLAB_HEAD_BYTES
+    arena.used = 1
+    ring_add(&slab.large, arena)
+    slab.live_large += 1
+    slab.live_blocks += 1
+    slab.used_bytes += arena.block_bytes
+    return <uint8_t*>arena + UWS_SLAB_HEAD_BYTES
+
+
+cdef void* large_grow(UwsSlab* slab, UwsArena* arena, size_t want_bytes) noexcept nogil:
+    """Move a large block into a larger mapping: its pages move, no byte is copied. NULL: it is as it was."""
+    cdef UwsArena* new
+    cdef size_t need
+    cdef size_t old_mapped = arena.mapped_bytes
+    if not large_bytes(slab, want_bytes, &need):
+        return NULL
+    new = arena_map(slab, need)
+    if new == NULL:
+        return NULL
+    ring_remove(&slab.large, arena)
+    if mremap(arena, old_mapped, need, MREMAP_MAYMOVE | MREMAP_FIXED, new) == MAP_FAILED:
+        ring_add(&slab.large, arena)
+        # mremap may have unmapped its target before it failed, and another thread may be there by now. So the
+        # target stays as it is: at worst untouched address space.
+        slab.held_bytes -= need
+        return NULL
+    slab.held_bytes -= old_mapped
+    slab.used_bytes += need - old_mapped
+    new.mapped_bytes = need
+    new.block_bytes = need - UWS_SLAB_HEAD_BYTES
+    ring_add(&slab.large, new)
+    return <uint8_t*>new + UWS_SLAB_HEAD_BYTES
+
+
+cdef void large_give(UwsSlab* slab, UwsArena* arena) noexcept nogil:
+    cdef UwsArena* other = slab.kept_large
+    ring_remove(&slab.large, arena)
+    slab.live_large -= 1
+    slab.live_blocks -= 1
+    slab.used_bytes -= arena.block_bytes
+    arena.used = 0
+    if arena.mapped_bytes <= UWS_SLAB_KEEP_BYTES and (other == NULL or other.mapped_bytes < arena.mapped_bytes):
+        slab.kept_large = arena
+        arena = other
+    if arena != NULL:
+        arena_unmap(slab, arena)
+
+
+cdef void* block_take(UwsSlab* slab, unsigned int index) noexcept nogil:
+    cdef UwsArena* arena = slab.room[index]
+    cdef void* p
+    if arena == NULL:
+        arena = arena_new(slab, index)
+        if arena == NULL:
+            return NULL
+        ring_add(&slab.room[index], arena)
+    p = arena.free
+    if p != NULL:
+        arena.free = (<void**>p)[0]
+        if UWS_DEBUG:
+            check_poison(p, arena.block_bytes)
+    else:
+        p = <uint8_t*>arena + UWS_SLAB_HEAD_BYTES + arena.fresh * arena.block_bytes
+        arena.fresh += 1
+    arena.used += 1
+    if arena.used == arena.capacity:
+        ring_remove(&slab.room[index], arena)
+        ring_add(&slab.full, arena)
+    slab.live_blocks += 1
+    slab.used_bytes += arena.block_bytes
+    return p
+
+
+cdef void block_give(UwsSlab* slab, UwsArena* arena, void* p) noexcept nogil:
+    cdef unsigned int index = arena.index
+    slab.live_blocks -= 1
+    slab.used_bytes -= arena.block_bytes
+    if arena.used == arena.capacity:
+        ring_remove(&slab.full, arena)
+        # Last in its ring: the arenas in use before it are filled first, so that this one may become empty.
+        ring_add(&slab.room[index], arena)
+    arena.used -= 1
+    if UWS_DEBUG:
+        memset(p, UWS_SLAB_POISON, arena.block_bytes)
+    (<void**>p)[0] = arena.free
+    arena.free = p
+    if arena.used == 0:
+        ring_remove(&slab.room[index], arena)
+        if slab.kept[index] == NULL:
+            # From its start again, so that a lone block keeps to the pages that are touched already.
+            arena_reset(arena)
+            slab.kept[index] = arena
+        else:
+            slab.arenas -= 1
+            arena_unmap(slab, arena)
+
+
+cdef void check_poison(const void* p, size_t block_bytes) noexcept nogil:
+    cdef size_t i
+    for i in range(sizeof(void*), block_bytes):
+        if (<const uint8_t*>p)[i] != UWS_SLAB_POISON:
+            abort()
+
+
+cdef inline void check_owner(UwsSlab* slab, UwsArena* arena, void* p) noexcept nogil:
+    """A block that is not ours, or given back twice, is a bug that no caller can survive: stop before it spreads."""
+    cdef void* other
+    if arena.owner != slab or arena.used == 0:
+        abort()
+    if UWS_DEBUG:
+        if (<size_t>(<uint8_t*>p - <uint8_t*>arena) - UWS_SLAB_HEAD_BYTES) % arena.block_bytes:
+            abort()
+        other = arena.free
+        while other != NULL:
+            if other == p:
+                abort()
+            other = (<void**>other)[0]
+
+
+cdef int slab_init(UwsSlab* slab) noexcept nogil:
+    """Begin empty; nothing is mapped yet. Returns UWS_OK."""
+    memset(slab, 0, sizeof(UwsSlab))
+    slab.page_bytes = <size_t>sysconf(_SC_PAGESIZE)
+    return UWS_OK
+
+
+cdef void unmap_ring(UwsSlab* slab, UwsArena** head) noexcept nogil:
+    cdef UwsArena* arena
+    while head[0] != NULL:
+        arena = head[0]
+        ring_remove(head, arena)
+        arena_unmap(slab, arena)
+
+
+cdef void slab_destroy(UwsSlab* slab) noexcept nogil:
+    """Unmap everything, live blocks too; the counters stay for whoever wants to see what was live."""
+    cdef size_t i
+    slab_trim(slab)
+    for i in range(UWS_SLAB_CLASSES):
+        unmap_ring(slab, &slab.room[i])
+    unmap_ring(slab, &slab.full)
+    unmap_ring(slab, &slab.large)
+    slab.arenas = 0
+
+
+cdef void slab_trim(UwsSlab* slab) noexcept nogil:
+    """Unmap the empty arenas kept for the next taker."""
+    cdef size_t i
+    for i in range(UWS_SLAB_CLASSES):
+        if slab.kept[i] != NULL:
+            arena_unmap(slab, slab.kept[i])
+            slab.kept[i] = NULL
+            slab.arenas -= 1
+    if slab.kept_large != NULL:
+        arena_unmap(slab, slab.kept_large)
+        slab.kept_large = NULL
+
+
+cdef void* slab_take(UwsSlab* slab, size_t want_bytes, size_t* got_bytes) noexcept nogil:
+    """Take a block.
+
+    got_bytes: what may be used of it, at least want_bytes; may be NULL.
+    Returns it 16-byte aligned, its content undefined; NULL when out of memory.
+    """
+    cdef void* p
+    if want_bytes <= UWS_SLAB_MAX_CLASS_BYTES:
+        p = block_take(slab, uws_slab_class(want_bytes))
+    else:
+        p = large_take(slab, want_bytes, False)
+    if p != NULL and got_bytes != NULL:
+        got_bytes[0] = arena_of(p).block_bytes
+    return p
+
+
+cdef void slab_give(UwsSlab* slab, void* p) noexcept nogil:
+    """Give a block back; NULL is nothing."""
+    cdef UwsArena* arena
+    if p == NULL:
+        return
+    arena = arena_of(p)
+    check_owner(slab, arena, p)
+    if arena.index == UWS_SLAB_CLASSES:
+        large_give(slab, arena)
+    else:
+        block_give(slab, arena, p)
+
+
+cdef void* slab_grow(UwsSlab* slab, void* p, size_t used_bytes, size_t want_bytes,
+                     size_t* got_bytes) noexcept nogil:
+    """Make room in a block for want_bytes.
+
+    p: may be NULL. Given back if the result is another block.
+    used_bytes: how many of its first bytes the result starts with; not more than p's size.
+    got_bytes: as for slab_take().
+    Returns the block; NULL when out of memory, and p is as it was.
+    """
+    cdef UwsArena* arena
+    cdef void* new
+    if p == NULL:
+        return slab_take(slab, want_bytes, got_bytes)
+    arena = arena_of(p)
+    check_owner(slab, arena, p)
+    if want_bytes <= arena.block_bytes:
+        new = p
+    elif arena.index == UWS_SLAB_CLASSES:
+        new = large_grow(slab, arena, want_bytes)
+    else:
+        if want_bytes <= UWS_SLAB_MAX_CLASS_BYTES:
+            new = block_take(slab, uws_slab_class(want_bytes))
+        else:
+            new = large_take(slab, want_bytes, True)
+        if new != NULL:
+            memcpy(new, p, used_bytes)
+            block_give(slab, arena, p)
+    if new != NULL and got_bytes != NULL:
+        got_bytes[0] = arena_of(new).block_bytes
+    return new
+
+
+cdef size_t slab_block_bytes(const void* p) noexcept nogil:
+    """What may be used of a live block."""
+    return arena_of(p).block_bytes
+
+
+cdef size_t slab_used_bytes(UwsSlab* slab) noexcept nogil:
+    """Bytes of live blocks, each counted with its class's size."""
+    return slab.used_bytes
+
+
+cdef size_t slab_held_bytes(UwsSlab* slab) noexcept nogil:
+    """Bytes mapped. Untouched pages count, so this is never less than what the kernel gave."""
+    return slab.held_bytes
