@@ -46,6 +46,10 @@ class Options:
     max_inbox_messages: int = 1024
     """The same limit, counted in messages: small ones cost more than their bytes."""
 
+    max_inbox_total_bytes: int = 64 << 20
+    """Undelivered messages of all connections together, 64 MiB: above it no connection that has some waiting
+    is read, however little it has. A program that computes for a minute keeps its memory."""
+
     # The opening handshake
 
     max_header_bytes: int = 16 << 10
@@ -171,6 +175,7 @@ class Options:
             "max_buffered_bytes": self.max_buffered_bytes,
             "max_inbox_bytes": self.max_inbox_bytes,
             "max_inbox_messages": self.max_inbox_messages,
+            "max_inbox_total_bytes": self.max_inbox_total_bytes,
             "max_connections": self.max_connections or 0,
             "schedule_timeout_us": microseconds(self.schedule_timeout, "schedule_timeout"),
             "cooldown_us": microseconds(self.cooldown_time, "cooldown_time"),
@@ -187,6 +192,7 @@ class OptionKeywords(TypedDict, total=False):
     max_fragments: int
     max_inbox_bytes: int
     max_inbox_messages: int
+    max_inbox_total_bytes: int
     max_header_bytes: int
     max_header_fields: int
     max_line_bytes: int
@@ -211,6 +217,7 @@ _INTS = {
     "max_fragments": 1,
     "max_inbox_bytes": 1,
     "max_inbox_messages": 1,
+    "max_inbox_total_bytes": 1,
     "max_header_bytes": 256,
     "max_header_fields": 5,
     "max_line_bytes": 64,

@@ -1,0 +1,83 @@
+# On a machine with Python, gcc and make:  `make run` sets up and runs the echo server, `make test` the tests.
+# Two environments: .venv holds the library as a user installs it, .venv-dev builds it in place, with the tests' tools.
+
+PYTHON ?= python3
+ADDR ?= :8000
+JOBS ?= $(shell nproc)
+# For pytest and the benchmarks: make test ARGS="-k frame"
+ARGS ?=
+
+VENV := .venv
+DEV := .venv-dev
+PY := $(DEV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PACKAGING := pyproject.toml setup.py $(wildcard README.md LICENSE)
+ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
+LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
+SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
+
+.PHONY: help run test autobahn bench bench-smoke idle lint versions clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make run          the echo server on $(ADDR), and its page on http://localhost$(ADDR)/"
+	@echo "make test         all tests"
+	@echo "make autobahn     the Autobahn cases; report in autobahn-report/"
+	@echo "make bench        throughput beside picows, websockets and a floor in C"
+	@echo "make bench-smoke  one short round of it"
+	@echo "make idle         memory of 10,000 idle connections"
+	@echo "make lint         ruff, cython-lint, mypy"
+	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
+	@echo "make clean        remove what the others made"
+
+run: $(VENV)/installed
+	$(VENV)/bin/unlimitedws echo --addr $(ADDR)
+
+test: $(DEV)/built
+	$(PY) -m pytest $(ARGS)
+
+autobahn: $(DEV)/built
+	$(PY) tests/conformance/autobahn.py --outdir autobahn-report $(ARGS)
+
+bench: $(DEV)/built
+	$(PY) bench/echo.py $(ARGS)
+
+bench-smoke: $(DEV)/built
+	$(PY) bench/echo.py --smoke $(ARGS)
+
+idle: $(DEV)/built
+	$(PY) bench/idle.py $(ARGS)
+
+lint: $(DEV)/built
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/cython-lint src tests
+	$(DEV)/bin/mypy
+
+versions:
+	$(PYTHON) tools/versions.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(DEV) build dist bench/bin autobahn-report src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache tests/peers/node/node_modules
+	find src tests -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps lie within what they vouch for: who removes an environment removes its stamps.
+
+# build/lib.*: what a deleted file left in there would be installed.
+$(VENV)/installed: $(PACKAGING) $(ENGINE) $(LIBRARY)
+	$(PYTHON) -m venv $(VENV)
+	rm -rf build/lib.*
+	$(VENV)/bin/python -m pip install --quiet .
+	@touch $@
+
+$(DEV)/required: pyproject.toml tools/requirements.py
+	$(PYTHON) -m venv $(DEV)
+	$(PY) tools/requirements.py test dev bench > $(DEV)/requirements.txt
+	$(PY) -m pip install --quiet -r $(DEV)/requirements.txt
+	@touch $@
+
+$(DEV)/built: $(DEV)/required setup.py $(ENGINE) $(SHIMS)
+	UWS_SHIMS=1 UWS_JOBS=$(JOBS) $(PY) setup.py --quiet build_ext --inplace --parallel $(JOBS)
+	@touch $@

@@ -1,0 +1,19 @@
+"""websockets with its defaults, as its own first example has it."""
+
+import asyncio
+
+from websockets.asyncio.server import ServerConnection, serve
+
+
+async def echo(connection: ServerConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+async def main() -> None:
+    async with serve(echo, "0.0.0.0", 0, backlog=4096) as server:
+        print(next(iter(server.sockets)).getsockname()[1], flush=True)
+        await server.serve_forever()
+
+
+asyncio.run(main())

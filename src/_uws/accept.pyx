@@ -1,0 +1,88 @@
+# F5. See accept.pxd.
+
+from libc.stdint cimport uint8_t
+from posix.unistd cimport close
+
+from _uws.errs cimport UWS_E_HTTP_503
+from _uws.life cimport conn_begin
+from _uws.poller cimport EPOLLIN, UWS_TAG_LISTEN, poll_tag, poller_add, poller_remove
+from _uws.sock cimport (
+    UWS_ACCEPT_AGAIN,
+    UWS_ACCEPT_BROKEN,
+    UWS_ACCEPT_STARVED,
+    sock_accept,
+    sock_spare,
+    sock_turn_away,
+)
+from _uws.upgrade cimport UWS_UPGRADE_MAX_REFUSAL_BYTES, upgrade_refuse
+
+cdef enum:
+    ACCEPT_BATCH = 64         # of one listener in one turn: those who are in have their turn too
+    SHED_BATCH = 128          # refusals in a row; with the pause below, at most some 2 % of a core
+    SHED_PAUSE_MS = 100
+
+
+cdef void accept_batch(UwsLoop* l, int listen_fd) noexcept nogil:
+    """Take in the connections that wait, a batch at most."""
+    cdef int i, fd
+    for i in range(ACCEPT_BATCH):
+        if l.limits.max_connections != 0 and l.n_conns >= l.limits.max_connections:
+            _shed(l, listen_fd)
+            return
+        fd = sock_accept(listen_fd)
+        if fd == UWS_ACCEPT_AGAIN:
+            continue
+        if fd == UWS_ACCEPT_STARVED:
+            _shed(l, listen_fd)
+            return
+        if fd == UWS_ACCEPT_BROKEN:
+            poller_remove(&l.poller, listen_fd)
+            return
+        if fd < 0:
+            return
+        l.count.accepted += 1
+        if conn_begin(l, fd) == NULL:
+            close(fd)
+            _shed(l, listen_fd)
+            return
+
+
+cdef void _shed(UwsLoop* l, int listen_fd) noexcept nogil:
+    """There is no room for those who wait: tell some of them so, then rest.
+
+    A listener that is not emptied would report itself for ever; and a client that is told comes back later, or
+    elsewhere, instead of waiting for its own timeout."""
+    cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
+    cdef size_t len_bytes = upgrade_refuse(response, sizeof(response), UWS_E_HTTP_503)
+    cdef int i, status
+    if l.spare_fd >= 0:
+        close(l.spare_fd)
+        l.spare_fd = -1
+        for i in range(SHED_BATCH):
+            status = sock_turn_away(listen_fd, response, len_bytes)
+            if status == UWS_ACCEPT_AGAIN:
+                continue
+            if status < 0:
+                break
+            l.count.turned_away += 1
+    l.spare_fd = sock_spare()
+    accept_pause(l, SHED_PAUSE_MS)
+
+
+cdef void accept_pause(UwsLoop* l, uint32_t pause_ms) noexcept nogil:
+    """Leave newcomers in the kernel's backlog for pause_ms."""
+    cdef int k
+    if not l.accepting or l.accept_at_ms != 0:
+        return
+    for k in range(l.n_listeners):
+        poller_remove(&l.poller, l.listener[k])
+    l.accept_at_ms = l.now_ms + (pause_ms if pause_ms != 0 else 1)
+
+
+cdef void accept_resume(UwsLoop* l) noexcept nogil:
+    cdef int k
+    l.accept_at_ms = 0
+    if l.spare_fd < 0:
+        l.spare_fd = sock_spare()
+    for k in range(l.n_listeners):
+        poller_add(&l.poller, l.listener[k], EPOLLIN, poll_tag(UWS_TAG_LISTEN, k))

@@ -1,0 +1,198 @@
+# F5. See deliver.pxd.
+
+from posix.time cimport timespec
+
+from _uws.clock cimport clock_spec, clock_us
+from _uws.errs cimport UWS_OK
+from _uws.inbox cimport inbox_take, note_give
+from _uws.life cimport conn_settle
+from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox
+from _uws.proto cimport UWS_EV_MESSAGE, UWS_EVF_OWNED
+from _uws.slab cimport slab_give
+from _uws.slot cimport conn_at, conn_index, conn_reading, conn_side, conn_trim
+from _uws.state cimport (
+    UWS_F_BUSY,
+    UWS_F_GONE,
+    UWS_F_PAUSED,
+    UWS_F_PENDING,
+    UWS_F_READY,
+    UWS_O_RUNNER,
+    UWS_S_DEAD,
+    UWS_S_ENDING,
+    UWS_S_OPEN,
+    UwsConn,
+    UwsSide,
+    pthread_cond_signal,
+    pthread_cond_t,
+    pthread_mutex_t,
+)
+
+cdef extern from "pthread.h" nogil:
+    int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, const timespec*)
+
+
+cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil:
+    """Take the next connection's events: first from the runner's own batch, then from the connections that are ready.
+    False: there is nothing to deliver."""
+    cdef UwsEvent* event
+    cdef UwsConn* c
+    d.note = NULL
+    d.event = NULL
+    while b.taken < b.n:
+        event = &b.events[b.taken]
+        d.first = b.taken
+        d.end = d.first + 1
+        while d.end < b.n and b.events[d.end].index == event.index and b.events[d.end].generation == event.generation:
+            d.end += 1
+        c = conn_at(l, event.index, event.generation)
+        if c == NULL or c.flags & (UWS_F_BUSY | UWS_F_READY):
+            # Earlier events of it are still being delivered, or wait: these line up behind them.
+            while b.taken < d.end:
+                event = &b.events[b.taken]
+                b.taken += 1
+                if c == NULL or post_to_inbox(l, c, event) != UWS_OK:
+                    post_lost(l, c, event)
+            continue
+        b.taken = d.end
+        d.batch = b
+        d.at = d.first
+        d.index = event.index
+        d.generation = event.generation
+        c.flags |= UWS_F_BUSY
+        l.taken_seq += 1
+        return True
+    c = post_pop_ready(l)
+    if c == NULL:
+        return False
+    d.batch = NULL
+    d.first = d.at = d.end = 0
+    d.notes_left = UWS_DELIVER_NOTES
+    d.index = conn_index(l, c)
+    d.generation = c.generation
+    c.flags |= UWS_F_BUSY
+    l.taken_seq += 1
+    return True
+
+
+cdef void _next_note(UwsLoop* l, UwsDelivery* d, UwsConn* c) noexcept nogil:
+    """Let d.note be the inbox's oldest event; NULL when it is empty. The one before goes back."""
+    if d.note != NULL:
+        note_give(d.note, &l.slab)
+        d.note = NULL
+    if c.side != NULL:
+        d.note = inbox_take(&c.side.inbox)
+    if d.note != NULL:
+        d.event = &d.note.event
+        l.inbox_bytes -= d.note.event.len_bytes
+        l.taken_seq += 1
+
+
+cdef UwsEvent* deliver_next_note(UwsLoop* l, UwsDelivery* d) noexcept nogil:
+    """The inbox's next event for a delivery that began with it; NULL at its end, or when it is others' turn."""
+    cdef UwsConn* c = conn_at(l, d.index, d.generation)
+    if d.batch != NULL or c == NULL or d.notes_left == 0:
+        return NULL
+    d.notes_left -= 1
+    _next_note(l, d, c)
+    return d.event if d.note != NULL else NULL
+
+
+cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
+    """The delivery's callbacks have returned: its payloads go back, and the connection may be taken again."""
+    cdef UwsConn* c = conn_at(l, d.index, d.generation)
+    cdef int i
+    if d.note != NULL:
+        note_give(d.note, &l.slab)
+        d.note = NULL
+    for i in range(d.first, d.end):
+        if d.batch.events[i].flags & UWS_EVF_OWNED:
+            slab_give(&l.slab, d.batch.events[i].data)
+    d.event = NULL
+    if c == NULL:
+        return
+    c.flags &= ~UWS_F_BUSY
+    if c.side != NULL and c.side.inbox.head != NULL:
+        post_ready(l, c)
+    else:
+        c.flags &= ~UWS_F_PENDING
+    if c.flags & UWS_F_PAUSED and (c.side == NULL or (c.side.inbox.bytes <= l.limits.max_inbox_bytes >> 1
+                                                      and c.side.inbox.count <= l.limits.max_inbox_messages >> 1)):
+        c.flags &= ~UWS_F_PAUSED
+        conn_reading(l, c)
+    if c.state == UWS_S_DEAD:
+        conn_settle(l, c)
+    else:
+        conn_trim(l, c)
+
+
+cdef inline void _going_to_block(UwsLoop* l, uint64_t role) noexcept nogil:
+    """The caller is the poller that went away to run this callback: let another poll at once, not after a timeout."""
+    if l.owner == UWS_O_RUNNER and l.away and l.away_seq == role:
+        l.yield_now = 1
+        pthread_cond_signal(&l.dog_cond)
+
+
+cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept nogil:
+    """Let d.event be the connection's next message, and wait for it if need be. A CLOSE is left where it is."""
+    cdef UwsConn* c
+    cdef UwsSide* side
+    cdef uint64_t deadline = clock_us() + timeout_us
+    cdef timespec until
+    if d.at < d.end:
+        if d.batch.events[d.at].kind != UWS_EV_MESSAGE:
+            return UWS_WAITED_CLOSED
+        deliver_next(d)
+        return UWS_WAITED
+    while True:
+        c = conn_at(l, d.index, d.generation)
+        if c == NULL or c.mute:
+            return UWS_WAITED_CLOSED
+        side = c.side
+        if side != NULL and side.inbox.head != NULL:
+            if side.inbox.head.event.kind != UWS_EV_MESSAGE:
+                return UWS_WAITED_CLOSED
+            _next_note(l, d, c)
+            if c.flags & UWS_F_PAUSED and side.inbox.head == NULL:
+                c.flags &= ~UWS_F_PAUSED
+                conn_reading(l, c)
+            return UWS_WAITED
+        if c.state != UWS_S_OPEN:
+            return UWS_WAITED_CLOSED
+        if timeout_us == 0 or clock_us() >= deadline:
+            return UWS_WAITED_TIMEOUT
+        side = conn_side(l, c)
+        if side == NULL:
+            return UWS_WAITED_TIMEOUT
+        side.waiters += 1
+        _going_to_block(l, d.role)
+        until = clock_spec(deadline)
+        pthread_cond_timedwait(&l.wait_cond, &l.lock, &until)
+        # BUSY keeps the slot, waiters the side block.
+        c.side.waiters -= 1
+
+
+cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role, size_t len_bytes,
+                           uint64_t timeout_us) noexcept nogil:
+    """Wait until the send queue takes len_bytes more. An empty queue takes a frame of any size."""
+    cdef UwsConn* c
+    cdef UwsSide* side
+    cdef uint64_t deadline = clock_us() + timeout_us
+    cdef timespec until
+    while True:
+        c = conn_at(l, index, generation)
+        if c == NULL or c.flags & UWS_F_GONE or (c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
+            return UWS_WAITED_CLOSED
+        side = c.side
+        if side == NULL or side.out.bytes == 0 or (side.out.bytes <= l.limits.max_buffered_bytes
+                                                   and len_bytes <= l.limits.max_buffered_bytes - side.out.bytes):
+            return UWS_WAITED
+        if timeout_us == 0 or clock_us() >= deadline:
+            return UWS_WAITED_TIMEOUT
+        side.waiters += 1
+        _going_to_block(l, role)
+        until = clock_spec(deadline)
+        pthread_cond_timedwait(&l.wait_cond, &l.lock, &until)
+        side.waiters -= 1
+        if c.state == UWS_S_DEAD:
+            conn_settle(l, c)
+            return UWS_WAITED_CLOSED

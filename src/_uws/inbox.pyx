@@ -1,0 +1,57 @@
+# F5. See inbox.pxd.
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+
+from _uws.errs cimport UWS_E_NOMEM, UWS_OK
+from _uws.proto cimport UWS_EVF_OWNED
+from _uws.slab cimport slab_give, slab_take
+
+
+cdef int inbox_put(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noexcept nogil:
+    """Append an event. A payload that it owns goes with it; another one is copied. UWS_E_NOMEM: nothing has changed."""
+    cdef UwsNote* note
+    cdef size_t copied = 0 if event.flags & UWS_EVF_OWNED else event.len_bytes
+    note = <UwsNote*>slab_take(slab, sizeof(UwsNote) + copied, NULL)
+    if note == NULL:
+        return UWS_E_NOMEM
+    note.next = NULL
+    note.event = event[0]
+    if copied != 0:
+        note.event.data = <uint8_t*>note + sizeof(UwsNote)
+        memcpy(note.event.data, event.data, copied)
+    if box.tail == NULL:
+        box.head = note
+    else:
+        box.tail.next = note
+    box.tail = note
+    box.bytes += event.len_bytes
+    box.count += 1
+    return UWS_OK
+
+
+cdef UwsNote* inbox_take(UwsInbox* box) noexcept nogil:
+    """The oldest event, now the caller's (note_give); NULL when there is none."""
+    cdef UwsNote* note = box.head
+    if note == NULL:
+        return NULL
+    box.head = note.next
+    if box.head == NULL:
+        box.tail = NULL
+    box.bytes -= note.event.len_bytes
+    box.count -= 1
+    note.next = NULL
+    return note
+
+
+cdef void note_give(UwsNote* note, UwsSlab* slab) noexcept nogil:
+    if note.event.flags & UWS_EVF_OWNED:
+        slab_give(slab, note.event.data)
+    slab_give(slab, note)
+
+
+cdef void inbox_drop(UwsInbox* box, UwsSlab* slab) noexcept nogil:
+    cdef UwsNote* note = inbox_take(box)
+    while note != NULL:
+        note_give(note, slab)
+        note = inbox_take(box)

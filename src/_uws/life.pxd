@@ -1,0 +1,24 @@
+# F5. The life of a connection: the only file that changes UwsConn.state. The table stands in life.pyx.
+# Owns nothing of its own; decides when a slot's things go back. Everything is called with the loop's lock held.
+
+from libc.stdint cimport uint8_t, uint16_t
+
+from _uws.proto cimport UwsEvent
+from _uws.state cimport UwsConn, UwsLoop
+
+cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_flush_all(UwsLoop* l) noexcept nogil
+cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil
+
+cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
+cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_answered(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef int conn_close(UwsLoop* l, UwsConn* c, uint16_t code, const uint8_t* reason, size_t len_bytes) noexcept nogil
+cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
+                   const uint8_t* reason, size_t len_bytes) noexcept nogil
+cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil
+cdef void conn_consumed(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_eof(UwsLoop* l, UwsConn* c, bint gone) noexcept nogil
+cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil
+cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil

@@ -1,0 +1,357 @@
+# F5. See life.pxd.
+#
+# state       what happens                                   next          in
+# FREE        accepted                                       UPGRADING     conn_begin
+# UPGRADING   valid request, 101 queued                      OPEN          conn_upgraded
+#             refused or served; response queued             LINGER        conn_answered
+#             EOF, error                                     FREE          conn_eof
+#             deadline: 408 queued                           LINGER        conn_expired
+# OPEN        conn.close(), close frame queued               CLOSE_SENT    conn_close
+#             close frame, broken rule, EOF, error           ENDING        conn_end
+# CLOSE_SENT  the peer's close frame, EOF, error             ENDING        conn_end
+#             deadline                                       DEAD          conn_expired
+# ENDING      the CLOSE event reaches its callback           LINGER        conn_goodbye
+#             (at once where nobody waits for it)
+# LINGER      all is sent and the peer's FIN is here         DEAD          conn_flush, conn_eof
+#             deadline, error                                DEAD          conn_expired, conn_eof
+# any         conn.abort(), the server's last deadline       DEAD          conn_abort
+# DEAD        the CLOSE event has been consumed              FREE          conn_settle
+
+from libc.stdint cimport int32_t, uint32_t
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close
+
+from _uws.errs cimport UWS_E_HTTP_408, UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK
+from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_PONG, close_frame
+from _uws.inbox cimport inbox_drop
+from _uws.intern cimport intern_give
+from _uws.outq cimport outq_drop, outq_flush, outq_put, outq_put_frame
+from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add
+from _uws.post cimport post_event, post_nudge
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED, UWS_EVF_REPLY, proto_reset
+from _uws.slab cimport slab_give, slab_take
+from _uws.slot cimport conn_index, conn_poll_for, conn_reading, conn_side, conn_trim, conn_unpoll, side_give_request
+from _uws.sock cimport sock_end_sending, sock_reset
+from _uws.state cimport (
+    UWS_C_ABORT,
+    UWS_C_LOCAL,
+    UWS_C_LOST,
+    UWS_C_TIMEOUT,
+    UWS_F_BUSY,
+    UWS_F_CLOSE_DONE,
+    UWS_F_CLOSE_OUT,
+    UWS_F_COUNTED,
+    UWS_F_DIRTY,
+    UWS_F_EOF,
+    UWS_F_GONE,
+    UWS_F_IN_OFF,
+    UWS_F_OUT_ON,
+    UWS_F_PAUSED,
+    UWS_F_PENDING,
+    UWS_F_READY,
+    UWS_F_SHUT,
+    UWS_S_CLOSE_SENT,
+    UWS_S_DEAD,
+    UWS_S_ENDING,
+    UWS_S_FREE,
+    UWS_S_LINGER,
+    UWS_S_OPEN,
+    UWS_S_UPGRADING,
+    UWS_W_CLOSE,
+    UwsSide,
+    pthread_cond_broadcast,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+)
+from _uws.upgrade cimport UWS_UPGRADE_MAX_REFUSAL_BYTES, upgrade_refuse
+from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
+
+
+# ---- sending
+
+cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Something was queued: it leaves at the end of the turn. The caller has made sure of the side block."""
+    if not (c.flags & UWS_F_DIRTY):
+        c.flags |= UWS_F_DIRTY
+        c.side.dirty_next = l.dirty_head
+        l.dirty_head = conn_index(l, c)
+    post_nudge(l)
+
+
+cdef void conn_flush_all(UwsLoop* l) noexcept nogil:
+    """Send what all connections have queued. Lets go of the lock now and then, for the threads that send."""
+    cdef UwsConn* c
+    cdef unsigned int done = 0
+    while l.dirty_head >= 0:
+        c = &l.table[l.dirty_head]
+        l.dirty_head = c.side.dirty_next
+        c.flags &= ~UWS_F_DIRTY
+        conn_flush(l, c)
+        done += 1
+        if done & 7 == 0:
+            pthread_mutex_unlock(&l.lock)
+            pthread_mutex_lock(&l.lock)
+
+
+cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Send what c has queued. The slot may be free afterwards."""
+    cdef UwsSide* side = c.side
+    cdef int status = UWS_OK
+    if c.state == UWS_S_DEAD:
+        conn_settle(l, c)
+        return
+    if side != NULL and side.out.head != NULL:
+        if c.flags & UWS_F_GONE:
+            outq_drop(&side.out, &l.slab)
+        else:
+            status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
+            if status == UWS_OK and side.pong_waits:
+                side.pong_waits = 0
+                if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, side.pong, side.pong_len) == UWS_OK:
+                    status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
+        if side.waiters != 0:
+            pthread_cond_broadcast(&l.wait_cond)
+        if status == UWS_MORE:
+            conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), True)
+            return
+        if status == UWS_E_SYS:
+            # What the peer sent before its RST may still be unread: reading finds the end by itself.
+            c.flags |= UWS_F_GONE
+            outq_drop(&side.out, &l.slab)
+    if c.flags & UWS_F_OUT_ON:
+        conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), False)
+    if c.state == UWS_S_LINGER:
+        if c.flags & (UWS_F_EOF | UWS_F_GONE):
+            _drop(l, c)
+            return
+        if not (c.flags & UWS_F_SHUT):
+            c.flags |= UWS_F_SHUT
+            sock_end_sending(conn_index(l, c))
+    conn_trim(l, c)
+
+
+cdef inline void _deadline(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil:
+    # Rounded up, and one more for the tick that is under way: a deadline may be late, never early.
+    wheel_set(&l.wheel, conn_index(l, c),
+              <uint32_t>((l.now_ms - l.start_ms + timeout_ms + UWS_TICK_MS - 1) // UWS_TICK_MS) + 1)
+
+
+# ---- the states
+
+cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil:
+    """FREE -> UPGRADING for an accepted socket. NULL: epoll or the table has no room; fd is the caller's to close."""
+    cdef UwsConn* c
+    if <uint32_t>fd >= l.table_cap:
+        return NULL
+    c = &l.table[fd]
+    if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_CONN, fd)) != UWS_OK:
+        return NULL
+    c.state = UWS_S_UPGRADING
+    if <uint32_t>fd >= l.table_top:
+        l.table_top = fd + 1
+    l.n_conns += 1
+    _deadline(l, c, l.limits.handshake_timeout_ms)
+    return c
+
+
+cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """UPGRADING -> OPEN; the caller has queued the 101."""
+    if c.side != NULL:
+        side_give_request(l, c.side)
+    wheel_cancel(&l.wheel, conn_index(l, c))
+    c.state = UWS_S_OPEN
+    c.flags |= UWS_F_COUNTED
+    l.n_open += 1
+
+
+cdef void conn_answered(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """UPGRADING -> LINGER; the caller has queued an HTTP response that is not 101."""
+    if c.side != NULL:
+        side_give_request(l, c.side)
+    c.state = UWS_S_LINGER
+    _deadline(l, c, l.limits.close_timeout_ms)
+
+
+cdef int conn_close(UwsLoop* l, UwsConn* c, uint16_t code, const uint8_t* reason, size_t len_bytes) noexcept nogil:
+    """OPEN -> CLOSE_SENT: start the closing handshake (RFC 6455, section 7.1.2). Messages that wait for their callback
+    are dropped. Nothing happens in another state. UWS_OK or UWS_E_NOMEM."""
+    cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
+    cdef size_t n
+    if c.state != UWS_S_OPEN:
+        return UWS_OK
+    n = close_frame(frame, code, reason, len_bytes)
+    if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
+        return UWS_E_NOMEM
+    c.state = UWS_S_CLOSE_SENT
+    c.mute = 1
+    if c.flags & UWS_F_PAUSED:
+        # The peer's answer is what we wait for now.
+        c.flags &= ~UWS_F_PAUSED
+        conn_reading(l, c)
+    _deadline(l, c, l.limits.close_timeout_ms)
+    conn_dirty(l, c)
+    return UWS_OK
+
+
+cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
+                   const uint8_t* reason, size_t len_bytes) noexcept nogil:
+    """OPEN or CLOSE_SENT -> ENDING: make the CLOSE event, the connection's last.
+
+    The close frame that we owe (reply_code; 0: none) leaves when the event is consumed, behind the replies to the
+    messages before it; at once where nothing waits and nobody asks.
+    """
+    cdef UwsEvent event
+    if c.state != UWS_S_OPEN and c.state != UWS_S_CLOSE_SENT:
+        return
+    wheel_cancel(&l.wheel, conn_index(l, c))
+    proto_reset(&c.proto, &l.env)
+    c.state = UWS_S_ENDING
+    if c.flags & UWS_F_COUNTED:
+        c.flags &= ~UWS_F_COUNTED
+        l.n_open -= 1
+        l.count.closed += 1
+    memset(&event, 0, sizeof(event))
+    event.kind = UWS_EV_CLOSE
+    event.cause = <uint8_t>cause
+    event.code = code
+    if reply_code != 0:
+        event.flags = UWS_EVF_REPLY
+        event.reply_code = <uint16_t>reply_code
+    c.flags |= UWS_F_CLOSE_OUT
+    if not (l.want & UWS_W_CLOSE) and c.conn == NULL and not (c.flags & UWS_F_PENDING):
+        c.flags |= UWS_F_CLOSE_DONE
+        conn_goodbye(l, c, &event)
+        return
+    if len_bytes != 0:
+        # reason lives in somebody's buffer; the event outlives it.
+        event.data = <uint8_t*>slab_take(&l.slab, len_bytes, NULL)
+        if event.data != NULL:
+            event.flags |= UWS_EVF_OWNED
+            event.len_bytes = len_bytes
+            memcpy(event.data, reason, len_bytes)
+    if post_event(l, c, &event) == UWS_E_NOMEM:
+        # No memory to tell: the connection ends untold, but it ends.
+        c.flags |= UWS_F_CLOSE_DONE
+        if event.flags & UWS_EVF_OWNED:
+            slab_give(&l.slab, event.data)
+        conn_goodbye(l, c, &event)
+
+
+cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil:
+    """ENDING -> LINGER: the messages before the end are dealt with, so say what is left to say."""
+    cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
+    cdef size_t n
+    if c.state != UWS_S_ENDING:
+        return
+    c.state = UWS_S_LINGER
+    if conn_side(l, c) == NULL:
+        _drop(l, c)
+        return
+    if event.flags & UWS_EVF_REPLY and not (c.flags & UWS_F_GONE):
+        n = close_frame(frame, event.reply_code, NULL, 0)
+        if outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
+            _drop(l, c)
+            return
+    c.flags &= ~UWS_F_PAUSED
+    conn_reading(l, c)
+    _deadline(l, c, l.limits.close_timeout_ms)
+    conn_dirty(l, c)
+
+
+cdef void conn_consumed(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """The CLOSE event's callback has returned."""
+    c.flags |= UWS_F_CLOSE_DONE
+    if c.state == UWS_S_DEAD:
+        conn_settle(l, c)
+
+
+cdef void conn_eof(UwsLoop* l, UwsConn* c, bint gone) noexcept nogil:
+    """The peer's FIN, or (gone) an error that ended the transport. What came before it has been read."""
+    c.flags |= UWS_F_EOF
+    if gone:
+        c.flags |= UWS_F_GONE
+        conn_unpoll(l, c)
+    else:
+        conn_reading(l, c)
+    if c.state == UWS_S_UPGRADING:
+        _drop(l, c)
+    elif c.state == UWS_S_OPEN:
+        conn_end(l, c, UWS_C_LOST, 1006, 0, NULL, 0)
+    elif c.state == UWS_S_CLOSE_SENT:
+        conn_end(l, c, UWS_C_LOCAL, 1006, 0, NULL, 0)
+    elif c.state == UWS_S_LINGER:
+        if gone or c.side == NULL or c.side.out.head == NULL:
+            _drop(l, c)
+
+
+cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
+    """Any state -> DEAD, with RST and without a word; on_close comes with 1006."""
+    if c.state == UWS_S_DEAD:
+        return
+    c.mute = 1
+    conn_end(l, c, cause, 1006, 0, NULL, 0)
+    # conn_end may have freed the slot, where nobody waited for the event.
+    if c.state != UWS_S_FREE and c.state != UWS_S_DEAD:
+        if cause == UWS_C_ABORT:
+            sock_reset(conn_index(l, c))
+        _drop(l, c)
+
+
+cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """The connection's timer ran out."""
+    cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
+    cdef size_t n
+    l.count.timeouts += 1
+    if c.state == UWS_S_UPGRADING:
+        n = upgrade_refuse(response, sizeof(response), UWS_E_HTTP_408)
+        l.count.refused += 1
+        if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, response, n) != UWS_OK:
+            _drop(l, c)
+            return
+        conn_answered(l, c)
+        conn_dirty(l, c)
+    elif c.state == UWS_S_CLOSE_SENT:
+        conn_abort(l, c, UWS_C_TIMEOUT)
+    elif c.state == UWS_S_LINGER:
+        _drop(l, c)
+
+
+cdef void _drop(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """-> DEAD: the transport's end. Everything the connection holds goes back, but for events not consumed yet."""
+    c.state = UWS_S_DEAD
+    c.flags |= UWS_F_GONE | UWS_F_EOF
+    wheel_cancel(&l.wheel, conn_index(l, c))
+    proto_reset(&c.proto, &l.env)
+    if c.side != NULL:
+        side_give_request(l, c.side)
+        outq_drop(&c.side.out, &l.slab)
+        c.side.pong_waits = 0
+        if c.side.waiters != 0:
+            pthread_cond_broadcast(&l.wait_cond)
+    if not conn_settle(l, c):
+        # The descriptor stays, so that its number is not given to another while events still name it; the peer
+        # need not wait for that.
+        conn_unpoll(l, c)
+        sock_end_sending(conn_index(l, c))
+
+
+cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """DEAD -> FREE, if nothing points at the slot any more."""
+    cdef int32_t index = conn_index(l, c)
+    cdef uint32_t generation = c.generation
+    if c.flags & (UWS_F_DIRTY | UWS_F_READY | UWS_F_BUSY):
+        return False
+    if c.flags & UWS_F_CLOSE_OUT and not (c.flags & UWS_F_CLOSE_DONE):
+        return False
+    if c.side != NULL:
+        if c.side.waiters != 0:
+            return False
+        l.inbox_bytes -= c.side.inbox.bytes
+        inbox_drop(&c.side.inbox, &l.slab)
+        slab_give(&l.slab, c.side)
+    intern_give(&l.intern, c.target)
+    memset(c, 0, sizeof(UwsConn))
+    c.generation = generation + 1
+    l.n_conns -= 1
+    close(index)
+    return True

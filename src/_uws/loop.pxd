@@ -1,0 +1,18 @@
+# F5. One loop: its making and end, and one turn of it: wait, accept, read, time out, flush.
+# Owns the table, the allocator, the poller and the spare descriptor. Turns are taken by the thread that has the role.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from _uws.state cimport UwsBatch, UwsConn, UwsLimits, UwsLoop
+
+cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_bytes, uint32_t max_fragments,
+                   uint32_t max_fds) noexcept nogil
+cdef void loop_destroy(UwsLoop* l) noexcept nogil
+cdef void loop_close(UwsLoop* l) noexcept nogil
+cdef int batch_init(UwsBatch* b) noexcept nogil
+cdef void batch_destroy(UwsBatch* b) noexcept nogil
+
+# With the lock held.
+cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil
+cdef void loop_turn(UwsLoop* l, UwsBatch* b, int max_wait_ms) noexcept nogil
+cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes, uint64_t timeout_ms) noexcept nogil

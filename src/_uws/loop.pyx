@@ -1,0 +1,337 @@
+# F5. See loop.pxd.
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
+
+from _uws.accept cimport accept_batch, accept_pause, accept_resume
+from _uws.clock cimport clock_ms
+from _uws.errs cimport UWS_E_ARG, UWS_E_SYS, UWS_OK
+from _uws.intern cimport intern_destroy, intern_init
+from _uws.life cimport conn_abort, conn_close, conn_end, conn_expired, conn_flush, conn_flush_all
+from _uws.poller cimport (
+    EPOLLERR,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLOUT,
+    UWS_TAG_LISTEN,
+    UWS_TAG_WAKE,
+    poll_tag,
+    poller_add,
+    poller_awake,
+    poller_destroy,
+    poller_init,
+    poller_remove,
+    poller_wait,
+)
+from _uws.post cimport post_nudge
+from _uws.proto cimport UwsEvent
+from _uws.read cimport conn_read
+from _uws.slab cimport slab_destroy, slab_init
+from _uws.slot cimport conn_unpoll
+from _uws.sock cimport sock_plain, sock_setup, sock_spare
+from _uws.state cimport (
+    UWS_ARENA_BYTES,
+    UWS_ARENA_PAD,
+    UWS_BATCH_EVENTS,
+    UWS_BATCH_RESERVE,
+    UWS_C_SHUTDOWN,
+    UWS_F_EOF,
+    UWS_F_GONE,
+    UWS_F_PAUSED,
+    UWS_F_PENDING,
+    UWS_MAX_LISTENERS,
+    UWS_READ_BYTES,
+    UWS_SCRATCH_EVENTS,
+    UWS_S_FREE,
+    UWS_S_OPEN,
+    UWS_S_UPGRADING,
+    pthread_cond_t,
+    pthread_mutex_lock,
+    pthread_mutex_t,
+    pthread_mutex_unlock,
+)
+from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
+
+cdef extern from "sys/random.h" nogil:
+    ssize_t getrandom(void*, size_t, unsigned int)
+
+cdef extern from "sys/mman.h" nogil:
+    cdef enum:
+        MAP_NORESERVE
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_condattr_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t*, const void*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_condattr_init(pthread_condattr_t*)
+    int pthread_condattr_setclock(pthread_condattr_t*, int)
+    int pthread_condattr_destroy(pthread_condattr_t*)
+    int pthread_cond_init(pthread_cond_t*, const pthread_condattr_t*)
+    int pthread_cond_destroy(pthread_cond_t*)
+
+from posix.time cimport CLOCK_MONOTONIC
+
+cdef enum:
+    YIELD_EVERY = 16              # events between two chances for the threads that send
+
+
+cdef void* _map(size_t len_bytes) noexcept nogil:
+    """Zeroed memory that costs nothing until it is touched; NULL: the address space or the limit is used up."""
+    cdef void* p = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    return NULL if p == MAP_FAILED else p
+
+
+# ---- making and ending
+
+cdef int batch_init(UwsBatch* b) noexcept nogil:
+    """Returns UWS_OK or UWS_E_SYS."""
+    memset(b, 0, sizeof(UwsBatch))
+    b.events = <UwsEvent*>_map(UWS_BATCH_EVENTS * sizeof(UwsEvent))
+    b.arena = <uint8_t*>_map(UWS_ARENA_BYTES + UWS_ARENA_PAD)
+    if b.events == NULL or b.arena == NULL:
+        batch_destroy(b)
+        return UWS_E_SYS
+    return UWS_OK
+
+
+cdef void batch_destroy(UwsBatch* b) noexcept nogil:
+    if b.events != NULL:
+        munmap(b.events, UWS_BATCH_EVENTS * sizeof(UwsEvent))
+    if b.arena != NULL:
+        munmap(b.arena, UWS_ARENA_BYTES + UWS_ARENA_PAD)
+    memset(b, 0, sizeof(UwsBatch))
+
+
+cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_bytes, uint32_t max_fragments,
+                   uint32_t max_fds) noexcept nogil:
+    """max_fds: descriptors that this process may ever have, the size of the table (address space only).
+    Returns UWS_OK or UWS_E_SYS (errno says why; nothing is left behind)."""
+    cdef pthread_condattr_t monotonic
+    cdef uint64_t seed = 0
+    memset(l, 0, sizeof(UwsLoop))
+    l.spare_fd = -1
+    l.dirty_head = -1
+    l.ready_head = -1
+    l.ready_tail = -1
+    l.poller.epoll_fd = -1
+    l.poller.wake_fd = -1
+    l.limits = limits[0]
+    l.io = sock_plain()
+    while getrandom(&seed, sizeof(seed), 0) != sizeof(seed):
+        if errno != EINTR:
+            return UWS_E_SYS
+    intern_init(&l.intern, seed)
+    slab_init(&l.slab)
+    l.env.slab = &l.slab
+    l.env.max_message_bytes = max_message_bytes
+    l.env.max_fragments = max_fragments
+    pthread_mutex_init(&l.lock, NULL)
+    pthread_condattr_init(&monotonic)
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC)
+    pthread_cond_init(&l.runner_cond, &monotonic)
+    pthread_cond_init(&l.dog_cond, &monotonic)
+    pthread_cond_init(&l.wait_cond, &monotonic)
+    pthread_condattr_destroy(&monotonic)
+    l.table_cap = max_fds
+    l.table = <UwsConn*>_map(<size_t>max_fds * sizeof(UwsConn))
+    l.scratch = <UwsEvent*>_map(UWS_SCRATCH_EVENTS * sizeof(UwsEvent))
+    if l.table == NULL or l.scratch == NULL or poller_init(&l.poller) != UWS_OK:
+        loop_destroy(l)
+        return UWS_E_SYS
+    l.spare_fd = sock_spare()
+    l.start_ms = l.now_ms = clock_ms()
+    wheel_init(&l.wheel, &l.table[0].link, sizeof(UwsConn), 0)
+    return UWS_OK
+
+
+cdef void loop_close(UwsLoop* l) noexcept nogil:
+    """Give the loop's own descriptors back: it has finished, and those who hold a Conn keep its memory for a while."""
+    if l.spare_fd >= 0:
+        close(l.spare_fd)
+        l.spare_fd = -1
+    poller_destroy(&l.poller)
+
+
+cdef void loop_destroy(UwsLoop* l) noexcept nogil:
+    """Everything back, connections that are left included. No thread is in the loop any more."""
+    cdef uint32_t i
+    cdef int saved = errno
+    if l.table != NULL:
+        for i in range(l.table_top):
+            if l.table[i].state != UWS_S_FREE:
+                close(<int>i)
+        munmap(l.table, <size_t>l.table_cap * sizeof(UwsConn))
+    if l.scratch != NULL:
+        munmap(l.scratch, UWS_SCRATCH_EVENTS * sizeof(UwsEvent))
+    loop_close(l)
+    intern_destroy(&l.intern)
+    slab_destroy(&l.slab)
+    pthread_cond_destroy(&l.runner_cond)
+    pthread_cond_destroy(&l.dog_cond)
+    pthread_cond_destroy(&l.wait_cond)
+    pthread_mutex_destroy(&l.lock)
+    l.table = NULL
+    l.scratch = NULL
+    (&errno)[0] = saved
+
+
+cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
+    """Accept from fd, a listening non-blocking socket that stays the caller's. UWS_OK, UWS_E_ARG (too many), UWS_E_SYS."""
+    if l.n_listeners == UWS_MAX_LISTENERS:
+        return UWS_E_ARG
+    if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
+        return UWS_E_SYS
+    sock_setup(fd)
+    l.listener[l.n_listeners] = fd
+    l.n_listeners += 1
+    l.accepting = 1
+    return UWS_OK
+
+
+# ---- a turn
+
+cdef int _wait_ms(UwsLoop* l, int max_wait_ms) noexcept nogil:
+    """How long epoll may wait: until the next timer, at most max_wait_ms (-1: no other reason to come back)."""
+    cdef int wait = max_wait_ms
+    cdef uint64_t now = clock_ms(), at
+    cdef uint32_t ticks = wheel_next(&l.wheel)
+    if ticks != 0:
+        at = l.start_ms + (<uint64_t>l.wheel.now + ticks) * UWS_TICK_MS
+        wait = _sooner(wait, at, now)
+    if l.accept_at_ms != 0:
+        wait = _sooner(wait, l.accept_at_ms, now)
+    if l.stopping and l.stop_at_ms != 0:
+        wait = _sooner(wait, l.stop_at_ms, now)
+    return wait
+
+
+cdef inline int _sooner(int wait, uint64_t at_ms, uint64_t now_ms) noexcept nogil:
+    cdef uint64_t left = at_ms - now_ms if at_ms > now_ms else 0
+    if left > 60000:
+        left = 60000
+    return <int>left if wait < 0 or <int>left < wait else wait
+
+
+cdef inline bint _full(const UwsBatch* b) noexcept nogil:
+    """No room for what one more reading may bring. epoll reports the rest again."""
+    return (b.n > UWS_BATCH_EVENTS - UWS_BATCH_RESERVE - UWS_SCRATCH_EVENTS
+            or UWS_ARENA_BYTES - b.used_bytes < UWS_READ_BYTES)
+
+
+cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) noexcept nogil:
+    cdef UwsConn* c = &l.table[index]
+    if c.state == UWS_S_FREE:
+        return    # freed earlier in this turn
+    if events & EPOLLOUT:
+        conn_flush(l, c)
+        if c.state == UWS_S_FREE:
+            return
+    if not (events & (EPOLLIN | EPOLLHUP | EPOLLERR)):
+        return
+    if c.flags & (UWS_F_EOF | UWS_F_PAUSED):
+        if events & (EPOLLHUP | EPOLLERR):
+            # Both directions are shut. A paused connection's last data stays in the kernel until it is read on.
+            conn_unpoll(l, c)
+            if c.flags & UWS_F_EOF:
+                c.flags |= UWS_F_GONE
+                conn_flush(l, c)
+        return
+    if not _full(b):
+        conn_read(l, b, c)
+
+
+cdef void _expire(UwsLoop* l) noexcept nogil:
+    cdef uint32_t tick = <uint32_t>((l.now_ms - l.start_ms) // UWS_TICK_MS)
+    cdef int32_t index = wheel_expire(&l.wheel, tick)
+    while index >= 0:
+        conn_expired(l, &l.table[index])
+        index = wheel_expire(&l.wheel, tick)
+
+
+cdef void loop_turn(UwsLoop* l, UwsBatch* b, int max_wait_ms) noexcept nogil:
+    """One turn: wait at most max_wait_ms (-1: for ever), then deal with all that is there. The events for Python end up
+    in b, which is l.batch, or in the inboxes. Lets go of the lock while it waits, and now and then."""
+    cdef int i, n, wait
+    cdef uint64_t tag
+    if b.taken == b.n:
+        b.n = b.taken = 0
+        b.used_bytes = 0
+    conn_flush_all(l)
+    wait = _wait_ms(l, max_wait_ms)
+    l.polling = 1
+    pthread_mutex_unlock(&l.lock)
+    n = poller_wait(&l.poller, wait)
+    pthread_mutex_lock(&l.lock)
+    l.polling = 0
+    l.now_ms = clock_ms()
+    for i in range(n):
+        tag = l.poller.ready[i].data.u64
+        if tag >> 56 == UWS_TAG_WAKE:
+            poller_awake(&l.poller)
+            l.woken = 0
+        elif tag >> 56 == UWS_TAG_LISTEN:
+            accept_batch(l, l.listener[<uint32_t>tag])
+        else:
+            _conn_event(l, b, <int32_t>(<uint32_t>tag), l.poller.ready[i].events)
+            if i % YIELD_EVERY == YIELD_EVERY - 1:
+                pthread_mutex_unlock(&l.lock)
+                pthread_mutex_lock(&l.lock)
+    _expire(l)
+    if l.accept_at_ms != 0 and l.now_ms >= l.accept_at_ms:
+        accept_resume(l)
+    if l.limits.jobs != 0 and l.n_ready >= l.limits.jobs and l.accepting and l.accept_at_ms == 0:
+        l.count.cooldowns += 1
+        accept_pause(l, (l.limits.cooldown_us + 999) // 1000)
+    if l.stopping:
+        _stop_step(l)
+    conn_flush_all(l)
+
+
+# ---- stopping
+
+cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes, uint64_t timeout_ms) noexcept nogil:
+    """Accept no more, and ask everybody to leave with code; whoever is there after timeout_ms is dropped.
+
+    A second call only brings the deadline forward. The thread that polls says when nothing is left (finished)."""
+    cdef uint64_t at
+    cdef uint32_t i
+    cdef UwsConn* c
+    cdef int k
+    l.now_ms = clock_ms()
+    at = l.now_ms + timeout_ms
+    if l.stopping:
+        if at < l.stop_at_ms:
+            l.stop_at_ms = at
+        return
+    l.stopping = 1
+    l.stop_at_ms = at
+    for k in range(l.n_listeners):
+        if l.accept_at_ms == 0:
+            poller_remove(&l.poller, l.listener[k])
+    l.accepting = 0
+    l.accept_at_ms = 0
+    for i in range(l.table_top):
+        c = &l.table[i]
+        if c.state == UWS_S_UPGRADING:
+            conn_abort(l, c, UWS_C_SHUTDOWN)
+        elif c.state == UWS_S_OPEN:
+            if c.flags & UWS_F_PENDING:
+                # Its messages are delivered and answered first; the close frame leaves behind the answers.
+                conn_end(l, c, UWS_C_SHUTDOWN, code, code, reason, len_bytes)
+            elif conn_close(l, c, code, reason, len_bytes) != UWS_OK:
+                conn_abort(l, c, UWS_C_SHUTDOWN)
+    post_nudge(l)
+
+
+cdef void _stop_step(UwsLoop* l) noexcept nogil:
+    cdef uint32_t i
+    if l.stop_at_ms != 0 and l.now_ms >= l.stop_at_ms:
+        # Once: what is still there afterwards waits for a callback to return, and for no time.
+        l.stop_at_ms = 0
+        for i in range(l.table_top):
+            if l.table[i].state != UWS_S_FREE:
+                conn_abort(l, &l.table[i], UWS_C_SHUTDOWN)

@@ -1,0 +1,121 @@
+# F5. See post.pxd.
+
+from _uws.errs cimport UWS_E_NOMEM, UWS_OK
+from _uws.inbox cimport inbox_put
+from _uws.poller cimport poller_wake
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED
+from _uws.slab cimport slab_give
+from _uws.slot cimport conn_at, conn_index, conn_reading, conn_side
+from _uws.state cimport (
+    UWS_BATCH_EVENTS,
+    UWS_F_BUSY,
+    UWS_F_CLOSE_DONE,
+    UWS_F_PAUSED,
+    UWS_F_PENDING,
+    UWS_F_READY,
+    UwsBatch,
+    UwsSide,
+    pthread_cond_broadcast,
+)
+
+
+cdef void post_nudge(UwsLoop* l) noexcept nogil:
+    """Let the thread that waits in epoll come back, once however often it is asked: there is something for it."""
+    if l.polling and not l.woken:
+        l.woken = 1
+        poller_wake(&l.poller)
+
+
+cdef void post_ready(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Put c at the end of the ready list; it has a side block."""
+    if c.flags & UWS_F_READY:
+        return
+    c.flags |= UWS_F_READY
+    c.side.ready_next = -1
+    if l.ready_tail >= 0:
+        l.table[l.ready_tail].side.ready_next = conn_index(l, c)
+    else:
+        l.ready_head = conn_index(l, c)
+    l.ready_tail = conn_index(l, c)
+    l.n_ready += 1
+    post_nudge(l)
+
+
+cdef UwsConn* post_pop_ready(UwsLoop* l) noexcept nogil:
+    """The connection that has been ready for longest; NULL when there is none."""
+    cdef UwsConn* c
+    if l.ready_head < 0:
+        return NULL
+    c = &l.table[l.ready_head]
+    l.ready_head = c.side.ready_next
+    if l.ready_head < 0:
+        l.ready_tail = -1
+    l.n_ready -= 1
+    c.flags &= ~UWS_F_READY
+    return c
+
+
+cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
+    """Append an event to c's inbox, and see that somebody comes for it: UWS_OK or UWS_E_NOMEM."""
+    cdef UwsSide* side = conn_side(l, c)
+    if side == NULL or inbox_put(&side.inbox, &l.slab, event) != UWS_OK:
+        return UWS_E_NOMEM
+    l.inbox_bytes += event.len_bytes
+    if not (c.flags & UWS_F_BUSY):
+        post_ready(l, c)
+    elif side.waiters != 0:
+        pthread_cond_broadcast(&l.wait_cond)
+    if not (c.flags & UWS_F_PAUSED) and (side.inbox.bytes >= l.limits.max_inbox_bytes
+                                         or side.inbox.count >= l.limits.max_inbox_messages
+                                         or l.inbox_bytes >= l.limits.max_inbox_total_bytes):
+        # Its callbacks do not keep up: the rest waits in the kernel, and in the end in the client.
+        c.flags |= UWS_F_PAUSED
+        l.count.pauses += 1
+        conn_reading(l, c)
+    return UWS_OK
+
+
+cdef int post_event(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
+    """Send one event of c on its way. What it owns goes along; other payload is in the batch's arena.
+
+    Returns UWS_OK, or UWS_E_NOMEM: the event is still the caller's."""
+    cdef UwsBatch* b
+    event.index = conn_index(l, c)
+    event.generation = c.generation
+    if l.batch != NULL and l.batch.n >= UWS_BATCH_EVENTS:
+        post_spill(l)
+    b = l.batch
+    if b == NULL or b.n >= UWS_BATCH_EVENTS or c.flags & (UWS_F_BUSY | UWS_F_READY) \
+            or (c.side != NULL and c.side.inbox.head != NULL):
+        if post_to_inbox(l, c, event) != UWS_OK:
+            return UWS_E_NOMEM
+    else:
+        b.events[b.n] = event[0]
+        b.n += 1
+        post_nudge(l)
+    c.flags |= UWS_F_PENDING
+    return UWS_OK
+
+
+cdef void post_spill(UwsLoop* l) noexcept nogil:
+    """Move what is left in the batch to the inboxes, in order: any thread may take it from there."""
+    cdef UwsBatch* b = l.batch
+    cdef UwsEvent* event
+    cdef UwsConn* c
+    while b.taken < b.n:
+        event = &b.events[b.taken]
+        b.taken += 1
+        c = conn_at(l, event.index, event.generation)
+        if c == NULL or post_to_inbox(l, c, event) != UWS_OK:
+            post_lost(l, c, event)
+
+
+cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
+    """An event that cannot be delivered: the connection is over (c is NULL) or memory is."""
+    if event.flags & UWS_EVF_OWNED:
+        slab_give(&l.slab, event.data)
+    if c != NULL:
+        # A message is missing now, so none behind it may be delivered.
+        c.mute = 1
+        if event.kind == UWS_EV_CLOSE:
+            c.flags |= UWS_F_CLOSE_DONE

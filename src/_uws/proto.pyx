@@ -1,0 +1,317 @@
+# F3. See proto.pxd.
+
+from libc.string cimport memcpy, memset
+
+from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_NOMEM, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK
+from _uws.frame cimport (
+    UWS_MAX_CONTROL_BYTES,
+    UWS_MAX_MASKED_HEAD_BYTES,
+    UWS_OP_CLOSE,
+    UWS_OP_CONTINUATION,
+    UWS_OP_PING,
+    UWS_OP_PONG,
+    UWS_OP_TEXT,
+    UwsFrame,
+    close_parse,
+    frame_check,
+    frame_decode,
+)
+from _uws.mask cimport mask_apply, mask_copy
+from _uws.slab cimport slab_give, slab_grow, slab_take
+from _uws.utf8 cimport utf8_feed
+
+cdef enum:
+    FIRST_BUF_BYTES = 256
+
+
+cdef UwsPartial* _partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
+    """The connection's partial state, made when it is first needed. NULL: out of memory."""
+    if p.part == NULL:
+        p.part = <UwsPartial*>slab_take(env.slab, sizeof(UwsPartial), NULL)
+        if p.part != NULL:
+            memset(p.part, 0, sizeof(UwsPartial))
+    return p.part
+
+
+cdef void _drop_partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
+    if p.part != NULL:
+        if p.part.buf != NULL:
+            slab_give(env.slab, p.part.buf)
+        slab_give(env.slab, p.part)
+        p.part = NULL
+
+
+cdef void proto_reset(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
+    """Give back what the connection holds; it is as new afterwards."""
+    _drop_partial(p, env)
+    memset(p, 0, sizeof(UwsProto))
+
+
+cdef inline uint64_t _max_payload(const UwsProtoEnv* env, uint8_t first) noexcept nogil:
+    """A control frame's limit is the RFC's (section 5.5), not the option's."""
+    return UWS_MAX_CONTROL_BYTES if first & 8 else env.max_message_bytes
+
+
+cdef int _control(UwsProto* p, int opcode, uint8_t* payload, size_t len_bytes, UwsEvent* ev) noexcept nogil:
+    """A whole control frame (RFC 6455, section 5.5): fill one event. payload is unmasked."""
+    cdef int status
+    memset(ev, 0, sizeof(UwsEvent))
+    ev.data = payload
+    ev.len_bytes = len_bytes
+    if opcode == UWS_OP_PING:
+        ev.kind = UWS_EV_PING
+        return UWS_OK
+    if opcode == UWS_OP_PONG:
+        ev.kind = UWS_EV_PONG
+        return UWS_OK
+    status = close_parse(payload, len_bytes, &ev.code)
+    if status != UWS_OK:
+        return status
+    p.phase = UWS_P_DONE
+    ev.kind = UWS_EV_CLOSE
+    ev.flags = UWS_EVF_REPLY
+    # Section 5.5.1: the endpoint typically echoes the status code that it received.
+    ev.reply_code = ev.code
+    if len_bytes >= 2:
+        ev.data = payload + 2
+        ev.len_bytes = len_bytes - 2
+    return UWS_OK
+
+
+cdef inline void _message(UwsEvent* ev, int opcode, uint8_t* data, size_t len_bytes, int flags) noexcept nogil:
+    memset(ev, 0, sizeof(UwsEvent))
+    ev.kind = UWS_EV_MESSAGE
+    ev.opcode = <uint8_t>opcode
+    ev.flags = <uint8_t>flags
+    ev.data = data
+    ev.len_bytes = len_bytes
+
+
+cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t len_bytes) noexcept nogil:
+    """Unmask len_bytes of the current frame onto the end of the message. Memory follows what has arrived, never
+    what was declared: at most twice the bytes received."""
+    cdef size_t want
+    cdef uint8_t* grown
+    if part.cap_bytes - part.len_bytes < len_bytes:
+        want = part.len_bytes + len_bytes
+        if part.buf == NULL:
+            # A frame that was declared small gets just its size.
+            if part.fin and part.frame_left <= FIRST_BUF_BYTES:
+                want = <size_t>part.frame_left
+        elif want < part.cap_bytes + part.cap_bytes:
+            want = part.cap_bytes + part.cap_bytes
+        grown = <uint8_t*>slab_grow(env.slab, part.buf, part.len_bytes, want, &part.cap_bytes)
+        if grown == NULL:
+            return UWS_E_NOMEM
+        part.buf = grown
+    mask_copy(part.buf + part.len_bytes, data, len_bytes, part.mask_key, part.phase)
+    part.len_bytes += len_bytes
+    return UWS_OK
+
+
+cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept nogil:
+    """Account for the header of a data frame: limits of the message (RFC 6455, section 10.4)."""
+    cdef uint64_t so_far = 0
+    if p.msg_opcode != 0 and p.part != NULL:
+        so_far = p.part.len_bytes
+    if f.payload_len > env.max_message_bytes - so_far:
+        return UWS_E_TOO_BIG
+    if f.opcode != UWS_OP_CONTINUATION:
+        p.fragments = 0
+        p.utf8 = 0
+    p.fragments += 1
+    if p.fragments > env.max_fragments:
+        return UWS_E_FRAGMENTS
+    return UWS_OK
+
+
+cdef int _end_frame(UwsProto* p, UwsProtoEnv* env, UwsEvent* out, int* n_out) noexcept nogil:
+    """The current frame's payload is whole (partial path)."""
+    cdef UwsPartial* part = p.part
+    cdef int status, opcode = part.opcode
+    part.in_frame = 0
+    if opcode >= UWS_OP_CLOSE:
+        # Only the first frame of an input can complete one that was cut before, so one scratch is enough; the
+        # partial block itself may be reused by a frame that the end of this input cuts.
+        memcpy(env.scratch, part.ctl, part.ctl_len)
+        status = _control(p, opcode, env.scratch, part.ctl_len, &out[n_out[0]])
+        if status == UWS_OK:
+            n_out[0] += 1
+        part.ctl_len = 0
+        return status
+    if not part.fin:
+        return UWS_OK
+    if p.utf8 != 0:
+        return UWS_E_UTF8
+    _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes, UWS_EVF_OWNED if part.buf != NULL else 0)
+    n_out[0] += 1
+    part.buf = NULL
+    part.len_bytes = 0
+    part.cap_bytes = 0
+    p.msg_opcode = 0
+    p.fragments = 0
+    return UWS_OK
+
+
+cdef int _payload(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_bytes, size_t* used,
+                  UwsEvent* out, int* n_out) noexcept nogil:
+    """Consume payload bytes of a frame whose header has been read into the partial block."""
+    cdef UwsPartial* part = p.part
+    cdef size_t n = len_bytes
+    cdef size_t start
+    cdef int status
+    if part.frame_left < n:
+        n = <size_t>part.frame_left
+    if n != 0:
+        if part.opcode >= UWS_OP_CLOSE:
+            mask_copy(part.ctl + part.ctl_len, data, n, part.mask_key, part.phase)
+            part.ctl_len += <uint8_t>n
+        else:
+            start = part.len_bytes
+            status = _append(part, env, data, n)
+            if status != UWS_OK:
+                return status
+            if p.msg_opcode == UWS_OP_TEXT:
+                status = utf8_feed(&p.utf8, part.buf + start, n)
+                if status != UWS_OK:
+                    return status
+        part.frame_left -= n
+        part.phase = (part.phase + <uint32_t>n) & 3
+    used[0] = n
+    if part.frame_left == 0:
+        return _end_frame(p, env, out, n_out)
+    return UWS_OK
+
+
+cdef int _begin_partial(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept nogil:
+    """Move the current frame's header into the partial block: its payload comes in pieces."""
+    cdef UwsPartial* part = _partial(p, env)
+    if part == NULL:
+        return UWS_E_NOMEM
+    part.in_frame = 1
+    part.opcode = f.opcode
+    part.fin = f.fin
+    part.frame_left = f.payload_len
+    part.mask_key = f.mask_key
+    part.phase = 0
+    part.head_len = 0
+    part.ctl_len = 0
+    if f.opcode < UWS_OP_CLOSE and f.opcode != UWS_OP_CONTINUATION:
+        p.msg_opcode = f.opcode
+    return UWS_OK
+
+
+cdef int _cut_head(UwsProto* p, UwsProtoEnv* env, const uint8_t* data, size_t len_bytes) noexcept nogil:
+    """The input ends inside a header: keep its bytes. The rules that need two bytes were checked before."""
+    cdef UwsPartial* part = _partial(p, env)
+    if part == NULL:
+        return UWS_E_NOMEM
+    memcpy(part.head + part.head_len, data, len_bytes)
+    part.head_len += <uint8_t>len_bytes
+    return UWS_OK
+
+
+cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_bytes,
+                    UwsEvent* out, int* n_out) noexcept nogil:
+    """Decode all of data, which is unmasked in place.
+
+    out: room for len_bytes / UWS_MIN_FRAME_BYTES + 1 events. MESSAGE events point into data, or own a slab block
+        (UWS_EVF_OWNED). Control events point into data or into env.scratch: read them before the next call.
+    n_out: events written; set whether the call succeeds or not: what came before an error is valid.
+    Returns UWS_OK; or a negative status with which the connection fails (RFC 6455, section 7.1.7): the caller sends
+        the close frame. After an error or a CLOSE event all input is ignored.
+    """
+    cdef UwsFrame f
+    cdef UwsPartial* part
+    cdef size_t pos = 0, take, used = 0
+    cdef int head, status
+    cdef uint8_t joined[14]
+    n_out[0] = 0
+    while pos < len_bytes and p.phase == UWS_P_OPEN:
+        part = p.part
+        if part != NULL and part.in_frame:
+            status = _payload(p, env, data + pos, len_bytes - pos, &used, out, n_out)
+            if status != UWS_OK:
+                break
+            pos += used
+            continue
+
+        if part != NULL and part.head_len != 0:
+            # A header that began in an earlier piece: join it with what is here.
+            take = UWS_MAX_MASKED_HEAD_BYTES - part.head_len
+            if len_bytes - pos < take:
+                take = len_bytes - pos
+            memcpy(joined, part.head, part.head_len)
+            memcpy(joined + part.head_len, data + pos, take)
+            take += part.head_len
+            status = frame_check(joined[0], joined[1], p.msg_opcode != 0, 0)
+            if status != UWS_OK:
+                break
+            head = frame_decode(joined, take, _max_payload(env, joined[0]), &f)
+            if head == 0:
+                status = _cut_head(p, env, data + pos, len_bytes - pos)
+                if status != UWS_OK:
+                    break
+                return UWS_OK
+            if head < 0:
+                status = head
+                break
+            pos += <size_t>head - part.head_len
+            part.head_len = 0
+        else:
+            if len_bytes - pos >= 2:
+                status = frame_check(data[pos], data[pos + 1], p.msg_opcode != 0, 0)
+                if status != UWS_OK:
+                    break
+                head = frame_decode(data + pos, len_bytes - pos, _max_payload(env, data[pos]), &f)
+                if head < 0:
+                    status = head
+                    break
+            else:
+                head = 0
+            if head == 0:
+                status = _cut_head(p, env, data + pos, len_bytes - pos)
+                if status != UWS_OK:
+                    break
+                return UWS_OK
+            pos += <size_t>head
+
+        if f.opcode < UWS_OP_CLOSE:
+            status = _begin_data(p, env, &f)
+            if status != UWS_OK:
+                break
+        if f.payload_len <= len_bytes - pos and (f.opcode >= UWS_OP_CLOSE or (f.fin and p.msg_opcode == 0)):
+            # The common case: the whole frame is here and is a message of its own, or a control frame.
+            mask_apply(data + pos, <size_t>f.payload_len, f.mask_key, 0)
+            if f.opcode >= UWS_OP_CLOSE:
+                status = _control(p, f.opcode, data + pos, <size_t>f.payload_len, &out[n_out[0]])
+                if status != UWS_OK:
+                    break
+            else:
+                if f.opcode == UWS_OP_TEXT:
+                    status = utf8_feed(&p.utf8, data + pos, <size_t>f.payload_len)
+                    if status == UWS_OK and p.utf8 != 0:
+                        status = UWS_E_UTF8
+                    if status != UWS_OK:
+                        break
+                _message(&out[n_out[0]], f.opcode, data + pos, <size_t>f.payload_len, 0)
+                p.fragments = 0
+            n_out[0] += 1
+            pos += <size_t>f.payload_len
+            continue
+
+        status = _begin_partial(p, env, &f)
+        if status != UWS_OK:
+            break
+        if f.payload_len == 0:
+            status = _end_frame(p, env, out, n_out)
+            if status != UWS_OK:
+                break
+    else:
+        part = p.part
+        if part != NULL and not part.in_frame and part.head_len == 0 and p.msg_opcode == 0:
+            _drop_partial(p, env)
+        return UWS_OK
+    p.phase = UWS_P_DONE
+    return status
+

@@ -1,0 +1,265 @@
+# F5. See role.pxd.
+#
+# A runner's round: take the role, poll, and where events came, go away (away = 1, away_seq + 1) to run their callbacks.
+# Coming back, it has the role still, unless the watchdog took it; then it asks for it. In the common case, callbacks
+# that are short, all of this is a few stores under a lock that is held anyway.
+#
+# The watchdog ticks once in a schedule timeout, and only while there is traffic. It takes the role of a runner that
+# has been away for a tick without beginning another connection's callbacks, or for AWAY_TICKS in any case. What the
+# runner has not begun goes to the inboxes, from where any runner may take it. It polls without the GIL until a runner
+# is free, and lets one more runner go on when none of those at work gets anywhere. One that waits for the GIL is
+# enough: a second would only wait beside it.
+
+from posix.signal cimport SIG_SETMASK, sigfillset, sigset_t
+from posix.time cimport timespec
+
+from _uws.clock cimport clock_spec, clock_us
+from _uws.errs cimport UWS_E_SYS, UWS_OK
+from _uws.life cimport conn_flush_all
+from _uws.loop cimport batch_destroy, batch_init, loop_turn
+from _uws.post cimport post_nudge, post_spill
+from _uws.state cimport (
+    UWS_O_DOG,
+    UWS_O_NONE,
+    UWS_O_RUNNER,
+    pthread_cond_broadcast,
+    pthread_cond_signal,
+    pthread_cond_t,
+    pthread_mutex_lock,
+    pthread_mutex_t,
+    pthread_mutex_unlock,
+    pthread_t,
+)
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_attr_t:
+        pass
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
+    int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, const timespec*)
+    int pthread_attr_init(pthread_attr_t*)
+    int pthread_attr_setstacksize(pthread_attr_t*, size_t)
+    int pthread_attr_destroy(pthread_attr_t*)
+    int pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*) noexcept nogil, void*)
+    int pthread_join(pthread_t, void**)
+
+cdef extern from "signal.h" nogil:
+    int pthread_sigmask(int, const sigset_t*, sigset_t*)
+
+cdef enum:
+    AWAY_TICKS = 10               # schedule timeouts after which a runner has been away for too long in any case
+    QUIET_TICKS = 50              # without a runner going away, after which the watchdog sleeps
+    DOG_STACK_BYTES = 262144
+
+
+# ---- the watchdog
+
+cdef inline bint _stuck(const UwsLoop* l, uint64_t seq, uint64_t taken, int ticks) noexcept nogil:
+    return l.away_seq == seq and (l.taken_seq == taken or ticks >= AWAY_TICKS)
+
+
+cdef void _wake_runner(UwsLoop* l) noexcept nogil:
+    # One at a time: the next one when this one has come and gets nowhere either.
+    if l.wake_parked == 0 and l.parked != 0:
+        l.wake_parked = 1
+        pthread_cond_broadcast(&l.runner_cond)
+
+
+cdef void _watch(UwsLoop* l) noexcept nogil:
+    """Until the role has been taken, or there is nothing to watch."""
+    cdef uint64_t seq = 0, taken = 0
+    cdef int away_ticks = 0, quiet = 0
+    cdef timespec until
+    while not l.dog_quit and l.owner != UWS_O_DOG:
+        if quiet >= QUIET_TICKS:
+            l.dog_asleep = 1
+            pthread_cond_wait(&l.dog_cond, &l.lock)
+            l.dog_asleep = 0
+            quiet = 0
+        elif not l.yield_now:
+            until = clock_spec(clock_us() + l.limits.schedule_timeout_us)
+            pthread_cond_timedwait(&l.dog_cond, &l.lock, &until)
+        if l.owner != UWS_O_RUNNER or not l.away:
+            l.yield_now = 0
+            quiet = quiet + 1 if l.away_seq == seq else 0
+            seq = l.away_seq
+            away_ticks = 0
+            continue
+        quiet = 0
+        away_ticks = away_ticks + 1 if l.away_seq == seq else 0
+        if l.yield_now or (away_ticks >= 1 and _stuck(l, seq, taken, away_ticks)):
+            l.yield_now = 0
+            l.owner = UWS_O_DOG
+            l.away = 0
+            l.count.takeovers += 1
+            return
+        seq = l.away_seq
+        taken = l.taken_seq
+
+
+cdef void _stand_in(UwsLoop* l, UwsBatch* b) noexcept nogil:
+    """Poll until a runner wants the role."""
+    cdef uint64_t taken = l.taken_seq - 1
+    # First what the runner that went away has left.
+    post_spill(l)
+    l.batch = b
+    while not l.dog_quit:
+        if l.n_ready != 0 and l.gil_waiters == 0 and l.taken_seq == taken:
+            _wake_runner(l)
+        taken = l.taken_seq
+        # Where callbacks wait, look after a tick whether somebody takes them.
+        loop_turn(l, b, <int>((l.limits.schedule_timeout_us + 999) // 1000) if l.n_ready != 0 else -1)
+        post_spill(l)
+        if _finish(l):
+            break
+        if l.role_wanted or (l.n_ready != 0 and l.parked == l.runners):
+            break
+    post_spill(l)
+    l.batch = NULL
+    l.owner = UWS_O_NONE
+    pthread_cond_broadcast(&l.runner_cond)
+
+
+cdef void* _dog(void* arg) noexcept nogil:
+    cdef UwsLoop* l = <UwsLoop*>arg
+    cdef UwsBatch b
+    cdef bint able = batch_init(&b) == UWS_OK
+    pthread_mutex_lock(&l.lock)
+    l.dog_alive = 1 if able else 2
+    pthread_cond_broadcast(&l.runner_cond)
+    while able and not l.dog_quit:
+        _watch(l)
+        if l.owner == UWS_O_DOG:
+            _stand_in(l, &b)
+    pthread_mutex_unlock(&l.lock)
+    batch_destroy(&b)
+    return NULL
+
+
+cdef int role_start(UwsLoop* l) noexcept nogil:
+    """Start the watchdog. UWS_OK or UWS_E_SYS. It takes no signals: those are for threads of Python."""
+    cdef pthread_attr_t attr
+    cdef sigset_t every, before
+    cdef int failed
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, &before)
+    pthread_attr_init(&attr)
+    pthread_attr_setstacksize(&attr, DOG_STACK_BYTES)
+    failed = pthread_create(&l.dog, &attr, _dog, l)
+    pthread_attr_destroy(&attr)
+    pthread_sigmask(SIG_SETMASK, &before, NULL)
+    if failed:
+        return UWS_E_SYS
+    pthread_mutex_lock(&l.lock)
+    while l.dog_alive == 0:
+        pthread_cond_wait(&l.runner_cond, &l.lock)
+    failed = l.dog_alive == 2
+    pthread_mutex_unlock(&l.lock)
+    if failed:
+        pthread_join(l.dog, NULL)
+        return UWS_E_SYS
+    return UWS_OK
+
+
+cdef void role_end(UwsLoop* l) noexcept nogil:
+    """Stop the watchdog and wait for it; no runner is left."""
+    pthread_mutex_lock(&l.lock)
+    l.dog_quit = 1
+    pthread_cond_broadcast(&l.dog_cond)
+    post_nudge(l)
+    pthread_mutex_unlock(&l.lock)
+    pthread_join(l.dog, NULL)
+    l.dog_alive = 0
+
+
+# ---- the runners
+
+cdef bint _finish(UwsLoop* l) noexcept nogil:
+    """When the loop is stopping and the last connection has gone, tell everybody."""
+    if l.stopping and l.n_conns == 0 and not l.finished:
+        l.finished = 1
+        pthread_cond_broadcast(&l.runner_cond)
+        post_nudge(l)
+    return l.finished
+
+
+cdef inline void _go_away(UwsLoop* l, uint64_t* role) noexcept nogil:
+    l.away = 1
+    l.away_seq += 1
+    role[0] = l.away_seq
+    if l.dog_asleep:
+        pthread_cond_signal(&l.dog_cond)
+
+
+cdef void _park(UwsLoop* l) noexcept nogil:
+    l.parked += 1
+    while l.wake_parked == 0 and not l.finished and l.owner != UWS_O_NONE:
+        pthread_cond_wait(&l.runner_cond, &l.lock)
+    if l.wake_parked != 0:
+        l.wake_parked -= 1
+    l.parked -= 1
+
+
+cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
+    """A runner's way back from its callbacks (or in): poll, or wait until there is something to deliver.
+
+    b: the runner's batch. role: what the last call set; 0 at first.
+    Returns a UwsWork. With EVENTS the caller is counted among those that wait for the GIL (gil_waiters), and says
+    when it has it.
+    """
+    cdef bint mine
+    cdef int work = UWS_WORK_STOP
+    pthread_mutex_lock(&l.lock)
+    mine = role[0] != 0 and l.owner == UWS_O_RUNNER and l.away and l.away_seq == role[0]
+    role[0] = 0
+    if mine:
+        l.away = 0
+        l.yield_now = 0
+    while True:
+        if mine:
+            # The callbacks' replies leave before anything else is begun.
+            conn_flush_all(l)
+        if mine and (b.taken < b.n or l.n_ready != 0):
+            _go_away(l, role)
+            work = UWS_WORK_EVENTS
+            break
+        if _finish(l):
+            break
+        if mine:
+            loop_turn(l, b, -1)
+            continue
+        if l.n_ready != 0 and l.gil_waiters == 0:
+            work = UWS_WORK_EVENTS
+            break
+        if l.owner == UWS_O_NONE:
+            l.owner = UWS_O_RUNNER
+            l.away = 0
+            l.batch = b
+            mine = True
+            continue
+        if l.owner == UWS_O_DOG and l.role_wanted == 0:
+            l.role_wanted = 1
+            post_nudge(l)
+            while l.owner == UWS_O_DOG and not l.finished:
+                pthread_cond_wait(&l.runner_cond, &l.lock)
+            l.role_wanted = 0
+            continue
+        _park(l)
+    if work == UWS_WORK_EVENTS:
+        l.gil_waiters += 1
+    elif mine:
+        l.owner = UWS_O_NONE
+        l.batch = NULL
+    pthread_mutex_unlock(&l.lock)
+    return work
+
+
+cdef void role_leave(UwsLoop* l, UwsBatch* b, uint64_t role) noexcept nogil:
+    """A runner goes for good in the middle of a round: what it has not begun is left to the others."""
+    pthread_mutex_lock(&l.lock)
+    if role != 0 and l.owner == UWS_O_RUNNER and l.away and l.away_seq == role:
+        post_spill(l)
+        l.batch = NULL
+        l.away = 0
+        l.owner = UWS_O_NONE
+        pthread_cond_broadcast(&l.runner_cond)
+    pthread_mutex_unlock(&l.lock)

@@ -1,0 +1,30 @@
+# F5. One slot of the connection table: finding it, its side block, what epoll is asked for on its behalf.
+# Owns the side block. Everything is called with the loop's lock held.
+
+from libc.stdint cimport int32_t, uint32_t
+
+from _uws.state cimport UWS_S_FREE, UwsConn, UwsLoop, UwsSide
+
+
+cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:
+    return <int32_t>(c - l.table)
+
+
+cdef inline UwsConn* conn_at(UwsLoop* l, int32_t index, uint32_t generation) noexcept nogil:
+    """The connection that a handle means; NULL when it is over, whoever has its descriptor now. An index of -1 means
+    none any more."""
+    cdef UwsConn* c
+    if index < 0:
+        return NULL
+    c = &l.table[index]
+    if c.generation != generation or c.state == UWS_S_FREE:
+        return NULL
+    return c
+
+
+cdef UwsSide* conn_side(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_trim(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void side_give_request(UwsLoop* l, UwsSide* side) noexcept nogil
+cdef void conn_poll_for(UwsLoop* l, UwsConn* c, bint reading, bint writing) noexcept nogil
+cdef void conn_reading(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_unpoll(UwsLoop* l, UwsConn* c) noexcept nogil

@@ -1,0 +1,87 @@
+# F5. See slot.pxd.
+
+from libc.string cimport memset
+
+from _uws.errs cimport UWS_OK
+from _uws.poller cimport EPOLLIN, EPOLLOUT, UWS_TAG_CONN, poll_tag, poller_add, poller_change, poller_remove
+from _uws.slab cimport slab_give, slab_take
+from _uws.state cimport (
+    UWS_F_DIRTY,
+    UWS_F_EOF,
+    UWS_F_GONE,
+    UWS_F_IN_OFF,
+    UWS_F_OUT_ON,
+    UWS_F_PAUSED,
+    UWS_F_READY,
+    UWS_F_UNPOLLED,
+)
+
+
+# ---- the side block
+
+cdef UwsSide* conn_side(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """The connection's side block, made when it is first needed; NULL: out of memory."""
+    if c.side == NULL:
+        c.side = <UwsSide*>slab_take(&l.slab, sizeof(UwsSide), NULL)
+        if c.side != NULL:
+            memset(c.side, 0, sizeof(UwsSide))
+    return c.side
+
+
+cdef void side_give_request(UwsLoop* l, UwsSide* side) noexcept nogil:
+    slab_give(&l.slab, side.upgrade)
+    slab_give(&l.slab, side.head)
+    side.upgrade = NULL
+    side.head = NULL
+    side.head_len = 0
+    side.head_cap = 0
+
+
+cdef void conn_trim(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Give the side block back if nothing is in it."""
+    cdef UwsSide* side = c.side
+    if side == NULL or side.out.head != NULL or side.inbox.head != NULL or side.upgrade != NULL or side.waiters != 0 \
+            or side.pong_waits or c.flags & (UWS_F_DIRTY | UWS_F_READY):
+        return
+    slab_give(&l.slab, side)
+    c.side = NULL
+
+
+# ---- what epoll is asked for
+
+cdef void conn_poll_for(UwsLoop* l, UwsConn* c, bint reading, bint writing) noexcept nogil:
+    """Bring the epoll set in line; no system call where nothing changes."""
+    cdef int32_t index = conn_index(l, c)
+    cdef bint was_reading = not (c.flags & UWS_F_IN_OFF)
+    cdef bint was_writing = (c.flags & UWS_F_OUT_ON) != 0
+    if was_reading == reading and was_writing == writing:
+        return
+    c.flags &= ~(UWS_F_IN_OFF | UWS_F_OUT_ON)
+    if not reading:
+        c.flags |= UWS_F_IN_OFF
+    if writing:
+        c.flags |= UWS_F_OUT_ON
+    if c.flags & UWS_F_UNPOLLED:
+        if c.flags & UWS_F_GONE or not (reading or writing):
+            return
+        if poller_add(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
+                      poll_tag(UWS_TAG_CONN, index)) == UWS_OK:
+            c.flags &= ~UWS_F_UNPOLLED
+        else:
+            c.flags |= UWS_F_GONE
+        return
+    poller_change(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
+                  poll_tag(UWS_TAG_CONN, index))
+
+
+cdef void conn_reading(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Read on, or not, as the flags say."""
+    conn_poll_for(l, c, not (c.flags & (UWS_F_PAUSED | UWS_F_EOF)), (c.flags & UWS_F_OUT_ON) != 0)
+
+
+cdef void conn_unpoll(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Out of the epoll set: a hang-up or an error is reported whether it is asked for or not, level-triggered."""
+    if not (c.flags & UWS_F_UNPOLLED):
+        poller_remove(&l.poller, conn_index(l, c))
+        c.flags |= UWS_F_UNPOLLED | UWS_F_IN_OFF
+        c.flags &= ~UWS_F_OUT_ON

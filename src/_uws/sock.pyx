@@ -1,0 +1,178 @@
+# F4. See sock.pxd.
+
+from libc.errno cimport (
+    EAGAIN,
+    EBADF,
+    EINTR,
+    EINVAL,
+    EMFILE,
+    ENFILE,
+    ENOBUFS,
+    ENOMEM,
+    ENOTSOCK,
+    EOPNOTSUPP,
+    errno,
+)
+from libc.string cimport memset
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
+from posix.unistd cimport close
+
+cdef extern from "sys/socket.h" nogil:
+    cdef enum:
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        SOL_SOCKET
+        SO_LINGER
+        SO_PEERNAME
+        MSG_NOSIGNAL
+        MSG_DONTWAIT
+        SHUT_WR
+    cdef struct linger:
+        int l_onoff
+        int l_linger
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t c_recv "recv"(int, void*, size_t, int)
+    ssize_t c_send "send"(int, const void*, size_t, int)
+    ssize_t sendmsg(int, const msghdr*, int)
+    int accept4(int, sockaddr*, socklen_t*, int)
+    int shutdown(int, int)
+    int setsockopt(int, int, int, const void*, socklen_t)
+    int getsockopt(int, int, int, void*, socklen_t*)
+    int getsockname(int, sockaddr*, socklen_t*)
+
+cdef extern from "netinet/in.h" nogil:
+    cdef enum:
+        IPPROTO_TCP
+
+cdef extern from "netinet/tcp.h" nogil:
+    cdef enum:
+        TCP_NODELAY
+
+
+cdef ssize_t _recv(int fd, uint8_t* data, size_t len_bytes) noexcept nogil:
+    cdef ssize_t n
+    while True:
+        n = c_recv(fd, data, len_bytes, 0)
+        if n >= 0:
+            return n
+        if errno == EAGAIN:
+            return UWS_SOCK_AGAIN
+        if errno != EINTR:
+            return UWS_SOCK_LOST
+
+
+cdef inline ssize_t _sent(ssize_t n) noexcept nogil:
+    """What a failed send means. ENOBUFS and ENOMEM pass: EPOLLOUT tells when it is worth another try."""
+    if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
+        return UWS_SOCK_AGAIN
+    return UWS_SOCK_LOST
+
+
+cdef ssize_t _send(int fd, const uint8_t* data, size_t len_bytes) noexcept nogil:
+    cdef ssize_t n
+    while True:
+        n = c_send(fd, data, len_bytes, MSG_NOSIGNAL)
+        if n >= 0:
+            return n
+        if errno != EINTR:
+            return _sent(n)
+
+
+cdef ssize_t _sendv(int fd, iovec* parts, int n_parts) noexcept nogil:
+    # sendmsg and not writev: only the former can be told not to raise SIGPIPE.
+    cdef msghdr message
+    cdef ssize_t n
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = parts
+    message.msg_iovlen = n_parts
+    while True:
+        n = sendmsg(fd, &message, MSG_NOSIGNAL)
+        if n >= 0:
+            return n
+        if errno != EINTR:
+            return _sent(n)
+
+
+cdef UwsTransport PLAIN
+PLAIN.recv = _recv
+PLAIN.send = _send
+PLAIN.sendv = _sendv
+
+
+cdef const UwsTransport* sock_plain() noexcept nogil:
+    return &PLAIN
+
+
+cdef int sock_accept(int listen_fd) noexcept nogil:
+    """The next connection's descriptor (non-blocking, closed on exec), or a negative UwsAccept."""
+    cdef int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if fd >= 0:
+        return fd
+    if errno == EAGAIN:
+        return UWS_ACCEPT_NONE
+    if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+        return UWS_ACCEPT_STARVED
+    if errno == EBADF or errno == EINVAL or errno == ENOTSOCK or errno == EOPNOTSUPP:
+        return UWS_ACCEPT_BROKEN
+    # ECONNABORTED, EINTR, and the network errors of the new socket that Linux passes on through accept.
+    return UWS_ACCEPT_AGAIN
+
+
+cdef void sock_setup(int fd) noexcept nogil:
+    """Prepare a listening socket: what it accepts inherits TCP_NODELAY. A frame is written whole, so waiting for more
+    to come only costs the peer time. (Fails on a Unix socket, which has no such wait.)"""
+    cdef int on = 1
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+
+
+cdef void sock_end_sending(int fd) noexcept nogil:
+    """Send FIN behind what is queued. What the peer still sends is read and dropped: closing with unread data would
+    send RST, which may overtake our close frame (RFC 6455, section 7.1.1)."""
+    shutdown(fd, SHUT_WR)
+
+
+cdef void sock_reset(int fd) noexcept nogil:
+    """Let the coming close() drop the connection at once, with RST."""
+    cdef linger now
+    now.l_onoff = 1
+    now.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+
+
+cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes) noexcept nogil:
+    """Accept one connection only to answer it with response and close it: 0, or a negative UwsAccept."""
+    cdef uint8_t unread[4096]
+    cdef int fd = sock_accept(listen_fd)
+    if fd < 0:
+        return fd
+    # What the client has sent is read first, or close() would answer it with RST and the response be lost.
+    c_recv(fd, unread, sizeof(unread), MSG_DONTWAIT)
+    c_send(fd, response, len_bytes, MSG_NOSIGNAL | MSG_DONTWAIT)
+    shutdown(fd, SHUT_WR)
+    c_recv(fd, unread, sizeof(unread), MSG_DONTWAIT)
+    close(fd)
+    return 0
+
+
+cdef int sock_spare() noexcept nogil:
+    """A descriptor kept so that there is one to refuse clients with when all others are used; -1 if there is none."""
+    return c_open("/dev/null", O_RDONLY | O_CLOEXEC)
+
+
+cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil:
+    """The peer's address: 0 or -1. SO_PEERNAME, unlike getpeername(), still knows it after an RST; it wants to be asked
+    for no more bytes than the address has, 28 for IPv6 and 16 for IPv4."""
+    cdef socklen_t size = 28
+    memset(out, 0, sizeof(sockaddr_storage))
+    if getsockopt(fd, SOL_SOCKET, SO_PEERNAME, out, &size) == 0:
+        return 0
+    size = 16
+    return getsockopt(fd, SOL_SOCKET, SO_PEERNAME, out, &size)
+
+
+cdef int sock_local(int fd, sockaddr_storage* out) noexcept nogil:
+    cdef socklen_t size = sizeof(sockaddr_storage)
+    memset(out, 0, sizeof(sockaddr_storage))
+    return getsockname(fd, <sockaddr*>out, &size)

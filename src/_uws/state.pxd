@@ -1,0 +1,234 @@
+# F5. The shapes of a loop and of its connections; only declarations. Everything here is under the loop's lock,
+# but for what is marked otherwise. docs/architecture.md has the table of who writes what.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from _uws.intern cimport UwsIntern
+from _uws.poller cimport UwsPoller
+from _uws.proto cimport UwsEvent, UwsProto, UwsProtoEnv
+from _uws.slab cimport UwsSlab
+from _uws.sock cimport UwsTransport
+from _uws.upgrade cimport UwsUpgrade, UwsUpgradeLimits
+from _uws.wheel cimport UwsLink, UwsWheel
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    ctypedef unsigned long pthread_t
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_trylock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
+    int pthread_cond_signal(pthread_cond_t*)
+    int pthread_cond_broadcast(pthread_cond_t*)
+
+# A connection's states; life.pyx is the only file that changes them, and has the table of what follows what.
+cdef enum UwsState:
+    UWS_S_FREE = 0
+    UWS_S_UPGRADING = 1       # the request head is coming in
+    UWS_S_OPEN = 2
+    UWS_S_CLOSE_SENT = 3      # our close frame is out (or queued), the peer's is awaited
+    UWS_S_ENDING = 4          # it is over, but messages before the end are not delivered yet: replies still leave
+    UWS_S_LINGER = 5          # nothing more to say: flush, FIN, drop what still comes in, until the peer's FIN
+    UWS_S_DEAD = 6            # the transport is gone; the CLOSE event has not been consumed
+
+cdef enum UwsConnFlag:
+    UWS_F_DIRTY = 1           # on the list of connections with something to flush
+    UWS_F_OUT_ON = 2          # EPOLLOUT is asked for: the last send fell short
+    UWS_F_IN_OFF = 4          # EPOLLIN is not asked for
+    UWS_F_UNPOLLED = 8        # not in the epoll set at all
+    UWS_F_PAUSED = 16         # its inbox is full: reading waits
+    UWS_F_EOF = 32            # the peer's FIN, or an error that ended the transport
+    UWS_F_BUSY = 64           # a thread runs a callback of it
+    UWS_F_READY = 128         # on the list of connections with events in their inbox
+    UWS_F_PENDING = 256       # some event of it has not been consumed
+    UWS_F_CLOSE_OUT = 512     # the CLOSE event has been made
+    UWS_F_CLOSE_DONE = 1024   # ... and consumed, or nobody wanted one
+    UWS_F_SHUT = 2048         # FIN has been sent
+    UWS_F_PINNED = 4096       # the slot owns a reference to its Conn
+    UWS_F_COUNTED = 8192      # counted among the open connections
+    UWS_F_GONE = 16384        # the transport failed: nothing can be sent any more
+
+# Why a connection ended (UwsEvent.cause).
+cdef enum UwsCause:
+    UWS_C_PEER = 1            # the peer's close frame came first
+    UWS_C_LOCAL = 2           # conn.close()
+    UWS_C_PROTOCOL = 3        # it broke the protocol or a limit
+    UWS_C_CALLBACK = 4        # a callback raised
+    UWS_C_LOST = 5            # FIN or RST without a close frame
+    UWS_C_ABORT = 6           # conn.abort()
+    UWS_C_SHUTDOWN = 7        # the server stops
+    UWS_C_TIMEOUT = 8         # our close frame was not answered in time
+
+# One block of bytes to be sent; its bytes follow the struct.
+cdef struct UwsChunk:
+    UwsChunk* next
+    size_t cap_bytes
+    size_t begin
+    size_t end
+
+cdef struct UwsOutq:
+    UwsChunk* head
+    UwsChunk* tail
+    size_t bytes
+
+# One event that waits for its callback; data it does not own elsewhere follows the struct.
+cdef struct UwsNote:
+    UwsNote* next
+    UwsEvent event
+
+cdef struct UwsInbox:
+    UwsNote* head
+    UwsNote* tail
+    size_t bytes              # payload bytes
+    uint32_t count
+
+# What a connection owns only while it needs it.
+cdef struct UwsSide:
+    UwsOutq out
+    UwsInbox inbox
+    UwsUpgrade* upgrade       # while the request head is incomplete
+    uint8_t* head             # its bytes so far
+    size_t head_len
+    size_t head_cap
+    int32_t dirty_next
+    int32_t ready_next
+    uint32_t waiters          # threads that wait for a message or for room
+    uint8_t pong_waits        # a pong was put off because the queue does not drain
+    uint8_t pong_len
+    uint8_t pong[125]
+
+# The slot: all that an idle connection costs us.
+cdef struct UwsConn:
+    UwsProto proto
+    UwsSide* side
+    void* conn                # borrowed PyObject*; read and written with the GIL and the lock held
+    UwsLink link              # its timer
+    uint32_t generation
+    uint8_t state
+    uint8_t mute              # messages that are not delivered yet are dropped: we closed, or a callback raised
+    uint16_t flags
+    uint32_t target           # id of the request target in the intern table; 0 is "/"
+
+# A poller's events on their way to the callbacks. The thread that polls fills it; spans are taken under the lock.
+cdef struct UwsBatch:
+    UwsEvent* events
+    int n
+    int taken
+    uint8_t* arena            # the payloads
+    size_t used_bytes
+
+cdef enum:
+    UWS_BATCH_EVENTS = 16384
+    UWS_BATCH_RESERVE = 512   # room that reading leaves for events of other threads
+    UWS_ARENA_BYTES = 262144
+    UWS_READ_BYTES = 65536    # of one connection in one turn
+    UWS_SCRATCH_EVENTS = 10924    # what they can hold: 65536 / UWS_MIN_FRAME_BYTES, and one
+    UWS_ARENA_PAD = 64
+    UWS_MAX_LISTENERS = 16
+
+cdef enum UwsWant:
+    UWS_W_OPEN = 1
+    UWS_W_MESSAGE = 2
+    UWS_W_CLOSE = 4
+
+cdef enum UwsOwner:
+    UWS_O_NONE = 0
+    UWS_O_RUNNER = 1          # a thread that also runs callbacks
+    UWS_O_DOG = 2             # the watchdog: it polls while every runner is away
+
+cdef struct UwsLimits:
+    UwsUpgradeLimits upgrade
+    uint32_t handshake_timeout_ms
+    uint32_t close_timeout_ms
+    size_t max_buffered_bytes
+    size_t max_inbox_bytes
+    uint32_t max_inbox_messages
+    size_t max_inbox_total_bytes
+    uint32_t max_connections
+    uint32_t cooldown_us
+    uint32_t schedule_timeout_us
+    uint32_t io_timeout_us
+    uint32_t jobs             # connections with undelivered events before accepting pauses; 0: no limit
+
+cdef struct UwsCounters:
+    uint64_t accepted
+    uint64_t turned_away      # refused for want of descriptors or above max_connections
+    uint64_t upgraded
+    uint64_t refused          # requests answered with 4xx or 5xx
+    uint64_t messages_in
+    uint64_t messages_out
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t pings
+    uint64_t pongs_put_off
+    uint64_t closed
+    uint64_t timeouts         # handshakes and close handshakes past their deadline
+    uint64_t takeovers        # the watchdog took the role of a poller that was away
+    uint64_t pauses           # connections not read because their inbox was full
+    uint64_t cooldowns        # accepting paused because the pool was full
+
+cdef struct UwsLoop:
+    pthread_mutex_t lock
+    UwsPoller poller
+    UwsSlab slab
+    UwsIntern intern
+    UwsWheel wheel
+    UwsProtoEnv env
+    UwsLimits limits
+    const UwsTransport* io
+    UwsConn* table
+    uint32_t table_cap        # slots; indexed by descriptor
+    uint32_t table_top        # highest slot ever used + 1
+    uint64_t now_ms           # of this turn
+    uint64_t start_ms
+    UwsCounters count
+    uint32_t n_conns          # slots that are not free
+    uint32_t n_open           # upgraded and not closed yet
+    uint32_t want             # UwsWant: what Python has hooks for
+    UwsEvent* scratch         # what proto_feed writes
+
+    # sending
+    int32_t dirty_head
+    # delivering
+    UwsBatch* batch           # where new events go; NULL: to the inboxes
+    int32_t ready_head
+    int32_t ready_tail
+    uint32_t n_ready
+    size_t inbox_bytes        # of all connections
+    uint64_t taken_seq        # spans taken so far: the watchdog's sign of progress
+
+    # listening
+    int listener[16]
+    int n_listeners
+    int spare_fd
+    uint8_t accepting
+    uint64_t accept_at_ms     # accepting pauses until then; 0: it does not
+    uint8_t* page             # body and head of the page at "/"; NULL: none
+    size_t page_len
+
+    # who polls
+    uint8_t owner
+    uint8_t away              # the owner runs callbacks
+    uint8_t polling           # the owner waits in epoll
+    uint8_t woken             # the eventfd has been written since
+    uint8_t role_wanted       # runners that wait for the watchdog to give the role up
+    uint8_t yield_now         # the owner knows that it is going to block
+    uint8_t dog_asleep
+    uint8_t dog_quit
+    uint8_t dog_alive
+    uint64_t away_seq
+    uint32_t gil_waiters      # runners that wait for the GIL
+    uint32_t runners          # threads in run()
+    uint32_t parked
+    uint32_t wake_parked      # parked runners that were told to go on
+    pthread_cond_t runner_cond
+    pthread_cond_t dog_cond
+    pthread_cond_t wait_cond
+    pthread_t dog
+
+    # stopping
+    uint8_t stopping
+    uint8_t finished
+    uint64_t stop_at_ms       # what is left then is dropped

@@ -1,0 +1,96 @@
+"""Fixtures that every test may use: an echo server, and a check that no file descriptor is left behind."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from raw import TIMEOUT, RawClient
+
+# What a server that was told to stop may take, in seconds.
+STOP_TIMEOUT = 5.0
+
+
+class Closed(NamedTuple):
+    """What on_close saw."""
+
+    remote_addr: tuple[str, int]
+    code: int | None
+    reason: str | None
+
+
+class EchoServer(NamedTuple):
+    """A running echo server and what it has seen."""
+
+    server: Any
+    host: str
+    port: int
+    closed: queue.Queue[Closed]
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self.host}:{self.port}/"
+
+    def connect(self, **options: Any) -> RawClient:
+        """Return a raw client that has done its handshake (options: see RawClient)."""
+        return RawClient(self.port, self.host, **options)
+
+    def wait_closed(self, timeout: float = TIMEOUT) -> Closed:
+        """Wait for the next on_close; fails the test if there is none."""
+        try:
+            return self.closed.get(timeout=timeout)
+        except queue.Empty:
+            pytest.fail(f"on_close was not called within {timeout} s")
+
+
+def open_fds() -> dict[int, str]:
+    """Return this process's file descriptors and what each is open on."""
+    fds = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            fds[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            # The descriptor listdir itself used.
+            continue
+    return fds
+
+
+@pytest.fixture
+def no_fd_leaks() -> Iterator[None]:
+    """Fail the test if a descriptor that it opened is open at its end.
+
+    Ask for it before whatever opens descriptors: pytest tears down in the opposite order.
+    """
+    before = open_fds()
+    yield
+    # Number and target together: a closed fd's number may be taken by another leak.
+    leaked = {fd: target for fd, target in open_fds().items() if before.get(fd) != target}
+    assert not leaked, f"left open: {leaked}"
+
+
+@pytest.fixture
+def echo_server(no_fd_leaks: None) -> Iterator[EchoServer]:
+    """Run the issue's example on a port of its own: DefaultServer, on_read, wsutil."""
+    import unlimitedws
+    from unlimitedws import wsutil
+
+    server = unlimitedws.DefaultServer("127.0.0.1:0")
+    closed: queue.Queue[Closed] = queue.Queue()
+
+    @server.on_read
+    def echo(conn: Any) -> None:
+        msg, op = wsutil.read_client_data(conn)
+        wsutil.write_server_message(conn, op, msg)
+
+    @server.on_close
+    def goodbye(conn: Any) -> None:
+        closed.put(Closed(tuple(conn.remote_addr), conn.close_code, conn.close_reason))
+
+    server.start()
+    try:
+        yield EchoServer(server, "127.0.0.1", server.local_addr.port, closed)
+    finally:
+        server.stop(STOP_TIMEOUT)
