@@ -19,6 +19,7 @@ INTS = [
     "max_header_fields",
     "max_inbox_bytes",
     "max_inbox_messages",
+    "max_inbox_total_bytes",
     "max_line_bytes",
     "max_message_bytes",
 ]
