@@ -218,7 +218,7 @@ class Loop:
                 max_buffered_bytes        send buffer of one connection
                 max_inbox_bytes           undelivered messages of one connection, then reading it pauses
                 max_inbox_messages        the same, counted
-                max_inbox_total_bytes     undelivered messages of all connections, then those that have some pause
+                max_inbox_total_bytes     undelivered messages of all; then those that have some pause
                 max_connections           0: as many as there are descriptors; more are refused with 503
                 schedule_timeout_us       how long the poller may be away running callbacks before another
                                           runner polls; unused with one runner
