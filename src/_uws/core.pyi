@@ -10,7 +10,7 @@ first use, not at import, so that `import _uws.core` works whichever package is 
 from collections.abc import Callable, Hashable
 from typing import Any, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, Self
 
 from unlimitedws.address import Address
 from unlimitedws.opcode import OpCode
@@ -194,13 +194,13 @@ class Loop:
     `shut`, every `run` returns, the caller closes the listening sockets.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         settings: dict[str, int],
         spawn: Callable[[], object],
         failed: Callable[[Conn, BaseException, str], object],
         page: bytes | None,
-    ) -> None:
+    ) -> Self:
         """Make a loop that listens nowhere yet.
 
         Args:
