@@ -42,7 +42,7 @@ from _uws.frame cimport (
 )
 from _uws.intern cimport intern_get
 from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_dirty, conn_end, conn_flush, conn_goodbye
-from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init, loop_listen, loop_stop
+from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
 from _uws.outq cimport outq_put_frame
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_MESSAGE, UWS_EV_OPEN, UwsEvent
 from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
@@ -687,6 +687,8 @@ cdef class Loop:
             if last:
                 with nogil:
                     role_end(l)
+                    if l.finished:
+                        loop_close(l)
 
     cdef int _spare(self) except -1:
         """Keep one runner in reserve: when those at work get stuck, the watchdog can only wake one that exists."""

@@ -36,9 +36,9 @@ cdef struct UwsFrame:
     uint8_t header_len
 
 
-# Decode one header: its size, 2..14; 0 if more is needed; UWS_E_PROTOCOL; UWS_E_TOO_BIG.
-# A length that is refused is refused as soon as it is there, before the key is.
-# max_payload_bytes is the limit for this frame: control frames are bounded by frame_check(), not by the message limit.
+# Decode one header: its size, 2..14; 0 if more is needed; UWS_E_PROTOCOL; UWS_E_TOO_BIG. A length that is
+# refused is refused as soon as it is there, before the key is. max_payload_bytes is the limit for this frame:
+# control frames are bounded by frame_check(), not by the message limit.
 cdef int frame_decode(const uint8_t* data, size_t len_bytes, uint64_t max_payload_bytes,
                       UwsFrame* out) noexcept nogil
 
@@ -60,8 +60,8 @@ cdef inline int frame_check(uint8_t b0, uint8_t b1, int in_message, int rsv_allo
     cdef unsigned int broken = (
         # 5.1: a client masks every frame; the server closes when one is not.
         (b1 >> 7 ^ 1)
-        # 5.2: reserved bits are zero unless an extension gave them a meaning, and 7692 6.1 gives RSV1 one on the
-        # first frame of a data message only, never on a continuation, never on a control frame.
+        # 5.2: reserved bits are zero unless an extension gave them a meaning, and 7692 6.1 gives RSV1 one on
+        # the first frame of a data message only, never on a continuation, never on a control frame.
         | (reserved & ~(<unsigned int>rsv_allowed & (0 - first)))
         # 5.2: opcodes 3 to 7 and 11 to 15 are reserved.
         | (0xF8F8 >> opcode & 1)
@@ -77,7 +77,8 @@ cdef inline int frame_check(uint8_t b0, uint8_t b1, int in_message, int rsv_allo
     return UWS_E_PROTOCOL if broken else UWS_OK
 
 
-cdef inline size_t frame_head(uint8_t* out, int opcode, int fin, int rsv, uint64_t payload_len) noexcept nogil:
+cdef inline size_t frame_head(uint8_t* out, int opcode, int fin, int rsv,
+                              uint64_t payload_len) noexcept nogil:
     """Write the header of a frame from the server: not masked, the shortest length form.
 
     out: room for UWS_MAX_HEAD_BYTES.

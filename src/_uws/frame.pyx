@@ -66,9 +66,10 @@ cdef int frame_decode(const uint8_t* data, size_t len_bytes, uint64_t max_payloa
 
 cdef int close_code_valid(uint32_t code) noexcept nogil:
     """Whether a close frame that we receive may carry this code."""
-    # 1000-1003, 1007-1011: RFC 6455, section 7.4.1. 1012-1014 (restart, try again later, bad gateway) stand only in
-    # IANA's registry of close codes, which that section lets grow. 1004 is reserved; 1005, 1006 and 1015 name what
-    # never is on the wire. 3000-3999 are registered by libraries, 4000-4999 anybody's (section 7.4.2).
+    # 1000-1003, 1007-1011: RFC 6455, section 7.4.1. 1012-1014 (restart, try again later, bad gateway) stand
+    # only in IANA's registry of close codes, which that section lets grow. 1004 is reserved; 1005, 1006 and
+    # 1015 name what never is on the wire. 3000-3999 are registered by libraries, 4000-4999 anybody's (section
+    # 7.4.2).
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
@@ -100,7 +101,7 @@ cdef size_t close_frame(uint8_t* out, uint16_t code, const uint8_t* reason, size
 
     out: room for UWS_CLOSE_FRAME_BYTES.
     code: 1005 stands for "no code": the body is empty then, and the reason is not sent.
-    reason: valid UTF-8; may be NULL if reason_len is 0. Cut where a character ends if it is longer than 123 bytes.
+    reason: valid UTF-8; may be NULL if reason_len is 0. Cut where a character ends if it exceeds 123 bytes.
     Returns the frame's size.
     """
     cdef size_t head
@@ -108,7 +109,8 @@ cdef size_t close_frame(uint8_t* out, uint16_t code, const uint8_t* reason, size
         return frame_head(out, UWS_OP_CLOSE, 1, 0, 0)
     if reason_len > UWS_MAX_REASON_BYTES:
         reason_len = UWS_MAX_REASON_BYTES
-        # reason[reason_len] is the first byte that stays behind: while it continues a character, that one goes too.
+        # reason[reason_len] is the first byte that stays behind: while it continues a character, that one
+        # goes too.
         while reason_len and reason[reason_len] & 0xC0 == 0x80:
             reason_len -= 1
     head = frame_head(out, UWS_OP_CLOSE, 1, 0, 2 + reason_len)

@@ -1,8 +1,8 @@
 # F1. Reference-counted table of byte strings: a million connections on /ws share one copy of the path.
 # Owns the copies and the table. One per loop, not thread-safe: the caller holds the loop's lock.
 #
-# An id is 64 * page + place + 1 and does not move. Pages of ids come and go with their strings, and the hash table
-# halves when it is mostly empty, so a burst of a million different paths leaves nothing behind.
+# An id is 64 * page + place + 1 and does not move. Pages of ids come and go with their strings, and the hash
+# table halves when it is mostly empty, so a burst of a million different paths leaves nothing behind.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
@@ -13,7 +13,7 @@ from _uws.errs cimport UWS_OK
 
 cdef extern from *:
     """
-    /* A word that the hash reads is little-endian wherever it runs: reference vectors hold on every machine. */
+    /* Little-endian on every machine, as the reference vectors have it. */
     static inline uint64_t uws_intern_word(const uint8_t *p)
     {
         uint64_t word;
@@ -30,6 +30,7 @@ cdef extern from *:
 
 cdef enum:
     MIN_PROBES = 16
+    MIN_PAGES = 8
 
 
 cdef inline uint64_t rotl(uint64_t x, int bits) noexcept nogil:
@@ -73,8 +74,9 @@ cdef uint64_t intern_hash(uint64_t key0, uint64_t key1, const uint8_t* p, size_t
     sip_round(v)
     v[0] ^= last
     v[2] ^= 0xFF
-    for i in range(3):
-        sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
@@ -91,11 +93,15 @@ cdef inline uint8_t* bytes_of(UwsInternText* text) noexcept nogil:
     return <uint8_t*>text + sizeof(UwsInternText)
 
 
+cdef inline bint text_is(UwsInternText* text, const uint8_t* p, size_t len_bytes) noexcept nogil:
+    return text.len_bytes == len_bytes and (len_bytes == 0 or memcmp(bytes_of(text), p, len_bytes) == 0)
+
+
 cdef inline size_t text_bytes(size_t len_bytes) noexcept nogil:
     return sizeof(UwsInternText) + len_bytes
 
 
-# ---- the hash table -------------------------------------------------------------------------------------------------
+# ---- the hash table ----------------------------------------------------------------------------------------
 
 cdef bint probes_resize(UwsIntern* table, size_t room) noexcept nogil:
     """Move the table to room places, a power of two; False when out of memory: it is as it was."""
@@ -148,7 +154,7 @@ cdef void probes_remove(UwsIntern* table, uint32_t hash, uint32_t id) noexcept n
     table.probes[gap].id = 0
 
 
-# ---- pages of ids ---------------------------------------------------------------------------------------------------
+# ---- pages of ids ------------------------------------------------------------------------------------------
 
 cdef void page_link(UwsIntern* table, uint32_t number) noexcept nogil:
     cdef UwsInternPage* page = table.pages[number]
@@ -185,13 +191,17 @@ cdef bint page_new(UwsIntern* table) noexcept nogil:
     """A page of free ids at the lowest number that has none."""
     cdef uint32_t number = table.page_hole
     cdef UwsInternPage* page
+    cdef size_t room
     while number < table.page_count and table.pages[number] != NULL:
         number += 1
     table.page_hole = number
+    # Ids are 32 bits wide.
     if number >= 0x03FFFFFF:
         return False
-    if number == table.page_room and not directory_resize(table, <size_t>table.page_room * 2 if number else 8):
-        return False
+    if number == table.page_room:
+        room = <size_t>number * 2 if number else MIN_PAGES
+        if not directory_resize(table, room):
+            return False
     page = <UwsInternPage*>calloc(1, sizeof(UwsInternPage))
     if page == NULL:
         return False
@@ -206,6 +216,7 @@ cdef bint page_new(UwsIntern* table) noexcept nogil:
 
 cdef void page_drop(UwsIntern* table, uint32_t number) noexcept nogil:
     """Free a page without strings, and the end of the directory with it."""
+    cdef size_t room
     page_unlink(table, number)
     free(table.pages[number])
     table.held_bytes -= sizeof(UwsInternPage)
@@ -214,12 +225,15 @@ cdef void page_drop(UwsIntern* table, uint32_t number) noexcept nogil:
         table.page_hole = number
     while table.page_count and table.pages[table.page_count - 1] == NULL:
         table.page_count -= 1
+    room = table.page_room
+    while room > MIN_PAGES and table.page_count <= room // 4:
+        room //= 2
     # A shrinking realloc that fails leaves the directory as it is, which is right too.
-    if table.page_room > 8 and table.page_count <= table.page_room // 4:
-        directory_resize(table, table.page_room // 2)
+    if room != table.page_room:
+        directory_resize(table, room)
 
 
-# ---- the table ------------------------------------------------------------------------------------------------------
+# ---- the table ---------------------------------------------------------------------------------------------
 
 cdef int intern_init(UwsIntern* table, uint64_t seed) noexcept nogil:
     """Begin empty; nothing is allocated yet.
@@ -235,7 +249,7 @@ cdef int intern_init(UwsIntern* table, uint64_t seed) noexcept nogil:
 
 
 cdef void intern_destroy(UwsIntern* table) noexcept nogil:
-    """Free everything, strings that are still referenced too. The table is empty then and may be used again."""
+    """Free everything, strings that are still referenced too; the table is empty and as good as new."""
     cdef size_t i, j
     for i in range(table.page_count):
         if table.pages[i] != NULL:
@@ -251,7 +265,7 @@ cdef uint32_t intern_take(UwsIntern* table, const uint8_t* p, size_t len_bytes) 
     """Look a string up, or copy it in.
 
     p: may be NULL if len_bytes is 0.
-    Returns its id, > 0, with one reference for the caller; 0 when out of memory or longer than 2^32 - 1 bytes.
+    Returns its id, > 0, with one reference for the caller; 0 when out of memory or beyond 2^32 - 1 bytes.
     """
     cdef uint32_t hash, at, id, place
     cdef UwsInternText* text
@@ -264,7 +278,7 @@ cdef uint32_t intern_take(UwsIntern* table, const uint8_t* p, size_t len_bytes) 
         while table.probes[at].id:
             if table.probes[at].hash == hash:
                 text = text_of(table, table.probes[at].id)
-                if text.len_bytes == len_bytes and (len_bytes == 0 or memcmp(bytes_of(text), p, len_bytes) == 0):
+                if text_is(text, p, len_bytes):
                     text.refs += 1
                     return table.probes[at].id
             at = (at + 1) & table.probe_mask
@@ -337,14 +351,14 @@ cdef void intern_give(UwsIntern* table, uint32_t id) noexcept nogil:
     if page.taken == 0:
         page_drop(table, number)
     room = <size_t>table.probe_mask + 1
-    # An eighth, so that a string that comes and goes at the edge does not rebuild the table each time. Without
-    # memory for the smaller one the larger one stays.
+    # An eighth, so that a string that comes and goes at the edge does not rebuild the table each time.
+    # Without memory for the smaller one the larger one stays.
     if room > MIN_PROBES and table.live < room // 8:
         probes_resize(table, room // 2)
 
 
 cdef const uint8_t* intern_get(UwsIntern* table, uint32_t id, size_t* len_bytes) noexcept nogil:
-    """Borrow the bytes of an id until its last reference goes; NULL and length 0 for an id that is not there."""
+    """Borrow the bytes of an id until its last reference goes; NULL and length 0 if it is not there."""
     cdef UwsInternText* text = text_of(table, id)
     if text == NULL:
         len_bytes[0] = 0

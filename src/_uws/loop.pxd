@@ -8,6 +8,7 @@ from _uws.state cimport UwsBatch, UwsConn, UwsLimits, UwsLoop
 cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_bytes, uint32_t max_fragments,
                    uint32_t max_fds) noexcept nogil
 cdef void loop_destroy(UwsLoop* l) noexcept nogil
+cdef void loop_close(UwsLoop* l) noexcept nogil
 cdef int batch_init(UwsBatch* b) noexcept nogil
 cdef void batch_destroy(UwsBatch* b) noexcept nogil
 

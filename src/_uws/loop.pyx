@@ -148,6 +148,14 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     return UWS_OK
 
 
+cdef void loop_close(UwsLoop* l) noexcept nogil:
+    """Give the loop's own descriptors back: it has finished, and those who hold a Conn keep its memory for a while."""
+    if l.spare_fd >= 0:
+        close(l.spare_fd)
+        l.spare_fd = -1
+    poller_destroy(&l.poller)
+
+
 cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     """Everything back, connections that are left included. No thread is in the loop any more."""
     cdef uint32_t i
@@ -159,9 +167,7 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
         munmap(l.table, <size_t>l.table_cap * sizeof(UwsConn))
     if l.scratch != NULL:
         munmap(l.scratch, UWS_SCRATCH_EVENTS * sizeof(UwsEvent))
-    if l.spare_fd >= 0:
-        close(l.spare_fd)
-    poller_destroy(&l.poller)
+    loop_close(l)
     intern_destroy(&l.intern)
     slab_destroy(&l.slab)
     pthread_cond_destroy(&l.runner_cond)
@@ -170,7 +176,6 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     pthread_mutex_destroy(&l.lock)
     l.table = NULL
     l.scratch = NULL
-    l.spare_fd = -1
     (&errno)[0] = saved
 
 

@@ -1,6 +1,6 @@
 # F1. XOR masking of payloads (RFC 6455, section 5.3).
-# Owns nothing; any floor may call it, from any thread. Most frames are short: up to 32 bytes stay inline in the
-# caller and touch no vector register; longer ones go to the kernel of c/mask.h.
+# Owns nothing; any floor may call it, from any thread. Most frames are short: up to 32 bytes stay inline in
+# the caller and touch no vector register; longer ones go to the kernel of c/mask.h.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -8,8 +8,8 @@ from libc.string cimport memcpy
 
 cdef extern from *:
     """
-    /* The key as seen from byte `phase` of the payload. Both ends of the wire count bytes in memory order, so which
-       way the register turns is a matter of the machine. */
+    /* The key as seen from byte `phase` of the payload. Both ends of the wire count bytes in memory order, so
+       which way the register turns is a matter of the machine. */
     static inline uint32_t uws_mask_turn(uint32_t key, size_t phase)
     {
         unsigned bits = 8u * (unsigned)(phase & 3u);
@@ -52,8 +52,9 @@ cdef inline void mask_copy(uint8_t* dst, const uint8_t* src, size_t len_bytes,
     if len_bytes > 32:
         mask_wide(dst, src, len_bytes, key)
         return
-    # Every size is covered from both of its ends by words that may overlap in the middle. All are loaded before
-    # the first is stored: that makes it right in place, where an overlap would otherwise be masked twice.
+    # Every size is covered from both of its ends by words that may overlap in the middle. All are loaded
+    # before the first is stored: that makes it right in place, where an overlap would otherwise be masked
+    # twice.
     wide_key = <uint64_t>key << 32 | key
     if len_bytes >= 8:
         end_key = <uint64_t>mask_turn(key, len_bytes) << 32 | mask_turn(key, len_bytes)

@@ -22,14 +22,14 @@ cdef struct UwsArena:
     size_t mapped_bytes
     size_t block_bytes
     uint32_t used             # live blocks
-    uint32_t fresh            # blocks never taken since the arena was last empty: from here on untouched
+    uint32_t fresh            # blocks from this one on were never taken since the arena was last empty
     uint32_t capacity
     uint32_t index            # class; UWS_SLAB_CLASSES for a large block
 
 
 cdef struct UwsSlab:
     UwsArena* room[UWS_SLAB_CLASSES]   # arenas with a free block, the one in use first
-    UwsArena* kept[UWS_SLAB_CLASSES]   # at most one empty arena a class, so that a lone block does not map and unmap
+    UwsArena* kept[UWS_SLAB_CLASSES]   # an empty one, so that a lone block does not map and unmap
     UwsArena* full
     UwsArena* large
     UwsArena* kept_large
@@ -55,8 +55,8 @@ cdef void* slab_take(UwsSlab* slab, size_t want_bytes, size_t* got_bytes) noexce
 # Give a block back; NULL is nothing.
 cdef void slab_give(UwsSlab* slab, void* p) noexcept nogil
 
-# A block of at least want_bytes that starts with p's first used_bytes. p is given back, or is the result itself.
-# NULL when out of memory: p is as it was. p may be NULL.
+# A block of at least want_bytes that starts with p's first used_bytes. p is given back, or is the result
+# itself. NULL when out of memory: p is as it was. p may be NULL.
 cdef void* slab_grow(UwsSlab* slab, void* p, size_t used_bytes, size_t want_bytes,
                      size_t* got_bytes) noexcept nogil
 

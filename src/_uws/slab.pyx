@@ -1,16 +1,17 @@
 # F1. Buffer allocator in size classes: everything a connection owns beside its slot comes from here.
 # Owns the arenas it maps. One per loop, not thread-safe: the caller holds the loop's lock.
 #
-# An arena is 256 KiB at an address divisible by 256 KiB, holds blocks of one class, and is touched from its start
-# on only as far as it is used. It goes back to the kernel with its last block, except one per class. Malloc was not
-# an answer: a burst of a million partial messages leaves its free lists full of holes, and an idle server keeps it all.
+# An arena is 256 KiB at an address divisible by 256 KiB, holds blocks of one class, and is touched from its
+# start on only as far as it is used. It goes back to the kernel with its last block, except one per class.
+# Malloc was not an answer: a burst of a million partial messages leaves its free lists full of holes, and an
+# idle server keeps it all.
 
 from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.stdlib cimport abort
 from libc.string cimport memcpy, memset
 from posix.mman cimport (
-    MADV_DONTNEED, MADV_NOHUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
-    madvise, mmap, mremap, munmap,
+    MADV_DONTNEED, MADV_NOHUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE,
+    PROT_READ, PROT_WRITE, madvise, mmap, mremap, munmap,
 )
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
@@ -72,7 +73,8 @@ cdef UwsArena* arena_map(UwsSlab* slab, size_t len_bytes) noexcept nogil:
     cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
     cdef uint8_t* p
     cdef size_t before, after
-    # The kernel puts a mapping right below the last one, so once one of our arenas is aligned the next ones are.
+    # The kernel puts a mapping right below the last one, so once one of our arenas is aligned the next ones
+    # are.
     p = <uint8_t*>mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, flags, -1, 0)
     if p == <uint8_t*>MAP_FAILED:
         return NULL
@@ -83,7 +85,8 @@ cdef UwsArena* arena_map(UwsSlab* slab, size_t len_bytes) noexcept nogil:
             return NULL
         before = (UWS_SLAB_ARENA_BYTES - (<uintptr_t>p & (UWS_SLAB_ARENA_BYTES - 1))) % UWS_SLAB_ARENA_BYTES
         after = UWS_SLAB_ARENA_BYTES - before
-        # Should the kernel refuse to split the mapping (vm.max_map_count), untouched address space stays behind.
+        # Should the kernel refuse to split the mapping (vm.max_map_count), untouched address space stays
+        # behind.
         if before:
             munmap(p, before)
         p += before
@@ -100,8 +103,8 @@ cdef UwsArena* arena_map(UwsSlab* slab, size_t len_bytes) noexcept nogil:
 
 cdef void arena_unmap(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     cdef size_t len_bytes = arena.mapped_bytes
-    # Can fail only for a range that is not ours, or for want of memory when it splits a mapping that the kernel
-    # merged: the pages at least go back.
+    # Can fail only for a range that is not ours, or for want of memory when it splits a mapping that the
+    # kernel merged: the pages at least go back.
     if munmap(arena, len_bytes) != 0:
         madvise(arena, len_bytes, MADV_DONTNEED)
     slab.held_bytes -= len_bytes
@@ -145,8 +148,8 @@ cdef void* large_take(UwsSlab* slab, size_t want_bytes, bint growing) noexcept n
     cdef size_t need
     if not large_bytes(slab, want_bytes, &need):
         return NULL
-    # A message that grows will go on growing and may have all of what was kept; anybody else may not sit on more
-    # than twice what it asked for.
+    # A message that grows will go on growing and may have all of what was kept; anybody else may not sit on
+    # more than twice what it asked for.
     if arena != NULL and arena.mapped_bytes >= need and (growing or arena.mapped_bytes // 2 <= need):
         slab.kept_large = NULL
     else:
@@ -197,9 +200,10 @@ cdef void large_give(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     slab.live_blocks -= 1
     slab.used_bytes -= arena.block_bytes
     arena.used = 0
-    if arena.mapped_bytes <= UWS_SLAB_KEEP_BYTES and (other == NULL or other.mapped_bytes < arena.mapped_bytes):
-        slab.kept_large = arena
-        arena = other
+    if arena.mapped_bytes <= UWS_SLAB_KEEP_BYTES:
+        if other == NULL or other.mapped_bytes < arena.mapped_bytes:
+            slab.kept_large = arena
+            arena = other
     if arena != NULL:
         arena_unmap(slab, arena)
 
@@ -261,7 +265,7 @@ cdef void check_poison(const void* p, size_t block_bytes) noexcept nogil:
 
 
 cdef inline void check_owner(UwsSlab* slab, UwsArena* arena, void* p) noexcept nogil:
-    """A block that is not ours, or given back twice, is a bug that no caller can survive: stop before it spreads."""
+    """A block that is not ours, or given back twice, is a bug that no caller survives: stop before it spreads."""
     cdef void* other
     if arena.owner != slab or arena.used == 0:
         abort()

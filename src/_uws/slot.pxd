@@ -11,8 +11,12 @@ cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogi
 
 
 cdef inline UwsConn* conn_at(UwsLoop* l, int32_t index, uint32_t generation) noexcept nogil:
-    """The connection that a handle means; NULL when it is over, whoever has its descriptor now."""
-    cdef UwsConn* c = &l.table[index]
+    """The connection that a handle means; NULL when it is over, whoever has its descriptor now. An index of -1 means
+    none any more."""
+    cdef UwsConn* c
+    if index < 0:
+        return NULL
+    c = &l.table[index]
     if c.generation != generation or c.state == UWS_S_FREE:
         return NULL
     return c

@@ -387,7 +387,8 @@ cdef inline int _step(UwsUpgrade* u, const uint8_t* head, uint32_t end,
     cdef uint32_t pos = begin
     cdef uint32_t room = limits.max_line_bytes
     cdef uint32_t stop = end
-    # Of the rest of the line only so much is read as a line may have. Nothing wraps: line_start <= pos < end.
+    # Of the rest of the line only so much is read as a line may have. Nothing wraps: line_start <= pos < end,
+    # and a limit that was lowered meanwhile does not put stop before pos.
     if end - u.line_start > room:
         stop = u.line_start + room
         if stop < pos:

@@ -466,6 +466,20 @@ def refused_at_limit(request, limit):
     raise AssertionError("not refused")
 
 
+def test_limits_that_were_lowered_meanwhile_still_hold():
+    """The contract says they do not change; if they do, nothing may be read beyond the request for it."""
+    for n in range(1, len(head())):
+        for limits, expected in [
+            ((n - 1, 100, 8192), {shim.E_414, shim.E_431}),
+            ((16384, 100, 0), {shim.E_414, shim.E_431, shim.OK}),
+        ]:
+            upgrade = shim.Upgrade()
+            assert upgrade.parse(head()[:n]) == shim.MORE
+            upgrade.set_limits(*limits)
+            assert upgrade.parse(head()) in expected
+            assert upgrade.pos <= len(head())
+
+
 def test_more_subprotocols_than_can_be_compared_get_431():
     names = [b"p%d" % i for i in range(shim.MAX_PROTOCOLS + 1)]
     assert parse(plus(PROTOCOL + b", ".join(names[:-1])))[0] == shim.OK

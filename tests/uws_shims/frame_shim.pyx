@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from _uws.errs cimport UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK
 from _uws.frame cimport (
-    UWS_CLOSE_FRAME_BYTES, UWS_MAX_HEAD_BYTES, UwsFrame, close_code_valid, close_frame, close_parse, frame_check,
-    frame_decode, frame_head,
+    UWS_CLOSE_FRAME_BYTES, UWS_MAX_HEAD_BYTES, UwsFrame, close_code_valid, close_frame, close_parse,
+    frame_check, frame_decode, frame_head,
 )
 
 OK = UWS_OK
@@ -15,7 +15,7 @@ E_TOO_BIG = UWS_E_TOO_BIG
 
 
 def decode(const unsigned char[::1] data, uint64_t max_payload_bytes=<uint64_t>-1):
-    """(status, fields), fields None unless the header is whole; checks that out is written on success only."""
+    """(status, fields), fields None unless the header is whole; out is written on success only."""
     cdef UwsFrame out
     out.payload_len = 0xABCD
     out.mask_key = 0xABCD

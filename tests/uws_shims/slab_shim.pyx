@@ -54,7 +54,6 @@ cdef class Slab:
         slab_destroy(&self.slab)
         assert slab_init(&self.slab) == 0
 
-
     def figures(self):
         return {
             "used_bytes": slab_used_bytes(&self.slab),
@@ -81,10 +80,10 @@ def holds(uintptr_t p, size_t len_bytes, int value):
 
 def take_many(Slab slab, size_t want_bytes, size_t count):
     """Addresses of this many blocks, each written to from end to end."""
-    cdef size_t i
+    cdef size_t _
     cdef void* p
     out = []
-    for i in range(count):
+    for _ in range(count):
         p = slab_take(&slab.slab, want_bytes, NULL)
         if p == NULL:
             break

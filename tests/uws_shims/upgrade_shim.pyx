@@ -8,7 +8,23 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from _uws cimport errs
+from _uws.errs cimport (
+    UWS_E_ARG,
+    UWS_E_HTTP_400,
+    UWS_E_HTTP_404,
+    UWS_E_HTTP_405,
+    UWS_E_HTTP_408,
+    UWS_E_HTTP_414,
+    UWS_E_HTTP_426,
+    UWS_E_HTTP_431,
+    UWS_E_HTTP_503,
+    UWS_E_HTTP_505,
+    UWS_E_HTTP_HEAD,
+    UWS_E_HTTP_VERSION,
+    UWS_MORE,
+    UWS_OK,
+    err_http_status,
+)
 from _uws.upgrade cimport (
     UWS_UPGRADE_MAX_PROTOCOLS,
     UWS_UPGRADE_MAX_REFUSAL_BYTES,
@@ -31,27 +47,27 @@ cdef extern from "sha1.h" nogil:
     void uws_accept_key(const uint8_t* key, uint8_t* out) noexcept
 
 
-OK = errs.UWS_OK
-MORE = errs.UWS_MORE
-E_ARG = errs.UWS_E_ARG
-E_400 = errs.UWS_E_HTTP_400
-E_404 = errs.UWS_E_HTTP_404
-E_405 = errs.UWS_E_HTTP_405
-E_HEAD = errs.UWS_E_HTTP_HEAD
-E_408 = errs.UWS_E_HTTP_408
-E_414 = errs.UWS_E_HTTP_414
-E_426 = errs.UWS_E_HTTP_426
-E_VERSION = errs.UWS_E_HTTP_VERSION
-E_431 = errs.UWS_E_HTTP_431
-E_503 = errs.UWS_E_HTTP_503
-E_505 = errs.UWS_E_HTTP_505
+OK = UWS_OK
+MORE = UWS_MORE
+E_ARG = UWS_E_ARG
+E_400 = UWS_E_HTTP_400
+E_404 = UWS_E_HTTP_404
+E_405 = UWS_E_HTTP_405
+E_HEAD = UWS_E_HTTP_HEAD
+E_408 = UWS_E_HTTP_408
+E_414 = UWS_E_HTTP_414
+E_426 = UWS_E_HTTP_426
+E_VERSION = UWS_E_HTTP_VERSION
+E_431 = UWS_E_HTTP_431
+E_503 = UWS_E_HTTP_503
+E_505 = UWS_E_HTTP_505
 MAX_PROTOCOLS = UWS_UPGRADE_MAX_PROTOCOLS
 MAX_REFUSAL_BYTES = UWS_UPGRADE_MAX_REFUSAL_BYTES
 STATE_BYTES = sizeof(UwsUpgrade)
 
 
 def http_status(int status):
-    return errs.err_http_status(status)
+    return err_http_status(status)
 
 
 def sha1(bytes data):
@@ -96,10 +112,13 @@ cdef class Upgrade:
     cdef UwsUpgradeLimits limits
 
     def __init__(self, uint32_t max_head_bytes=16384, uint32_t max_fields=100, uint32_t max_line_bytes=8192):
+        self.set_limits(max_head_bytes, max_fields, max_line_bytes)
+        upgrade_init(&self.u)
+
+    def set_limits(self, uint32_t max_head_bytes, uint32_t max_fields, uint32_t max_line_bytes):
         self.limits.max_head_bytes = max_head_bytes
         self.limits.max_fields = max_fields
         self.limits.max_line_bytes = max_line_bytes
-        upgrade_init(&self.u)
 
     def parse(self, bytes head):
         """Hand down all bytes received so far."""

@@ -27,7 +27,7 @@ def refused_at(const unsigned char[::1] data):
 
 
 def scan_three(int first, int second):
-    """For each third byte: where first, second, third is refused, fed byte by byte and as a whole (0: not)."""
+    """For each third byte: which byte is refused (0: none, 4: unfinished); then the same fed at once (9: any)."""
     cdef uint8_t[3] data
     cdef uint8_t state, whole
     cdef int third, at, i, status
@@ -52,11 +52,11 @@ def scan_three(int first, int second):
 def time_ns(const unsigned char[::1] data, size_t rounds):
     cdef uint8_t state = 0
     cdef int status = 0
-    cdef size_t i
+    cdef size_t _
     cdef size_t len_bytes = <size_t>data.shape[0]
     started = perf_counter_ns()
     with nogil:
-        for i in range(rounds):
+        for _ in range(rounds):
             status |= utf8_feed(&state, &data[0], len_bytes)
     elapsed = perf_counter_ns() - started
     assert status == 0 and state == 0
