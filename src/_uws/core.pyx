@@ -55,6 +55,8 @@ from _uws.state cimport (
     UWS_F_GONE,
     UWS_F_OUT_ON,
     UWS_F_PINNED,
+    UWS_M_MUTE,
+    UWS_M_SAID,
     UWS_S_ENDING,
     UWS_S_OPEN,
     UWS_W_CLOSE,
@@ -279,7 +281,7 @@ cdef class Conn:
             _unlock(l)
         self._data = value
 
-    cdef int _wait_room(self, size_t len_bytes) except -1:
+    cdef int _wait_room(self) except -1:
         """Wait until the send queue has room; the lock is held on entry and on return, not after an exception."""
         cdef UwsLoop* l = self.loop.l
         cdef UwsConn* c = conn_at(l, self.index, self.generation)
@@ -291,7 +293,7 @@ cdef class Conn:
         if self.delivery != NULL and self.thread == PyThread_get_thread_ident():
             role = self.delivery.role
         with nogil:
-            waited = deliver_wait_room(l, self.index, self.generation, role, len_bytes, _io_timeout(l))
+            waited = deliver_wait_room(l, self.index, self.generation, role, _io_timeout(l))
             if waited != UWS_WAITED:
                 _unlock(l)
         if waited == UWS_WAITED_CLOSED:
@@ -303,16 +305,14 @@ cdef class Conn:
     cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1:
         cdef UwsLoop* l = self.loop.l
         cdef UwsConn* c
-        cdef int status
         _lock(l)
         c = conn_at(l, self.index, self.generation)
-        if c == NULL or (c.state != UWS_S_OPEN and c.state != UWS_S_ENDING) or c.flags & UWS_F_GONE:
+        if c == NULL or c.marks & UWS_M_SAID or c.flags & UWS_F_GONE or (
+                c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
             _unlock(l)
             raise self._gone()
-        if c.side != NULL and c.side.out.bytes != 0 and (
-                len_bytes > l.limits.max_buffered_bytes
-                or c.side.out.bytes > l.limits.max_buffered_bytes - len_bytes):
-            self._wait_room(len_bytes)
+        if c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
+            self._wait_room()
         if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, opcode, data, len_bytes) != UWS_OK:
             _unlock(l)
             raise MemoryError
@@ -757,7 +757,7 @@ cdef class Loop:
             if event.kind == UWS_EV_CLOSE:
                 self._closed(d, conn)
                 return 0
-            if l.table[d.index].mute:
+            if l.table[d.index].marks & UWS_M_MUTE:
                 continue
             if event.kind == UWS_EV_OPEN:
                 hook = self.on_connect
@@ -803,7 +803,7 @@ cdef class Loop:
         _lock(l)
         c = conn_at(l, conn.index, conn.generation)
         if c != NULL:
-            c.mute = 1
+            c.marks |= UWS_M_MUTE
             conn_end(l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
         _unlock(l)
         return 0

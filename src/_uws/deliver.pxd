@@ -31,7 +31,7 @@ cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil
 cdef UwsEvent* deliver_next_note(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept nogil
-cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role, size_t len_bytes,
+cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role,
                            uint64_t timeout_us) noexcept nogil
 
 

@@ -16,6 +16,8 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
+    UWS_M_MUTE,
+    UWS_M_SAID,
     UWS_O_RUNNER,
     UWS_S_DEAD,
     UWS_S_ENDING,
@@ -145,7 +147,7 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
         return UWS_WAITED
     while True:
         c = conn_at(l, d.index, d.generation)
-        if c == NULL or c.mute:
+        if c == NULL or c.marks & UWS_M_MUTE:
             return UWS_WAITED_CLOSED
         side = c.side
         if side != NULL and side.inbox.head != NULL:
@@ -171,20 +173,19 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
         c.side.waiters -= 1
 
 
-cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role, size_t len_bytes,
+cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role,
                            uint64_t timeout_us) noexcept nogil:
-    """Wait until the send queue takes len_bytes more. An empty queue takes a frame of any size."""
+    """Wait until the send queue is below its limit: then it takes a message whole, however long."""
     cdef UwsConn* c
     cdef UwsSide* side
     cdef uint64_t deadline = clock_us() + timeout_us
     cdef timespec until
     while True:
         c = conn_at(l, index, generation)
-        if c == NULL or c.flags & UWS_F_GONE or (c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
+        if c == NULL or c.flags & UWS_F_GONE or c.marks & UWS_M_SAID or (c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
             return UWS_WAITED_CLOSED
         side = c.side
-        if side == NULL or side.out.bytes == 0 or (side.out.bytes <= l.limits.max_buffered_bytes
-                                                   and len_bytes <= l.limits.max_buffered_bytes - side.out.bytes):
+        if side == NULL or side.out.bytes < l.limits.max_buffered_bytes:
             return UWS_WAITED
         if timeout_us == 0 or clock_us() >= deadline:
             return UWS_WAITED_TIMEOUT

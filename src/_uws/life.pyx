@@ -34,8 +34,10 @@ from _uws.slot cimport conn_index, conn_poll_for, conn_reading, conn_side, conn_
 from _uws.sock cimport sock_end_sending, sock_reset
 from _uws.state cimport (
     UWS_C_ABORT,
+    UWS_C_CALLBACK,
     UWS_C_LOCAL,
     UWS_C_LOST,
+    UWS_C_SHUTDOWN,
     UWS_C_TIMEOUT,
     UWS_F_BUSY,
     UWS_F_CLOSE_DONE,
@@ -50,6 +52,10 @@ from _uws.state cimport (
     UWS_F_PENDING,
     UWS_F_READY,
     UWS_F_SHUT,
+    UWS_M_HEARD,
+    UWS_M_LISTEN,
+    UWS_M_MUTE,
+    UWS_M_SAID,
     UWS_S_CLOSE_SENT,
     UWS_S_DEAD,
     UWS_S_ENDING,
@@ -121,7 +127,8 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.flags & UWS_F_OUT_ON:
         conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), False)
     if c.state == UWS_S_LINGER:
-        if c.flags & (UWS_F_EOF | UWS_F_GONE):
+        # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1).
+        if c.flags & (UWS_F_EOF | UWS_F_GONE) or c.marks & UWS_M_HEARD:
             _drop(l, c)
             return
         if not (c.flags & UWS_F_SHUT):
@@ -174,22 +181,25 @@ cdef void conn_answered(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef int conn_close(UwsLoop* l, UwsConn* c, uint16_t code, const uint8_t* reason, size_t len_bytes) noexcept nogil:
     """OPEN -> CLOSE_SENT: start the closing handshake (RFC 6455, section 7.1.2). Messages that wait for their callback
-    are dropped. Nothing happens in another state. UWS_OK or UWS_E_NOMEM."""
+    are dropped. A connection that is ENDING gets this close frame instead of the one it would have got. Nothing
+    happens in another state. UWS_OK or UWS_E_NOMEM."""
     cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
     cdef size_t n
-    if c.state != UWS_S_OPEN:
+    if c.marks & UWS_M_SAID or (c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
         return UWS_OK
     n = close_frame(frame, code, reason, len_bytes)
     if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
         return UWS_E_NOMEM
+    c.marks |= UWS_M_MUTE | UWS_M_SAID
+    conn_dirty(l, c)
+    if c.state == UWS_S_ENDING:
+        return UWS_OK
     c.state = UWS_S_CLOSE_SENT
-    c.mute = 1
     if c.flags & UWS_F_PAUSED:
         # The peer's answer is what we wait for now.
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
     _deadline(l, c, l.limits.close_timeout_ms)
-    conn_dirty(l, c)
     return UWS_OK
 
 
@@ -204,7 +214,10 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
     if c.state != UWS_S_OPEN and c.state != UWS_S_CLOSE_SENT:
         return
     wheel_cancel(&l.wheel, conn_index(l, c))
-    proto_reset(&c.proto, &l.env)
+    if cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN:
+        c.marks |= UWS_M_LISTEN
+    else:
+        proto_reset(&c.proto, &l.env)
     c.state = UWS_S_ENDING
     if c.flags & UWS_F_COUNTED:
         c.flags &= ~UWS_F_COUNTED
@@ -247,7 +260,9 @@ cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept n
     if conn_side(l, c) == NULL:
         _drop(l, c)
         return
-    if event.flags & UWS_EVF_REPLY and not (c.flags & UWS_F_GONE):
+    # There is one close frame from each side (section 5.5.1).
+    if event.flags & UWS_EVF_REPLY and not (c.marks & UWS_M_SAID) and not (c.flags & UWS_F_GONE):
+        c.marks |= UWS_M_SAID
         n = close_frame(frame, event.reply_code, NULL, 0)
         if outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
             _drop(l, c)
@@ -288,7 +303,7 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
     """Any state -> DEAD, with RST and without a word; on_close comes with 1006."""
     if c.state == UWS_S_DEAD:
         return
-    c.mute = 1
+    c.marks |= UWS_M_MUTE
     conn_end(l, c, cause, 1006, 0, NULL, 0)
     # conn_end may have freed the slot, where nobody waited for the event.
     if c.state != UWS_S_FREE and c.state != UWS_S_DEAD:

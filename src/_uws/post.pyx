@@ -13,6 +13,7 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
+    UWS_M_MUTE,
     UwsBatch,
     UwsSide,
     pthread_cond_broadcast,
@@ -116,6 +117,6 @@ cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
         slab_give(&l.slab, event.data)
     if c != NULL:
         # A message is missing now, so none behind it may be delivered.
-        c.mute = 1
+        c.marks |= UWS_M_MUTE
         if event.kind == UWS_EV_CLOSE:
             c.flags |= UWS_F_CLOSE_DONE

@@ -26,8 +26,11 @@ from _uws.state cimport (
     UWS_C_PEER,
     UWS_C_PROTOCOL,
     UWS_F_GONE,
+    UWS_M_HEARD,
+    UWS_M_LISTEN,
     UWS_READ_BYTES,
     UWS_S_CLOSE_SENT,
+    UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
     UWS_W_MESSAGE,
@@ -58,7 +61,7 @@ cdef void conn_read(UwsLoop* l, UwsBatch* b, UwsConn* c) noexcept nogil:
             conn_eof(l, c, n < 0)
         return
     l.count.bytes_in += <size_t>n
-    if c.state == UWS_S_OPEN or c.state == UWS_S_CLOSE_SENT:
+    if c.state == UWS_S_OPEN or c.state == UWS_S_CLOSE_SENT or c.marks & UWS_M_LISTEN:
         _frames(l, b, c, data, <size_t>n)
     elif c.state == UWS_S_UPGRADING:
         _request(l, b, c, data, <size_t>n)
@@ -108,14 +111,15 @@ cdef void _frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t len
         elif event.kind == UWS_EV_PING:
             _pong(l, c, event)
         elif event.kind == UWS_EV_CLOSE:
-            if c.state == UWS_S_CLOSE_SENT:
-                conn_end(l, c, UWS_C_LOCAL, event.code, 0, event.data, event.len_bytes)
-            else:
-                conn_end(l, c, UWS_C_PEER, event.code, event.reply_code, event.data, event.len_bytes)
+            c.marks |= UWS_M_HEARD
+            if c.state == UWS_S_LINGER:
+                conn_dirty(l, c)
+                return
+            conn_end(l, c, UWS_C_LOCAL if c.state == UWS_S_CLOSE_SENT else UWS_C_PEER, event.code, event.reply_code,
+                     event.data, event.len_bytes)
     if status < 0:
         code = <uint16_t>err_close_code(status)
-        # Where our close frame has left already there is no second one (RFC 6455, section 5.5.1).
-        conn_end(l, c, UWS_C_PROTOCOL, code, 0 if c.state == UWS_S_CLOSE_SENT else code, NULL, 0)
+        conn_end(l, c, UWS_C_PROTOCOL, code, code, NULL, 0)
 
 
 # ---- the request

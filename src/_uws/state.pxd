@@ -50,6 +50,12 @@ cdef enum UwsConnFlag:
     UWS_F_COUNTED = 8192      # counted among the open connections
     UWS_F_GONE = 16384        # the transport failed: nothing can be sent any more
 
+cdef enum UwsMark:
+    UWS_M_MUTE = 1            # messages not delivered yet are dropped: the application closed, or a callback raised
+    UWS_M_SAID = 2            # our close frame is queued or sent: nothing may follow it
+    UWS_M_HEARD = 4           # the peer's close frame has come
+    UWS_M_LISTEN = 8          # ... or is still looked for: we ended a connection that keeps to the protocol
+
 # Why a connection ended (UwsEvent.cause).
 cdef enum UwsCause:
     UWS_C_PEER = 1            # the peer's close frame came first
@@ -107,7 +113,7 @@ cdef struct UwsConn:
     UwsLink link              # its timer
     uint32_t generation
     uint8_t state
-    uint8_t mute              # messages that are not delivered yet are dropped: we closed, or a callback raised
+    uint8_t marks             # UwsMark
     uint16_t flags
     uint32_t target           # id of the request target in the intern table; 0 is "/"
 
