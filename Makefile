@@ -49,9 +49,10 @@ bench-smoke: $(DEV)/built
 idle: $(DEV)/built
 	$(PY) bench/idle.py $(ARGS)
 
+# PATH: cython-lint calls pycodestyle by name.
 lint: $(DEV)/built
 	$(DEV)/bin/ruff check .
-	$(DEV)/bin/cython-lint src tests
+	PATH="$(CURDIR)/$(DEV)/bin:$$PATH" cython-lint src tests
 	$(DEV)/bin/mypy
 
 versions:

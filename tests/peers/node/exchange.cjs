@@ -45,6 +45,6 @@ socket.on("error", (error) => {
   console.error(error);
   process.exitCode = 1;
 });
-socket.on("close", (code, reason) => {
-  console.log(JSON.stringify({ ...seen, code, reason: reason.toString() }));
+socket.on("close", (code) => {
+  console.log(JSON.stringify({ ...seen, code }));
 });
