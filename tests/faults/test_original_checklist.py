@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import open_fds
+from fixtures import open_fds
 from live import STOP_TIMEOUT, each_mode, echo, expect_eof, serve, take, wait, wait_until
 from raw import BINARY, TEXT, RawClient
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import raw
-from conftest import open_fds
+from fixtures import open_fds
 from live import (
     STOP_TIMEOUT,
     ServerProcess,
