@@ -39,6 +39,6 @@ cdef class Conn:
     cdef object memory                # (local, remote, target) for those who hold it beyond the end
 
     cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1
-    cdef int _wait_room(self) except -1
+    cdef int _wait_room(self, uint64_t deadline_us) except -1
     cdef object _gone(self)
     cdef object _known(self, int what)

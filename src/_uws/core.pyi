@@ -10,7 +10,7 @@ first use, not at import, so that `import _uws.core` works whichever package is 
 from collections.abc import Callable, Hashable
 from typing import Any, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, Self
 
 from unlimitedws.address import Address
 from unlimitedws.opcode import OpCode
@@ -194,13 +194,13 @@ class Loop:
     `shut`, every `run` returns, the caller closes the listening sockets.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         settings: dict[str, int],
         spawn: Callable[[], object],
         failed: Callable[[Conn, BaseException, str], object],
         page: bytes | None,
-    ) -> None:
+    ) -> Self:
         """Make a loop that listens nowhere yet.
 
         Args:
@@ -218,7 +218,7 @@ class Loop:
                 max_buffered_bytes        send buffer of one connection
                 max_inbox_bytes           undelivered messages of one connection, then reading it pauses
                 max_inbox_messages        the same, counted
-                max_inbox_total_bytes     undelivered messages of all connections, then those that have some pause
+                max_inbox_total_bytes     undelivered messages of all; then those that have some pause
                 max_connections           0: as many as there are descriptors; more are refused with 503
                 schedule_timeout_us       how long the poller may be away running callbacks before another
                                           runner polls; unused with one runner
@@ -293,7 +293,7 @@ class Loop:
         """Stop: accept no more, flush what is queued, close every connection, then let `run` return.
 
         Returns at once. `on_close` runs for every connection. May be called before `run`, and again: the
-        earliest deadline counts.
+        earliest deadline counts. Once the loop has stopped it does nothing.
 
         Args:
             code: Close code that the peers get, such as 1001 (RFC 6455, section 7.4.1).

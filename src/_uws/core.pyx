@@ -40,7 +40,7 @@ from _uws.frame cimport (
     close_code_valid,
     close_parse,
 )
-from _uws.intern cimport intern_get
+from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_dirty, conn_end, conn_flush, conn_goodbye
 from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
 from _uws.outq cimport outq_put_frame
@@ -64,6 +64,7 @@ from _uws.state cimport (
     UWS_W_OPEN,
     UwsBatch,
     UwsConn,
+    UwsCounters,
     UwsLimits,
     UwsLoop,
     pthread_mutex_lock,
@@ -71,10 +72,6 @@ from _uws.state cimport (
     pthread_mutex_unlock,
 )
 from _uws.utf8 cimport utf8_feed
-
-from unlimitedws.address import Address, plain_host
-from unlimitedws.errors import ConnectionClosed
-from unlimitedws.opcode import OpCode
 
 cdef extern from "sys/resource.h" nogil:
     ctypedef unsigned long rlim_t
@@ -115,8 +112,8 @@ cdef enum:
 
 cdef uint64_t FOR_EVER_US = 1 << 60
 
-cdef object OP_TEXT = OpCode.TEXT
-cdef object OP_BINARY = OpCode.BINARY
+cdef object OP_TEXT
+cdef object OP_BINARY
 
 cdef tuple SETTINGS = (
     "max_message_bytes", "max_fragments", "max_header_bytes", "max_header_fields", "max_line_bytes",
@@ -127,10 +124,14 @@ cdef tuple SETTINGS = (
 
 
 cdef inline void _lock(UwsLoop* l) noexcept:
-    """Take the loop's lock with the GIL held; let go of the GIL only if somebody else has the lock."""
-    if pthread_mutex_trylock(&l.lock) != 0:
+    """Take the loop's lock with the GIL held; let go of the GIL while somebody else has the lock.
+
+    It is taken a second time, by trying, once the GIL is back: waiting for the GIL with the lock held would be a
+    deadlock with whoever waits for the lock with the GIL held, as Conn.__dealloc__ has to."""
+    while pthread_mutex_trylock(&l.lock) != 0:
         with nogil:
             pthread_mutex_lock(&l.lock)
+            pthread_mutex_unlock(&l.lock)
 
 
 cdef inline void _unlock(UwsLoop* l) noexcept nogil:
@@ -141,18 +142,15 @@ cdef inline uint64_t _io_timeout(UwsLoop* l) noexcept nogil:
     return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else FOR_EVER_US
 
 
-cdef object _address(int fd, bint peer):
-    """One end of the socket fd as an Address; of a socket without one, such as a Unix socket, the empty one."""
-    cdef sockaddr_storage storage
+cdef object _address(const sockaddr_storage* storage):
+    """A socket's address as an Address; that of a socket without one, such as a Unix socket, is the empty one."""
     cdef char text[64]
-    cdef int failed
-    failed = sock_peer(fd, &storage) if peer else sock_local(fd, &storage)
-    if not failed and storage.ss_family == AF_INET:
-        inet_ntop(AF_INET, &(<sockaddr_in*>&storage).sin_addr, text, sizeof(text))
-        return Address(text.decode("ascii"), ntohs((<sockaddr_in*>&storage).sin_port))
-    if not failed and storage.ss_family == AF_INET6:
-        inet_ntop(AF_INET6, &(<sockaddr_in6*>&storage).sin6_addr, text, sizeof(text))
-        return Address(plain_host(text.decode("ascii")), ntohs((<sockaddr_in6*>&storage).sin6_port))
+    if storage.ss_family == AF_INET:
+        inet_ntop(AF_INET, &(<sockaddr_in*>storage).sin_addr, text, sizeof(text))
+        return Address(text.decode("ascii"), ntohs((<sockaddr_in*>storage).sin_port))
+    if storage.ss_family == AF_INET6:
+        inet_ntop(AF_INET6, &(<sockaddr_in6*>storage).sin6_addr, text, sizeof(text))
+        return Address(plain_host(text.decode("ascii")), ntohs((<sockaddr_in6*>storage).sin6_port))
     return Address("", 0)
 
 
@@ -185,31 +183,37 @@ cdef class Conn:
         """What is asked of the socket while there is one, and remembered for those who hold the Conn beyond it."""
         cdef UwsLoop* l = self.loop.l
         cdef UwsConn* c
-        cdef const uint8_t* text
+        cdef const uint8_t* text = NULL
         cdef size_t len_bytes = 0
-        cdef bytes target = None
+        cdef uint32_t target = 0
+        cdef sockaddr_storage storage
         if self.memory is not None:
             return self.memory[what]
+        # No object is made under the lock: that may collect garbage, a Conn perhaps, which takes the lock.
+        memset(&storage, 0, sizeof(storage))
         _lock(l)
         c = conn_at(l, self.index, self.generation)
-        if c == NULL:
-            _unlock(l)
-            return "/" if what == KNOWN_TARGET else Address("", 0)
+        if c != NULL and what == KNOWN_TARGET:
+            # With a reference of our own the text stays where it is.
+            target = c.target
+            intern_ref(&l.intern, target)
+            text = intern_get(&l.intern, target, &len_bytes)
+        elif c != NULL:
+            if what == KNOWN_REMOTE:
+                sock_peer(self.index, &storage)
+            else:
+                sock_local(self.index, &storage)
+        _unlock(l)
         if what != KNOWN_TARGET:
-            # The descriptor is ours for as long as the lock is held.
-            try:
-                return _address(self.index, what == KNOWN_REMOTE)
-            finally:
-                _unlock(l)
-        if c.target == 0:
-            _unlock(l)
+            return _address(&storage)
+        if target == 0:
             return "/"
-        text = intern_get(&l.intern, c.target, &len_bytes)
         try:
-            target = PyBytes_FromStringAndSize(<char*>text, len_bytes)
+            return (<char*>text)[:len_bytes].decode("latin-1")
         finally:
+            _lock(l)
+            intern_give(&l.intern, target)
             _unlock(l)
-        return target.decode("latin-1")
 
     @property
     def local_addr(self):
@@ -281,21 +285,20 @@ cdef class Conn:
             _unlock(l)
         self._data = value
 
-    cdef int _wait_room(self) except -1:
-        """Wait until the send queue has room; the lock is held on entry and on return, not after an exception."""
+    cdef int _wait_room(self, uint64_t deadline_us) except -1:
+        """Wait until the send queue has room, or raise. The lock is held on entry and not on return."""
         cdef UwsLoop* l = self.loop.l
         cdef UwsConn* c = conn_at(l, self.index, self.generation)
         cdef uint64_t role = 0
         cdef int waited
-        if not (c.flags & UWS_F_OUT_ON):
-            # Perhaps it is only our own cork that is full.
-            conn_flush(l, c)
         if self.delivery != NULL and self.thread == PyThread_get_thread_ident():
             role = self.delivery.role
         with nogil:
-            waited = deliver_wait_room(l, self.index, self.generation, role, _io_timeout(l))
-            if waited != UWS_WAITED:
-                _unlock(l)
+            if not (c.flags & UWS_F_OUT_ON):
+                # Perhaps it is only our own cork that is full.
+                conn_flush(l, c)
+            waited = deliver_wait_room(l, self.index, self.generation, role, deadline_us)
+            _unlock(l)
         if waited == UWS_WAITED_CLOSED:
             raise self._gone()
         if waited != UWS_WAITED:
@@ -305,24 +308,33 @@ cdef class Conn:
     cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1:
         cdef UwsLoop* l = self.loop.l
         cdef UwsConn* c
-        _lock(l)
-        c = conn_at(l, self.index, self.generation)
-        if c == NULL or c.marks & UWS_M_SAID or c.flags & UWS_F_GONE or (
-                c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
-            _unlock(l)
-            raise self._gone()
-        if c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
-            self._wait_room()
+        cdef uint64_t deadline_us = 0
+        while True:
+            _lock(l)
+            c = conn_at(l, self.index, self.generation)
+            if c == NULL or c.marks & UWS_M_SAID or c.flags & UWS_F_GONE or (
+                    c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
+                _unlock(l)
+                raise self._gone()
+            if c.side == NULL or c.side.out.bytes < l.limits.max_buffered_bytes:
+                break
+            # The room may be gone again by the time that it is our turn: others send too.
+            if deadline_us == 0:
+                deadline_us = clock_us() + _io_timeout(l)
+            self._wait_room(deadline_us)
         if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, opcode, data, len_bytes) != UWS_OK:
             _unlock(l)
             raise MemoryError
         l.count.messages_out += 1
         l.count.bytes_out += len_bytes
         conn_dirty(l, c)
-        if c.side.out.bytes >= CORK_BYTES and not (c.flags & UWS_F_OUT_ON):
-            with nogil:
-                conn_flush(l, c)
-        _unlock(l)
+        if c.side.out.bytes < CORK_BYTES or c.flags & UWS_F_OUT_ON:
+            _unlock(l)
+            return 0
+        # Much at once: others may compute while the kernel copies it.
+        with nogil:
+            conn_flush(l, c)
+            _unlock(l)
         return 0
 
     def send(self, message):
@@ -625,22 +637,21 @@ cdef class Loop:
 
     def counters(self):
         cdef UwsLoop* l = self.l
+        cdef UwsCounters c
+        cdef uint32_t connections, descriptors, runners, parked, ready, timers, targets
+        cdef size_t inbox_bytes, used_bytes, held_bytes, blocks
         _lock(l)
         c = l.count
-        cdef dict figures = dict(
-            connections=l.n_open,
-            descriptors=l.n_conns,
-            runners=l.runners,
-            parked=l.parked,
-            ready=l.n_ready,
-            inbox_bytes=l.inbox_bytes,
-            timers=l.wheel.count,
-            targets=l.intern.live,
-            slab_used_bytes=slab_used_bytes(&l.slab),
-            slab_held_bytes=slab_held_bytes(&l.slab),
-            slab_blocks=l.slab.live_blocks,
-        )
+        connections, descriptors, runners, parked = l.n_open, l.n_conns, l.runners, l.parked
+        ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
+        inbox_bytes, blocks = l.inbox_bytes, l.slab.live_blocks
+        used_bytes, held_bytes = slab_used_bytes(&l.slab), slab_held_bytes(&l.slab)
         _unlock(l)
+        figures = {
+            "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
+            "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
+            "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes, "slab_blocks": blocks,
+        }
         figures.update(c)
         return figures
 
@@ -849,3 +860,12 @@ cdef class Loop:
             conn_consumed(l, c)
         _unlock(l)
         return 0
+
+
+# At the end, when every name of this module is there: the package `unlimitedws` takes them from here.
+from unlimitedws.address import Address, plain_host
+from unlimitedws.errors import ConnectionClosed
+from unlimitedws.opcode import OpCode
+
+OP_TEXT = OpCode.TEXT
+OP_BINARY = OpCode.BINARY

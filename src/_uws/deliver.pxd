@@ -32,7 +32,7 @@ cdef UwsEvent* deliver_next_note(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept nogil
 cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role,
-                           uint64_t timeout_us) noexcept nogil
+                           uint64_t deadline_us) noexcept nogil
 
 
 cdef inline UwsEvent* deliver_next(UwsDelivery* d) noexcept nogil:

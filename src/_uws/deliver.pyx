@@ -174,11 +174,10 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
 
 
 cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role,
-                           uint64_t timeout_us) noexcept nogil:
+                           uint64_t deadline_us) noexcept nogil:
     """Wait until the send queue is below its limit: then it takes a message whole, however long."""
     cdef UwsConn* c
     cdef UwsSide* side
-    cdef uint64_t deadline = clock_us() + timeout_us
     cdef timespec until
     while True:
         c = conn_at(l, index, generation)
@@ -187,11 +186,11 @@ cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint6
         side = c.side
         if side == NULL or side.out.bytes < l.limits.max_buffered_bytes:
             return UWS_WAITED
-        if timeout_us == 0 or clock_us() >= deadline:
+        if clock_us() >= deadline_us:
             return UWS_WAITED_TIMEOUT
         side.waiters += 1
         _going_to_block(l, role)
-        until = clock_spec(deadline)
+        until = clock_spec(deadline_us)
         pthread_cond_timedwait(&l.wait_cond, &l.lock, &until)
         side.waiters -= 1
         if c.state == UWS_S_DEAD:

@@ -306,6 +306,7 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
     if l.stopping:
         if at < l.stop_at_ms:
             l.stop_at_ms = at
+            post_nudge(l)    # the poller sleeps until the old deadline
         return
     l.stopping = 1
     l.stop_at_ms = at

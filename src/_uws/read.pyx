@@ -113,7 +113,9 @@ cdef void _frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t len
         elif event.kind == UWS_EV_CLOSE:
             c.marks |= UWS_M_HEARD
             if c.state == UWS_S_LINGER:
-                conn_dirty(l, c)
+                # The last word has been said on both sides: the end of this turn closes.
+                if conn_side(l, c) != NULL:
+                    conn_dirty(l, c)
                 return
             conn_end(l, c, UWS_C_LOCAL if c.state == UWS_S_CLOSE_SENT else UWS_C_PEER, event.code, event.reply_code,
                      event.data, event.len_bytes)

@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import resource
-import signal
 import socket
 import threading
 import time
@@ -22,9 +21,10 @@ from .durations import Duration, microseconds, milliseconds, seconds
 from .errors import ConnectionClosed
 from .hooks import Hook
 from .options import OptionKeywords, Options
+from .signals import SignalWaiter
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
@@ -52,6 +52,7 @@ class _Run:
         self.threads: set[threading.Thread] = set()
         self.started = 0
         self.ended = threading.Event()
+        self.wake: Callable[[], object] = lambda: None
         self.raised: BaseException | None = None
 
     def shut(self, timeout: Duration) -> None:
@@ -233,28 +234,25 @@ class Server:
         run: _Run | None = None
         signals = 0
 
-        def on_signal(number: int, frame: FrameType | None) -> None:
+        def on_signal() -> None:
             nonlocal signals
             signals += 1
             # No lock and no logging: what this interrupted may hold either.
             if run is not None:
                 run.shut(self._options.close_timeout if signals == 1 else 0)
 
-        previous = _handle_signals(on_signal)
-        try:
+        with SignalWaiter(on_signal) as waiter:
             run = self._begin()
+            run.wake = waiter.wake
             try:
                 if signals:
                     run.shut(self._options.close_timeout)
                 if ready is not None:
                     ready()
-                run.ended.wait()
+                waiter.wait(run.ended)
             except BaseException:
                 self.stop()
                 raise
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
         raised, run.raised = run.raised, None
         if raised is not None:
             try:
@@ -414,6 +412,7 @@ class Server:
                     logger.info("stopped listening on %s", self._local_addr)
                 finally:
                     run.ended.set()
+                    run.wake()
 
     def _failed(self, conn: Conn, exc: BaseException, hook: str) -> None:
         """A callback raised; the loop calls this before it closes the connection."""
@@ -454,23 +453,6 @@ def DefaultServer(addr: str, **options: Unpack[OptionKeywords]) -> Server:
     defaults = OptionKeywords(pool=(128, 128), schedule_timeout=0.001, cooldown_time=0.005, io_timeout=0.1)
     defaults.update(options)
     return Server(addr, **defaults)
-
-
-def _handle_signals(
-    handler: Callable[[int, FrameType | None], None],
-) -> dict[signal.Signals, signal._HANDLER]:
-    """Handle SIGINT and SIGTERM; return the handlers that were there, for putting them back.
-
-    Left alone: signals that are ignored (nohup, a shell's background job), and those that C code handles,
-    which could not be put back.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) not in (None, signal.SIG_IGN):
-            previous[number] = signal.signal(number, handler)
-    return previous
 
 
 def _raise_nofile_limit() -> None:

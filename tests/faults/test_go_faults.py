@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import raw
 from live import (
-    STOP_TIMEOUT,
     ServerProcess,
     data_segments_in,
     each_mode,
@@ -340,11 +339,11 @@ def test_on_close_comes_exactly_once(pool: Any, way: Any, code: int | None) -> N
 @each_mode
 def test_on_close_comes_exactly_once_when_the_server_stops(pool: Any) -> None:
     calls: list[Any] = []
-    with serve(pool=pool, on_read=echo, on_close=calls.append, close_timeout=0.3) as live:
+    with serve(pool=pool, on_read=echo, on_close=calls.append) as live:
         conns = [live.connect_conn()[1] for _ in range(5)]
-        live.server.stop(STOP_TIMEOUT)
-        ended = {take(live.ended, "on_close")[:2] for _ in conns}
-        assert ended == {(conn, 1006) for conn in conns}
+        # None of them answers the close frame: they are dropped.
+        live.server.stop(0.3)
+        assert {take(live.ended, "on_close").conn for _ in conns} == set(conns)
     assert sorted(map(id, calls)) == sorted(map(id, conns))
 
 
@@ -496,6 +495,8 @@ def test_a_connection_costs_one_descriptor() -> None:
 
 
 NOFILE = 64
+# A burst, as after a restart of the application or of a network: each of them has to hear of it soon.
+SURPLUS = 200
 
 AT_THE_LIMIT = f"""
 import resource
@@ -588,9 +589,12 @@ def test_clients_beyond_the_descriptor_limit_are_refused_and_the_server_recovers
 def test_clients_that_only_connect_beyond_the_descriptor_limit_do_not_hang() -> None:
     # All at once and without a word, so the refusals cannot wait for requests.
     with ServerProcess(AT_THE_LIMIT) as process, contextlib.ExitStack() as held:
-        clients = [held.enter_context(RawClient(process.port, handshake=False)) for _ in range(NOFILE + 30)]
+        clients = [
+            held.enter_context(RawClient(process.port, handshake=False)) for _ in range(NOFILE + SURPLUS)
+        ]
         wait_until(
-            lambda: sum(readable(client.sock) for client in clients) >= 30, "the surplus clients are answered"
+            lambda: sum(readable(client.sock) for client in clients) >= SURPLUS,
+            "the surplus clients are answered",
         )
         for client in clients:
             if readable(client.sock):

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import open_fds
-from live import STOP_TIMEOUT, each_mode, echo, serve, take, wait, wait_until
+from fixtures import open_fds
+from live import STOP_TIMEOUT, each_mode, echo, expect_eof, serve, take, wait, wait_until
 from raw import BINARY, TEXT, RawClient
 
 import unlimitedws
@@ -88,10 +88,12 @@ def test_two_thousand_upgrades_and_closes_in_a_row(pool: Any) -> None:
 def test_server_can_be_started_on_the_port_of_one_that_was_stopped() -> None:
     with serve(on_read=echo) as live:
         port = live.port
-        client = live.connect()
-        live.server.stop(STOP_TIMEOUT)
-        assert client.recv_close().code == 1001
-    # The server closed first, so the port is full of its TIME_WAIT.
+        client, conn = live.connect_conn()
+        conn.close()
+        client.recv_close()
+        client.send_close()
+        expect_eof(client)
+    # The server closed first, so its end of that connection is in TIME_WAIT on the port.
     with serve(f"127.0.0.1:{port}", on_read=echo) as live:
         assert live.port == port
         live.connect().close_cleanly()

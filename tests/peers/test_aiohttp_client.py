@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from conftest import EchoServer
+from fixtures import EchoServer
 from raw import TIMEOUT
 
 from .exchange import BLOB, CLOSE_CODE, CLOSE_REASON, TEXT

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EchoServer
+from fixtures import EchoServer
 
 from .exchange import BLOB, CLOSE_CODE, CLOSE_REASON, TEXT
 

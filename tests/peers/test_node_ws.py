@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import EchoServer
+from fixtures import EchoServer
 
 from .exchange import BLOB, CLOSE_CODE, CLOSE_REASON, FRAGMENTS, TEXT
 

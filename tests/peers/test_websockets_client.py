@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import EchoServer
+from fixtures import EchoServer
 from raw import TIMEOUT
 
 from .exchange import BLOB, CLOSE_CODE, CLOSE_REASON, FRAGMENTS, TEXT

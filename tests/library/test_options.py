@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import unlimitedws
+from unlimitedws import Options
+from unlimitedws.options import OptionKeywords
+
+INTS = [
+    "backlog",
+    "max_buffered_bytes",
+    "max_connections",
+    "max_fragments",
+    "max_header_bytes",
+    "max_header_fields",
+    "max_inbox_bytes",
+    "max_inbox_messages",
+    "max_inbox_total_bytes",
+    "max_line_bytes",
+    "max_message_bytes",
+]
+TIMES = ["close_timeout", "cooldown_time", "handshake_timeout", "io_timeout", "schedule_timeout"]
+SWITCHES = ["compression", "raise_nofile_limit", "tcp_nodelay"]
+
+
+def test_every_option_is_among_those_that_are_tested_here() -> None:
+    names = {field.name for field in dataclasses.fields(Options)}
+    assert names == {*INTS, *TIMES, *SWITCHES, "pool", "page"}
+
+
+def test_limits_are_those_of_the_first_day() -> None:
+    options = Options()
+    assert options.max_message_bytes == 1024 * 1024
+    assert options.max_fragments == 1024
+    assert options.max_header_bytes == 16 * 1024
+    assert options.max_header_fields == 100
+    assert options.max_line_bytes == 8 * 1024
+    assert options.handshake_timeout == 10
+    assert options.close_timeout == 10
+    assert options.max_buffered_bytes == 1024 * 1024
+    assert options.max_inbox_bytes == 1024 * 1024
+    assert options.max_inbox_messages == 1024
+    assert options.max_connections is None
+    assert options.raise_nofile_limit
+    assert not options.compression
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().backlog = 1  # type: ignore[misc]
+
+
+def test_keywords_for_type_checkers_are_the_fields() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(Options)}
+    keywords = {name: ref.__forward_arg__ for name, ref in OptionKeywords.__annotations__.items()}
+    assert keywords == fields
+
+
+@pytest.mark.parametrize("make", [unlimitedws.Server, unlimitedws.NewServer, unlimitedws.DefaultServer])
+def test_every_server_takes_options_as_keywords(make: Any) -> None:
+    server = make("127.0.0.1:0", max_message_bytes=77)
+    assert server.options.max_message_bytes == 77
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("max_mesage_bytes", "did you mean 'max_message_bytes'"), ("colour", "there are max_message_bytes, ")],
+)
+def test_unknown_option_is_refused_with_a_hint(name: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=f"unknown option '{name}'; {hint}"):
+        Options.of({name: 1})
+
+
+def test_refused_option_leaves_no_socket_open(recwarn: pytest.WarningsRecorder) -> None:
+    keywords: dict[str, Any] = {"colour": "red"}
+    with pytest.raises(TypeError, match="colour"):
+        unlimitedws.Server("127.0.0.1:0", **keywords)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", INTS)
+@pytest.mark.parametrize("value", [0, -1, 2**31])
+def test_impossible_number_is_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name}: must be from .* not {value}"):
+        Options.of({name: value})
+
+
+@pytest.mark.parametrize("name", INTS)
+@pytest.mark.parametrize("value", ["1", 1.0, True])
+def test_number_of_another_type_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{name}: must be an int, not {value!r}"):
+        Options.of({name: value})
+
+
+@pytest.mark.parametrize("name", INTS)
+def test_largest_number_is_taken(name: str) -> None:
+    assert getattr(Options.of({name: 2**31 - 1}), name) == 2**31 - 1
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", [2, 2.0, timedelta(seconds=2)])
+def test_time_is_seconds_or_timedelta(name: str, value: object) -> None:
+    assert getattr(Options.of({name: value}), name) == 2.0
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", [-0.001, float("nan"), float("inf"), timedelta(days=-1), timedelta(days=2)])
+def test_impossible_time_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}: must be from 0 to 86400 seconds"):
+        Options.of({name: value})
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", ["1", None, True])
+def test_time_of_another_type_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{name}: must be seconds or a timedelta"):
+        Options.of({name: value})
+
+
+@pytest.mark.parametrize("name", ["handshake_timeout", "close_timeout"])
+def test_deadlines_of_the_engine_cannot_be_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: must be more than 0"):
+        Options.of({name: 0})
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switch_is_true_or_false(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}: must be True or False, not 1"):
+        Options.of({name: 1})
+
+
+def test_compression_is_refused_until_it_is_built() -> None:
+    with pytest.raises(ValueError, match=r"compression: .* not built yet"):
+        Options(compression=True)
+
+
+@pytest.mark.parametrize(
+    ("pool", "error", "message"),
+    [
+        ((0, 1), ValueError, "no worker"),
+        ((1, 0), ValueError, "no job in queue"),
+        ((-1, 1), ValueError, "workers must be from 1"),
+        ((1, -1), ValueError, "jobs must be from 1"),
+        ((1.5, 1), TypeError, "workers must be an int"),
+        ((1,), TypeError, "pool: must be"),
+        (4, TypeError, "pool: must be"),
+    ],
+)
+def test_impossible_pool_is_refused(pool: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Options(pool=pool)
+
+
+def test_page_is_bytes() -> None:
+    keywords: dict[str, Any] = {"page": "<p>text"}
+    with pytest.raises(TypeError, match="page: must be bytes or None, not str"):
+        Options(**keywords)
+    assert Options(page=b"<p>bytes").page == b"<p>bytes"
+
+
+def test_settings_are_integers_in_the_units_of_their_names() -> None:
+    settings = Options(
+        handshake_timeout=1.5,
+        close_timeout=timedelta(milliseconds=250),
+        schedule_timeout=0.001,
+        cooldown_time=0.005,
+        io_timeout=0,
+        pool=(4, 9),
+        max_connections=12,
+    ).settings()
+    assert all(type(value) is int for value in settings.values())
+    assert settings["handshake_timeout_ms"] == 1500
+    assert settings["close_timeout_ms"] == 250
+    assert settings["schedule_timeout_us"] == 1000
+    assert settings["cooldown_us"] == 5000
+    assert settings["io_timeout_us"] == 0
+    assert (settings["runners"], settings["jobs"]) == (4, 9)
+    assert settings["max_connections"] == 12
+
+
+def test_settings_without_a_pool_are_one_runner_and_without_a_limit_zero() -> None:
+    settings = Options().settings()
+    assert (settings["runners"], settings["jobs"]) == (1, 0)
+    assert settings["max_connections"] == 0
+
+
+def test_time_that_is_not_nothing_never_becomes_nothing() -> None:
+    settings = Options(io_timeout=1e-9, close_timeout=1e-9).settings()
+    assert settings["io_timeout_us"] == 1
+    assert settings["close_timeout_ms"] == 1
+
+
+def test_line_is_never_longer_than_the_head_it_is_in() -> None:
+    assert Options(max_header_bytes=4096).settings()["max_line_bytes"] == 4096
