@@ -16,7 +16,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from _uws.clock cimport clock_us
+from _uws.clock cimport clock_ms, clock_us
 from _uws.deliver cimport (
     UWS_WAITED,
     UWS_WAITED_CLOSED,
@@ -103,6 +103,7 @@ cdef extern from *:
 
 cdef enum:
     CORK_BYTES = 65536            # queued bytes of one connection that do not wait for the end of the turn
+    SPAWN_RETRY_MS = 1000         # after a runner could not be started
     MAX_TABLE = 1 << 24           # slots, where RLIMIT_NOFILE knows no limit
     KNOWN_LOCAL = 0
     KNOWN_REMOTE = 1
@@ -660,6 +661,7 @@ cdef class Loop:
         cdef int work
         cdef bint started = True
         if batch_init(&b) != UWS_OK:
+            self.spawning = False
             raise MemoryError
         _lock(l)
         l.runners += 1
@@ -703,8 +705,9 @@ cdef class Loop:
         try:
             self.spawn()
         except Exception:
-            # It goes on with the runners there are; the server has logged why.
+            # It goes on with the runners there are, and asks again in a while; the server has logged why.
             self.spawning = False
+            self.spawn_at_ms = clock_ms() + SPAWN_RETRY_MS
         return 0
 
     cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1:
@@ -716,7 +719,8 @@ cdef class Loop:
         d.role = role
         _lock(l)
         l.gil_waiters -= 1
-        if self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping:
+        if self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping \
+                and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms):
             _unlock(l)
             self._spare()
             _lock(l)
