@@ -103,7 +103,8 @@ cdef void _frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t len
                 if event.flags & UWS_EVF_OWNED:
                     slab_give(&l.slab, event.data)
             else:
-                if not (event.flags & UWS_EVF_OWNED):
+                # An empty message of empty fragments has no payload anywhere.
+                if event.len_bytes != 0 and not (event.flags & UWS_EVF_OWNED):
                     b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
                 if post_event(l, c, event) != UWS_OK:
                     post_lost(l, c, event)
