@@ -118,7 +118,6 @@ cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept 
         return UWS_E_TOO_BIG
     if f.opcode != UWS_OP_CONTINUATION:
         p.fragments = 0
-        p.utf8 = 0
     p.fragments += 1
     if p.fragments > env.max_fragments:
         return UWS_E_FRAGMENTS

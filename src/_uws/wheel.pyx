@@ -74,7 +74,7 @@ cdef int32_t wheel_expire(UwsWheel* w, uint32_t now) noexcept nogil:
     tick = w.now + 1
     while <int32_t>(end - tick) >= 0:
         bucket = <int32_t>(tick & (UWS_WHEEL_BUCKETS - 1))
-        if w.busy[bucket >> 6] == 0 and (tick & 63) == 0 and <int32_t>(end - tick) >= 63:
+        if w.busy[bucket >> 6] == 0 and (tick & 63) == 0:
             tick += 64
             continue
         index = w.bucket[bucket]
