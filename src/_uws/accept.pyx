@@ -25,6 +25,8 @@ cdef enum:
 cdef void accept_batch(UwsLoop* l, int listen_fd) noexcept nogil:
     """Take in the connections that wait, a batch at most."""
     cdef int _, fd
+    if not l.accepting or l.accept_at_ms != 0:
+        return    # stopped or paused since epoll reported it
     for _ in range(ACCEPT_BATCH):
         if l.limits.max_connections != 0 and l.n_conns >= l.limits.max_connections:
             _shed(l, listen_fd)

@@ -29,13 +29,16 @@ cdef class Loop:
 
 
 cdef class Conn:
-    cdef Loop loop
+    # Counted but hidden from the garbage collector, which may clear what it sees before __dealloc__ needs it.
+    cdef void* owner                  # the Loop
+    cdef UwsLoop* l                   # its loop
     cdef UwsDelivery* delivery        # of the callback that runs; NULL between callbacks
     cdef unsigned long thread         # that runs it
     cdef int32_t index                # -1: its slot does not know it any more
     cdef uint32_t generation
     cdef bint unread                  # the message that on_read was called for has not been read
     cdef object _data
+    cdef object said                  # (close code, reason) of the application's own close()
     cdef object end                   # (close code, reason) once closed
     cdef object memory                # (local, remote, target) for those who hold it beyond the end
 

@@ -2,6 +2,7 @@
 # holds Python objects. Owns the memory of a loop; a Conn is (loop, index, generation), never a pointer to a slot.
 # Lock order: the GIL, then the loop's lock; nobody waits for the GIL with the lock held.
 
+import os
 import sys
 
 cimport cython
@@ -103,6 +104,7 @@ cdef extern from *:
 
 cdef enum:
     CORK_BYTES = 65536            # queued bytes of one connection that do not wait for the end of the turn
+    MIN_SCHEDULE_US = 100         # below it the watchdog would do little else than look
     SPAWN_RETRY_MS = 1000         # after a runner could not be started
     MAX_TABLE = 1 << 24           # slots, where RLIMIT_NOFILE knows no limit
     KNOWN_LOCAL = 0
@@ -110,6 +112,11 @@ cdef enum:
     KNOWN_TARGET = 2
 
 cdef uint64_t FOR_EVER_US = 1 << 60
+
+# The loop that is making a Conn just now; under the GIL.
+cdef void* making = NULL
+# The first of all loops of this process, for fork(); under the GIL.
+cdef UwsLoop* all_loops = NULL
 
 cdef object OP_TEXT
 cdef object OP_BINARY
@@ -157,22 +164,29 @@ cdef object _address(const sockaddr_storage* storage):
 
 @cython.final
 @cython.freelist(256)
-@cython.no_gc_clear
 cdef class Conn:
     """One WebSocket connection. See core.pyi."""
 
-    def __init__(self):
-        raise TypeError("connections are made by the server")
+    def __cinit__(self):
+        # Also for Conn.__new__(Conn): without a loop there is nothing to ask.
+        if making == NULL:
+            raise TypeError("connections are made by the server")
+        self.l = (<Loop>making).l
+        self.owner = making
+        Py_INCREF(<Loop>making)
 
     def __dealloc__(self):
         cdef UwsConn* c
-        if self.index >= 0 and self.loop is not None:
+        if self.l == NULL:
+            return
+        if self.index >= 0:
             # Without letting go of the GIL: nobody may find this object in its slot now.
-            pthread_mutex_lock(&self.loop.l.lock)
-            c = conn_at(self.loop.l, self.index, self.generation)
+            pthread_mutex_lock(&self.l.lock)
+            c = conn_at(self.l, self.index, self.generation)
             if c != NULL and c.conn == <void*>self:
                 c.conn = NULL
-            _unlock(self.loop.l)
+            _unlock(self.l)
+        Py_DECREF(<Loop>self.owner)
 
     def __repr__(self):
         state = "open" if self.is_open else "closed"
@@ -180,7 +194,7 @@ cdef class Conn:
 
     cdef object _known(self, int what):
         """What is asked of the socket while there is one, and remembered for those who hold the Conn beyond it."""
-        cdef UwsLoop* l = self.loop.l
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef const uint8_t* text = NULL
         cdef size_t len_bytes = 0
@@ -224,9 +238,8 @@ cdef class Conn:
 
     cdef object _gone(self):
         """The exception for a use after the end."""
-        if self.end is not None:
-            return ConnectionClosed(self.end[0], self.end[1])
-        return ConnectionClosed()
+        end = self.end or self.said
+        return ConnectionClosed() if end is None else ConnectionClosed(end[0], end[1])
 
     @property
     def path(self):
@@ -238,7 +251,7 @@ cdef class Conn:
 
     @property
     def is_open(self):
-        cdef UwsLoop* l = self.loop.l
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c
         _lock(l)
         c = conn_at(l, self.index, self.generation)
@@ -256,7 +269,7 @@ cdef class Conn:
 
     @property
     def buffered_amount(self):
-        cdef UwsLoop* l = self.loop.l
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef size_t amount = 0
         _lock(l)
@@ -272,7 +285,7 @@ cdef class Conn:
 
     @data.setter
     def data(self, value):
-        cdef UwsLoop* l = self.loop.l
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c
         if value is not None and self.end is None:
             # Whoever finds the connection again later has to find its data: the slot keeps this object.
@@ -286,7 +299,7 @@ cdef class Conn:
 
     cdef int _wait_room(self, uint64_t deadline_us) except -1:
         """Wait until the send queue has room, or raise. The lock is held on entry and not on return."""
-        cdef UwsLoop* l = self.loop.l
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c = conn_at(l, self.index, self.generation)
         cdef uint64_t role = 0
         cdef int waited
@@ -305,7 +318,7 @@ cdef class Conn:
         return 0
 
     cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1:
-        cdef UwsLoop* l = self.loop.l
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef uint64_t deadline_us = 0
         while True:
@@ -341,25 +354,32 @@ cdef class Conn:
     def ping(self, payload=b""):
         _write(self, UWS_OP_PING, payload, False)
 
-    def close(self, int code=1000, str reason=""):
-        cdef UwsLoop* l = self.loop.l
+    def close(self, code=1000, str reason not None=""):
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef bytes text = reason.encode()
+        cdef uint16_t number
         cdef int status = UWS_OK
-        if code < 0 or not close_code_valid(<uint32_t>code):
+        if not isinstance(code, int):
+            raise TypeError(f"a close code is an int, not {type(code).__name__}")
+        if not 0 <= code <= 0xFFFF or not close_code_valid(code):
             raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
         if len(text) > UWS_MAX_REASON_BYTES:
             raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
+        number = code
+        said = (int(code), reason)
         _lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL:
-            status = conn_close(l, c, <uint16_t>code, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
+            if conn_takes(c):
+                self.said = said
+            status = conn_close(l, c, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
         _unlock(l)
         if status != UWS_OK:
             raise MemoryError
 
     def abort(self):
-        cdef UwsLoop* l = self.loop.l
+        cdef UwsLoop* l = self.l
         cdef UwsConn* c
         _lock(l)
         c = conn_at(l, self.index, self.generation)
@@ -419,7 +439,7 @@ cdef inline int _check(int opcode, bint control, bint check_text, const uint8_t*
 cdef int _next_message(Conn conn, uint64_t timeout_us) except -1:
     """Let conn.delivery.event be the message to read."""
     cdef UwsDelivery* d = conn.delivery
-    cdef UwsLoop* l = conn.loop.l
+    cdef UwsLoop* l = conn.l
     cdef int waited
     if d == NULL or conn.thread != PyThread_get_thread_ident():
         raise RuntimeError("messages are read in a callback of their connection, by the thread that runs it")
@@ -448,13 +468,13 @@ cdef inline str _text(const UwsEvent* event):
 
 def read_client_data(Conn conn not None):
     """Read the message on_read was called for; called again, wait for the next one. See core.pyi."""
-    _next_message(conn, _io_timeout(conn.loop.l))
+    _next_message(conn, _io_timeout(conn.l))
     return (_payload(conn.delivery.event), OP_TEXT if conn.delivery.event.opcode == UWS_OP_TEXT else OP_BINARY)
 
 
 cdef int _next_of(Conn conn, int opcode) except -1:
     """The next message of one kind; those of the other are dropped. One timeout for all of it."""
-    cdef uint64_t left = _io_timeout(conn.loop.l)
+    cdef uint64_t left = _io_timeout(conn.l)
     cdef uint64_t end = clock_us() + left, now
     while True:
         _next_message(conn, left)
@@ -485,9 +505,11 @@ def write_server_message(Conn conn not None, int op, msg):
     elif op == UWS_OP_BINARY or op == UWS_OP_PING or op == UWS_OP_PONG:
         _write(conn, op, msg, False)
     elif op == UWS_OP_CLOSE:
-        body = msg.encode() if isinstance(msg, str) else bytes(msg)
+        body = msg.encode() if isinstance(msg, str) else memoryview(msg).tobytes()
         if close_parse(<const uint8_t*>PyBytes_AS_STRING(body), len(body), &code) != UWS_OK:
             raise ValueError("malformed body of a close frame (RFC 6455, section 5.5.1)")
+        if not conn.is_open:
+            raise conn._gone()
         if code == 1005:
             conn.close()
         else:
@@ -533,10 +555,14 @@ cdef class Loop:
         limits.max_inbox_messages = settings["max_inbox_messages"]
         limits.max_inbox_total_bytes = settings["max_inbox_total_bytes"]
         limits.max_connections = settings["max_connections"]
-        limits.schedule_timeout_us = max(settings["schedule_timeout_us"], 100)
+        limits.schedule_timeout_us = settings["schedule_timeout_us"]
+        limits.schedule_timeout_us = max(limits.schedule_timeout_us, MIN_SCHEDULE_US)
         limits.cooldown_us = settings["cooldown_us"]
         limits.io_timeout_us = settings["io_timeout_us"]
         limits.jobs = settings["jobs"]
+        # Every setting is read before anything is made: one that is refused leaves nothing behind.
+        cdef uint64_t max_message_bytes = settings["max_message_bytes"]
+        cdef uint32_t max_fragments = settings["max_fragments"]
         self.max_runners = settings["runners"]
         self.spawn = spawn
         self.failed = failed
@@ -546,15 +572,24 @@ cdef class Loop:
         self.l = <UwsLoop*>PyMem_RawMalloc(sizeof(UwsLoop))
         if self.l == NULL:
             raise MemoryError
-        if loop_init(self.l, &limits, settings["max_message_bytes"], settings["max_fragments"], table) != UWS_OK:
+        if loop_init(self.l, &limits, max_message_bytes, max_fragments, table) != UWS_OK:
             PyMem_RawFree(self.l)
             self.l = NULL
             raise OSError(errno, "epoll, eventfd or the connection table cannot be had")
+        global all_loops
+        self.l.next_loop = all_loops
+        all_loops = self.l
         if page is not None:
             self._set_page(page)
 
     def __dealloc__(self):
+        global all_loops
+        cdef UwsLoop** at = &all_loops
         if self.l != NULL:
+            while at[0] != NULL and at[0] != self.l:
+                at = &at[0].next_loop
+            if at[0] != NULL:
+                at[0] = self.l.next_loop
             PyMem_RawFree(self.l.page)
             loop_destroy(self.l)
             PyMem_RawFree(self.l)
@@ -572,7 +607,7 @@ cdef class Loop:
 
     @property
     def connections(self):
-        return self.l.n_open
+        return 0 if self.l.forked else self.l.n_open
 
     def listen(self, int fd):
         cdef int status
@@ -611,7 +646,7 @@ cdef class Loop:
             raise ValueError(f"{name} cannot be {value} us")
         _lock(self.l)
         if name == "schedule_timeout_us":
-            self.l.limits.schedule_timeout_us = <uint32_t>max(value, 100)
+            self.l.limits.schedule_timeout_us = <uint32_t>max(value, MIN_SCHEDULE_US)
         elif name == "cooldown_us":
             self.l.limits.cooldown_us = <uint32_t>value
         elif name == "io_timeout_us":
@@ -629,7 +664,8 @@ cdef class Loop:
             timeout_ms = 0
         with nogil:
             pthread_mutex_lock(&self.l.lock)
-            loop_stop(self.l, <uint16_t>code, p, n, <uint64_t>timeout_ms)
+            if not self.l.forked:
+                loop_stop(self.l, <uint16_t>code, p, n, <uint64_t>timeout_ms)
             _unlock(self.l)
 
     def counters(self):
@@ -660,6 +696,8 @@ cdef class Loop:
         cdef uint64_t role = 0
         cdef int work
         cdef bint started = True
+        if l.forked:
+            raise RuntimeError("a loop stays with the process that made it")
         if batch_init(&b) != UWS_OK:
             self.spawning = False
             raise MemoryError
@@ -698,16 +736,24 @@ cdef class Loop:
                     role_end(l)
                     if l.finished:
                         loop_close(l)
+                # It calls nobody any more. A Conn that somebody keeps need not keep what the hooks hold.
+                self.on_connect = self.on_read = self.on_message = self.on_close = None
+                self.spawn = self.failed = None
 
     cdef int _spare(self) except -1:
         """Keep one runner in reserve: when those at work get stuck, the watchdog can only wake one that exists."""
+        cdef bint started = False
         self.spawning = True
         try:
             self.spawn()
+            started = True
         except Exception:
             # It goes on with the runners there are, and asks again in a while; the server has logged why.
-            self.spawning = False
-            self.spawn_at_ms = clock_ms() + SPAWN_RETRY_MS
+            pass
+        finally:
+            if not started:
+                self.spawning = False
+                self.spawn_at_ms = clock_ms() + SPAWN_RETRY_MS
         return 0
 
     cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1:
@@ -728,18 +774,25 @@ cdef class Loop:
             known = l.table[d.index].conn
             _unlock(l)
             conn = <Conn>known if known != NULL else None
-            self._callbacks(&d, conn)
-            conn = None
-            _lock(l)
-            deliver_done(l, &d)
+            try:
+                self._callbacks(&d, conn)
+            finally:
+                conn = None
+                _lock(l)
+                deliver_done(l, &d)
         _unlock(l)
         return 0
 
     cdef Conn _conn(self, int32_t index, uint32_t generation):
         """The Conn of a connection that a callback is about to run for; it has none so far."""
-        cdef Conn conn = Conn.__new__(Conn)
+        global making
+        cdef Conn conn
         cdef UwsConn* c
-        conn.loop = self
+        making = <void*>self
+        try:
+            conn = Conn.__new__(Conn)
+        finally:
+            making = NULL
         conn.index = index
         conn.generation = generation
         _lock(self.l)
@@ -815,7 +868,9 @@ cdef class Loop:
         c = conn_at(l, conn.index, conn.generation)
         if c != NULL:
             c.marks |= UWS_M_MUTE
-            conn_end(l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
+            # Where the application has closed it before, its close frame is on the way and the peer's is awaited.
+            if c.state == UWS_S_OPEN:
+                conn_end(l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
         _unlock(l)
         return 0
 
@@ -869,3 +924,31 @@ from unlimitedws.opcode import OpCode
 
 OP_TEXT = OpCode.TEXT
 OP_BINARY = OpCode.BINARY
+
+
+# A child process has the locks as they were at the fork, but not the threads that would let go of them: so all are
+# taken before, and let go of after it. To the child every connection is over; they are the parent's.
+
+def _before_fork():
+    cdef UwsLoop* l = all_loops
+    while l != NULL:
+        pthread_mutex_lock(&l.lock)
+        l = l.next_loop
+
+
+def _after_fork_in_parent():
+    cdef UwsLoop* l = all_loops
+    while l != NULL:
+        _unlock(l)
+        l = l.next_loop
+
+
+def _after_fork_in_child():
+    cdef UwsLoop* l = all_loops
+    while l != NULL:
+        l.forked = 1
+        _unlock(l)
+        l = l.next_loop
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -10,17 +10,13 @@ cdef enum UwsStatus:
     UWS_E_UTF8 = -2           # 1007
     UWS_E_TOO_BIG = -3        # 1009
     UWS_E_FRAGMENTS = -4      # 1008, more fragments than a message may have
-    UWS_E_CALLBACK = -5       # 1011
-    UWS_E_NOMEM = -6          # 1011
+    UWS_E_NOMEM = -5          # 1011
 
-    # The call was refused; the connection is none the worse.
-    UWS_E_CLOSED = -20        # no such connection any more
-    UWS_E_FULL = -21          # the send queue has no room
-    UWS_E_TIMEOUT = -22
-    UWS_E_ARG = -23
-    UWS_E_SYS = -24           # errno says why
+    # The call was refused.
+    UWS_E_ARG = -20
+    UWS_E_SYS = -21           # errno says why
 
-    # The upgrade request is refused with an HTTP status (../HANDSHAKES, docs/handshakes.md).
+    # The upgrade request is refused with an HTTP status (docs/handshakes.md).
     UWS_E_HTTP_400 = -400
     UWS_E_HTTP_404 = -404
     UWS_E_HTTP_405 = -405     # with Allow: GET

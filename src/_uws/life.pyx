@@ -12,6 +12,7 @@
 #             deadline                                       DEAD          conn_expired
 # ENDING      the CLOSE event reaches its callback           LINGER        conn_goodbye
 #             (at once where nobody waits for it)
+#             the replies before it take too long            LINGER        conn_expired
 # LINGER      all is sent and the peer's FIN is here         DEAD          conn_flush, conn_eof
 #             deadline, error                                DEAD          conn_expired, conn_eof
 # any         conn.abort(), the server's last deadline       DEAD          conn_abort
@@ -21,14 +22,15 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
+from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_E_HTTP_408, UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK
 from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_PONG, close_frame
 from _uws.inbox cimport inbox_drop
 from _uws.intern cimport intern_give
 from _uws.outq cimport outq_drop, outq_flush, outq_put, outq_put_frame
-from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add
+from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add, poller_remove
 from _uws.post cimport post_event, post_nudge
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED, UWS_EVF_REPLY, proto_reset
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED, proto_reset
 from _uws.slab cimport slab_give, slab_take
 from _uws.slot cimport conn_index, conn_poll_for, conn_reading, conn_side, conn_trim, conn_unpoll, side_give_request
 from _uws.sock cimport sock_end_sending, sock_reset
@@ -52,9 +54,11 @@ from _uws.state cimport (
     UWS_F_PENDING,
     UWS_F_READY,
     UWS_F_SHUT,
+    UWS_F_UNPOLLED,
     UWS_M_HEARD,
     UWS_M_LISTEN,
     UWS_M_MUTE,
+    UWS_M_RESET,
     UWS_M_SAID,
     UWS_S_CLOSE_SENT,
     UWS_S_DEAD,
@@ -75,6 +79,7 @@ from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
 
 cdef enum:
     FIN_TIMEOUT_MS = 1000         # for the peer's FIN, when everything has been said
+    LAST_WORDS_MS = 1000          # for the replies to messages that came before a close frame
 
 
 # ---- sending
@@ -117,7 +122,7 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
             status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
             if status == UWS_OK and side.pong_waits:
                 side.pong_waits = 0
-                if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, side.pong, side.pong_len) == UWS_OK:
+                if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, side.pong, side.pong_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
         if side.waiters != 0:
             pthread_cond_broadcast(&l.wait_cond)
@@ -138,17 +143,18 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
             # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1).
             c.flags |= UWS_F_SHUT
             sock_end_sending(conn_index(l, c))
-        if c.marks & UWS_M_HEARD:
-            # There are clients that send a second close frame; an RST in answer would look like a failure to them.
+        if c.marks & UWS_M_HEARD or not (c.flags & UWS_F_CLOSE_OUT):
+            # Everything has been said, or this never was a WebSocket. There are clients that send a second close frame; an RST in answer would look like a failure to them.
             # So the descriptor stays until their FIN, but not for long.
             _deadline(l, c, min(l.limits.close_timeout_ms, FIN_TIMEOUT_MS))
     conn_trim(l, c)
 
 
 cdef inline void _deadline(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil:
-    # Rounded up, and one more for the tick that is under way: a deadline may be late, never early.
+    # From now, not from the turn's beginning: a thread that closes a connection may come hours after it. Rounded up, and
+    # one more for the tick that is under way: a deadline may be late, never early.
     wheel_set(&l.wheel, conn_index(l, c),
-              <uint32_t>((l.now_ms - l.start_ms + timeout_ms + UWS_TICK_MS - 1) // UWS_TICK_MS) + 1)
+              <uint32_t>((clock_ms() - l.start_ms + timeout_ms + UWS_TICK_MS - 1) // UWS_TICK_MS) + 1)
 
 
 # ---- the states
@@ -235,9 +241,10 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
     event.kind = UWS_EV_CLOSE
     event.cause = <uint8_t>cause
     event.code = code
-    if reply_code != 0:
-        event.flags = UWS_EVF_REPLY
-        event.reply_code = <uint16_t>reply_code
+    if reply_code != 0 and conn_side(l, c) != NULL:
+        c.side.reply_code = <uint16_t>reply_code
+        # The callbacks of earlier messages may still answer, but a peer that closes is not kept waiting for ever.
+        _deadline(l, c, min(l.limits.close_timeout_ms, LAST_WORDS_MS))
     c.flags |= UWS_F_CLOSE_OUT
     if not (l.want & UWS_W_CLOSE) and c.conn == NULL and not (c.flags & UWS_F_PENDING):
         c.flags |= UWS_F_CLOSE_DONE
@@ -259,9 +266,12 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
 
 
 cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil:
-    """ENDING -> LINGER: the messages before the end are dealt with, so say what is left to say."""
+    """ENDING -> LINGER: the messages before the end are dealt with, so say what is left to say.
+
+    event: the CLOSE event; NULL where it is still on its way."""
     cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
-    cdef size_t n
+    cdef const uint8_t* reason = NULL
+    cdef size_t n, len_bytes = 0
     if c.state != UWS_S_ENDING:
         return
     c.state = UWS_S_LINGER
@@ -269,12 +279,16 @@ cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept n
         _drop(l, c)
         return
     # There is one close frame from each side (section 5.5.1).
-    if event.flags & UWS_EVF_REPLY and not (c.marks & UWS_M_SAID) and not (c.flags & UWS_F_GONE):
+    if c.side.reply_code != 0 and not (c.marks & UWS_M_SAID) and not (c.flags & UWS_F_GONE):
         c.marks |= UWS_M_SAID
-        n = close_frame(frame, event.reply_code, NULL, 0)
+        if event != NULL and event.cause == UWS_C_SHUTDOWN:
+            reason = event.data
+            len_bytes = event.len_bytes
+        n = close_frame(frame, c.side.reply_code, reason, len_bytes)
         if outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
             _drop(l, c)
             return
+    c.side.reply_code = 0
     c.flags &= ~UWS_F_PAUSED
     conn_reading(l, c)
     _deadline(l, c, l.limits.close_timeout_ms)
@@ -316,6 +330,7 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
     # conn_end may have freed the slot, where nobody waited for the event.
     if c.state != UWS_S_FREE and c.state != UWS_S_DEAD:
         if cause == UWS_C_ABORT:
+            c.marks |= UWS_M_RESET
             sock_reset(conn_index(l, c))
         _drop(l, c)
 
@@ -324,7 +339,8 @@ cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The connection's timer ran out."""
     cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
     cdef size_t n
-    l.count.timeouts += 1
+    if c.state == UWS_S_UPGRADING or c.state == UWS_S_CLOSE_SENT:
+        l.count.timeouts += 1
     if c.state == UWS_S_UPGRADING:
         n = upgrade_refuse(response, sizeof(response), UWS_E_HTTP_408)
         l.count.refused += 1
@@ -335,6 +351,8 @@ cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
         conn_dirty(l, c)
     elif c.state == UWS_S_CLOSE_SENT:
         conn_abort(l, c, UWS_C_TIMEOUT)
+    elif c.state == UWS_S_ENDING:
+        conn_goodbye(l, c, NULL)
     elif c.state == UWS_S_LINGER:
         _drop(l, c)
 
@@ -355,13 +373,15 @@ cdef void _drop(UwsLoop* l, UwsConn* c) noexcept nogil:
         # The descriptor stays, so that its number is not given to another while events still name it; the peer
         # need not wait for that.
         conn_unpoll(l, c)
-        sock_end_sending(conn_index(l, c))
+        if not (c.marks & UWS_M_RESET):
+            sock_end_sending(conn_index(l, c))
 
 
 cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     """DEAD -> FREE, if nothing points at the slot any more."""
     cdef int32_t index = conn_index(l, c)
     cdef uint32_t generation = c.generation
+    cdef bint polled = not (c.flags & UWS_F_UNPOLLED)
     if c.flags & (UWS_F_DIRTY | UWS_F_READY | UWS_F_BUSY):
         return False
     if c.flags & UWS_F_CLOSE_OUT and not (c.flags & UWS_F_CLOSE_DONE):
@@ -376,5 +396,8 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     memset(c, 0, sizeof(UwsConn))
     c.generation = generation + 1
     l.n_conns -= 1
+    # Explicitly: a child process that was forked meanwhile keeps the socket, and with it its place in the epoll set.
+    if polled:
+        poller_remove(&l.poller, index)
     close(index)
     return True

@@ -31,7 +31,7 @@ from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_init
 from _uws.slot cimport conn_unpoll
-from _uws.sock cimport sock_plain, sock_setup, sock_spare
+from _uws.sock cimport sock_end_listening, sock_plain, sock_setup, sock_spare
 from _uws.state cimport (
     UWS_ARENA_BYTES,
     UWS_ARENA_PAD,
@@ -43,6 +43,7 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_MAX_LISTENERS,
+    UWS_O_DOG,
     UWS_READ_BYTES,
     UWS_SCRATCH_EVENTS,
     UWS_S_FREE,
@@ -196,11 +197,18 @@ cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
 
 # ---- a turn
 
-cdef int _wait_ms(UwsLoop* l, int max_wait_ms) noexcept nogil:
-    """How long epoll may wait: until the next timer, at most max_wait_ms (-1: no other reason to come back)."""
-    cdef int wait = max_wait_ms
+cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
+    """How long epoll may wait: until the next timer, for ever where there is none (-1); not at all when there is something
+    to deliver, which the watchdog leaves to others but looks after."""
+    cdef int wait = -1
     cdef uint64_t now = clock_ms(), at
     cdef uint32_t ticks = wheel_next(&l.wheel)
+    if b.taken < b.n:
+        return 0
+    if l.n_ready != 0:
+        if l.owner != UWS_O_DOG:
+            return 0
+        wait = <int>((l.limits.schedule_timeout_us + 999) // 1000)
     if ticks != 0:
         at = l.start_ms + (<uint64_t>l.wheel.now + ticks) * UWS_TICK_MS
         wait = _sooner(wait, at, now)
@@ -254,16 +262,17 @@ cdef void _expire(UwsLoop* l) noexcept nogil:
         index = wheel_expire(&l.wheel, tick)
 
 
-cdef void loop_turn(UwsLoop* l, UwsBatch* b, int max_wait_ms) noexcept nogil:
-    """One turn: wait at most max_wait_ms (-1: for ever), then deal with all that is there. The events for Python end up
-    in b, which is l.batch, or in the inboxes. Lets go of the lock while it waits, and now and then."""
+cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
+    """One turn: wait, then deal with all that is there. The events for Python end up in b, which is l.batch, or in the
+    inboxes. Lets go of the lock while it waits, and now and then."""
     cdef int i, n, wait
     cdef uint64_t tag
     if b.taken == b.n:
         b.n = b.taken = 0
         b.used_bytes = 0
     conn_flush_all(l)
-    wait = _wait_ms(l, max_wait_ms)
+    # Only now: flushing lets go of the lock, and whoever came in between did not see anybody to wake.
+    wait = _wait_ms(l, b)
     l.polling = 1
     pthread_mutex_unlock(&l.lock)
     n = poller_wait(&l.poller, wait)
@@ -316,6 +325,8 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
     for k in range(l.n_listeners):
         if l.accept_at_ms == 0:
             poller_remove(&l.poller, l.listener[k])
+        # Newcomers, those in the backlog too, are refused at once instead of waiting for the end.
+        sock_end_listening(l.listener[k])
     l.accepting = 0
     l.accept_at_ms = 0
     for i in range(l.table_top):

@@ -1,7 +1,7 @@
 # F5. See post.pxd.
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_OK
-from _uws.inbox cimport inbox_put
+from _uws.inbox cimport inbox_put, note_cost
 from _uws.poller cimport poller_wake
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
@@ -18,6 +18,7 @@ from _uws.state cimport (
     UwsSide,
     pthread_cond_broadcast,
 )
+from _uws.wheel cimport wheel_set
 
 
 cdef void post_nudge(UwsLoop* l) noexcept nogil:
@@ -61,7 +62,7 @@ cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
     cdef UwsSide* side = conn_side(l, c)
     if side == NULL or inbox_put(&side.inbox, &l.slab, event) != UWS_OK:
         return UWS_E_NOMEM
-    l.inbox_bytes += event.len_bytes
+    l.inbox_bytes += note_cost(event)
     if not (c.flags & UWS_F_BUSY):
         post_ready(l, c)
     elif side.waiters != 0:
@@ -119,4 +120,6 @@ cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
         # A message is missing now, so none behind it may be delivered.
         c.marks |= UWS_M_MUTE
         if event.kind == UWS_EV_CLOSE:
+            # Nobody will be told, but it ends: at the next tick, by its timer.
             c.flags |= UWS_F_CLOSE_DONE
+            wheel_set(&l.wheel, conn_index(l, c), l.wheel.now + 1)

@@ -15,7 +15,6 @@ cdef enum UwsEventKind:
 
 cdef enum UwsEventFlag:
     UWS_EVF_OWNED = 1         # data is a slab block: whoever consumes the event gives it back
-    UWS_EVF_REPLY = 2         # CLOSE: a close frame with `code` goes out when the event is consumed
 
 cdef enum UwsPhase:
     UWS_P_OPEN = 0

@@ -69,7 +69,6 @@ cdef int _control(UwsProto* p, int opcode, uint8_t* payload, size_t len_bytes, U
         return status
     p.phase = UWS_P_DONE
     ev.kind = UWS_EV_CLOSE
-    ev.flags = UWS_EVF_REPLY
     # Section 5.5.1: the endpoint typically echoes the status code that it received.
     ev.reply_code = ev.code
     if len_bytes >= 2:

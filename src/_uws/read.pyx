@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy, memset
 
-from _uws.errs cimport UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK, err_close_code
+from _uws.errs cimport UWS_E_HTTP_426, UWS_MORE, UWS_OK, err_close_code
 from _uws.frame cimport UWS_OP_PONG
 from _uws.intern cimport intern_take
 from _uws.life cimport conn_answered, conn_dirty, conn_end, conn_eof, conn_upgraded
@@ -25,7 +25,9 @@ from _uws.state cimport (
     UWS_C_LOCAL,
     UWS_C_PEER,
     UWS_C_PROTOCOL,
+    UWS_F_BUSY,
     UWS_F_GONE,
+    UWS_F_READY,
     UWS_M_HEARD,
     UWS_M_LISTEN,
     UWS_READ_BYTES,
@@ -49,13 +51,16 @@ from _uws.upgrade cimport (
 )
 
 cdef enum:
+    BUSY_READ_BYTES = 8192
     PONG_BACKLOG_BYTES = 16384    # queued bytes above which only the last ping is answered (RFC 6455, section 5.5.3)
 
 
 cdef void conn_read(UwsLoop* l, UwsBatch* b, UwsConn* c) noexcept nogil:
     """Receive once and deal with what came. b has room for it; the slot may be free afterwards."""
     cdef uint8_t* data = b.arena + b.used_bytes
-    cdef ssize_t n = l.io.recv(conn_index(l, c), data, UWS_READ_BYTES)
+    # One whose callbacks do not keep up is read in small bites: each of its messages may cost more than its bytes.
+    cdef size_t want = BUSY_READ_BYTES if c.flags & (UWS_F_BUSY | UWS_F_READY) else UWS_READ_BYTES
+    cdef ssize_t n = l.io.recv(conn_index(l, c), data, want)
     if n <= 0:
         if n != UWS_SOCK_AGAIN:
             conn_eof(l, c, n < 0)
@@ -224,8 +229,6 @@ cdef void _answer(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
         body = l.page
         n = l.page_len
     else:
-        if l.stopping:
-            status = UWS_E_HTTP_503
         n = upgrade_refuse(response, sizeof(response), status)
         l.count.refused += 1
     side = conn_side(l, c)

@@ -106,8 +106,7 @@ cdef void _stand_in(UwsLoop* l, UwsBatch* b) noexcept nogil:
         if l.n_ready != 0 and l.gil_waiters == 0 and l.taken_seq == taken:
             _wake_runner(l)
         taken = l.taken_seq
-        # Where callbacks wait, look after a tick whether somebody takes them.
-        loop_turn(l, b, <int>((l.limits.schedule_timeout_us + 999) // 1000) if l.n_ready != 0 else -1)
+        loop_turn(l, b)
         post_spill(l)
         if _finish(l):
             break
@@ -225,7 +224,7 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
         if _finish(l):
             break
         if mine:
-            loop_turn(l, b, -1)
+            loop_turn(l, b)
             continue
         if l.owner == UWS_O_NONE:
             # Before anything else: a runner that went to work now and blocked would leave nobody to poll.

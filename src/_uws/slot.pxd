@@ -23,7 +23,7 @@ cdef inline UwsConn* conn_at(UwsLoop* l, int32_t index, uint32_t generation) noe
     """The connection that a handle means; NULL when it is over, whoever has its descriptor now. An index of -1 means
     none any more."""
     cdef UwsConn* c
-    if index < 0:
+    if index < 0 or l.forked:
         return NULL
     c = &l.table[index]
     if c.generation != generation or c.state == UWS_S_FREE:

@@ -26,6 +26,7 @@ cdef extern from "sys/socket.h" nogil:
         SO_PEERNAME
         MSG_NOSIGNAL
         MSG_DONTWAIT
+        SHUT_RD
         SHUT_WR
     cdef struct linger:
         int l_onoff
@@ -125,6 +126,11 @@ cdef void sock_setup(int fd) noexcept nogil:
     to come only costs the peer time. (Fails on a Unix socket, which has no such wait.)"""
     cdef int on = 1
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+
+
+cdef void sock_end_listening(int fd) noexcept nogil:
+    """Refuse whoever comes from now on; the descriptor stays its owner's to close."""
+    shutdown(fd, SHUT_RD)
 
 
 cdef void sock_end_sending(int fd) noexcept nogil:

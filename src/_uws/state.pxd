@@ -54,6 +54,7 @@ cdef enum UwsMark:
     UWS_M_MUTE = 1            # messages not delivered yet are dropped: the application closed, or a callback raised
     UWS_M_SAID = 2            # our close frame is queued or sent: nothing may follow it
     UWS_M_HEARD = 4           # the peer's close frame has come
+    UWS_M_RESET = 16          # closing the descriptor sends RST
     UWS_M_LISTEN = 8          # ... or is still looked for: we ended a connection that keeps to the protocol
 
 # Why a connection ended (UwsEvent.cause).
@@ -87,7 +88,7 @@ cdef struct UwsNote:
 cdef struct UwsInbox:
     UwsNote* head
     UwsNote* tail
-    size_t bytes              # payload bytes
+    size_t bytes              # payload bytes, and what keeping them costs
     uint32_t count
 
 # What a connection owns only while it needs it.
@@ -100,6 +101,7 @@ cdef struct UwsSide:
     size_t head_cap
     int32_t dirty_next
     int32_t ready_next
+    uint16_t reply_code       # of the close frame that we still owe; 0: none
     uint32_t waiters          # threads that wait for a message or for room
     uint8_t pong_waits        # a pong was put off because the queue does not drain
     uint8_t pong_len
@@ -237,4 +239,6 @@ cdef struct UwsLoop:
     # stopping
     uint8_t stopping
     uint8_t finished
+    uint8_t forked            # this is a child process: the connections are the parent's
+    UwsLoop* next_loop        # of all loops of the process; under the GIL
     uint64_t stop_at_ms       # what is left then is dropped

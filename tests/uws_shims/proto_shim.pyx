@@ -15,7 +15,6 @@ from _uws.proto cimport (
     UWS_EV_PING,
     UWS_EV_PONG,
     UWS_EVF_OWNED,
-    UWS_EVF_REPLY,
     UWS_MIN_FRAME_BYTES,
     UWS_P_DONE,
     UwsEvent,
@@ -116,7 +115,7 @@ cdef class Proto:
             payload = PyBytes_FromStringAndSize(<char*>event.data, size)
         if event.flags & UWS_EVF_OWNED:
             slab_give(&self.slab, event.data)
-        reply = event.reply_code if event.flags & UWS_EVF_REPLY else None
+        reply = event.reply_code or None
         return Event(KINDS[event.kind], event.opcode, payload, event.code, reply, place)
 
     def reset(self):
