@@ -1,4 +1,4 @@
-"""A loop of the engine without the server above it: real sockets, real threads, everything that it calls recorded.
+"""A loop of the engine without the server above it: real sockets and threads, all that it calls recorded.
 
 Owns the life of a loop in a test, and the check that it leaves nothing behind. For tests/engine.
 """
