@@ -59,6 +59,7 @@ cdef tuple FLAGS = (("busy", UWS_F_BUSY), ("ready", UWS_F_READY), ("pending", UW
 cdef class Delivery:
     """Events of one connection that were taken."""
     cdef UwsDelivery d
+    cdef bint over                # its CLOSE has been taken
 
     @property
     def index(self):
@@ -147,10 +148,11 @@ cdef class Bare:
         cdef UwsEvent* event = deliver_next(&taken.d)
         if event == NULL:
             event = deliver_next_note(&self.l, &taken.d)
+        taken.over = taken.over or (event != NULL and event.kind == UWS_EV_CLOSE)
         return self.content(event)
 
     def done(self, Delivery taken):
-        if taken.d.event != NULL and taken.d.event.kind == UWS_EV_CLOSE:
+        if taken.over:
             conn_consumed(&self.l, &self.l.table[taken.d.index])
         deliver_done(&self.l, &taken.d)
 
