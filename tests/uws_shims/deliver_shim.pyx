@@ -1,5 +1,5 @@
 # Window of the tests onto _uws.post and _uws.deliver: one loop without threads, whose every step the test takes.
-# Imported by tests/engine/test_post.py and test_deliver.py.
+# Imported by tests/engine/test_post.py, test_deliver.py and test_loop.py.
 
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -99,6 +99,10 @@ cdef class Bare:
             raise OSError(errno, "conn_begin")
         conn_upgraded(&self.l, c)
         return fd
+
+    @property
+    def table_cap(self):
+        return self.l.table_cap
 
     def is_there(self, int fd):
         return self.l.table[fd].state != UWS_S_FREE
