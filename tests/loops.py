@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from _uws.core import Loop
 from live import take, wait_until
 from raw import TIMEOUT, RawClient
+
+from _uws.core import Loop
 
 MIB = 1 << 20
 

@@ -47,7 +47,9 @@ def test_conn_is_made_by_the_server_only() -> None:
 @each_runners
 def test_conn_is_the_same_object_for_as_long_as_it_is_held(runners: int) -> None:
     seen: queue.Queue[Any] = queue.Queue()
-    with running(runners=runners, on_message=lambda conn, message: seen.put(conn), on_close=seen.put) as engine:
+    with running(
+        runners=runners, on_message=lambda conn, message: seen.put(conn), on_close=seen.put
+    ) as engine:
         client, conn = engine.connect_conn()
         other, second = engine.connect_conn()
         for _ in range(20):
@@ -214,7 +216,7 @@ def test_cycle_of_what_cannot_be_cleared_is_collected_after_the_close(shape: str
 
 
 def test_last_reference_may_go_while_other_threads_send() -> None:
-    # Conn.__dealloc__ takes the loop's lock with the GIL held; those who send take the lock and then want the GIL.
+    # Conn.__dealloc__ takes the loop's lock with the GIL held: nobody may wait for the GIL with the lock.
     stop = threading.Event()
 
     def pour(conn: Any) -> None:
@@ -315,7 +317,9 @@ def test_reading_in_on_connect_gets_the_first_message_and_in_on_close_none() -> 
         except ConnectionClosed as exc:
             result.put(exc.code)
 
-    with running(on_connect=lambda conn: result.put(read_client_data(conn)), on_read=echo_read, on_close=on_close) as engine:
+    with running(
+        on_connect=lambda conn: result.put(read_client_data(conn)), on_read=echo_read, on_close=on_close
+    ) as engine:
         client = engine.connect()
         client.send_frame(BINARY, b"first")
         assert take(result) == (b"first", OpCode.BINARY)

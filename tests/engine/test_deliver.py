@@ -1,4 +1,4 @@
-"""deliver: one connection's events in order and one at a time, whoever runs them; and the waiting of callbacks."""
+"""deliver: one connection's events in order, one at a time, whoever runs them; and callbacks that wait."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ each_runners = pytest.mark.parametrize("runners", [1, 4])
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Make a loop with open connections whose every step the test takes: ``make(2, max_inbox_messages=3)``."""
+    """Make a loop with open connections, each step of it the test's: ``make(2, max_inbox_messages=3)``."""
     peers: list[socket.socket] = []
     loops: list[Bare] = []
 
@@ -192,6 +192,7 @@ def test_every_message_arrives_once_in_order_and_one_at_a_time(runners: int) -> 
         busy[conn] -= 1
 
     with running(runners=runners, on_message=on_message, max_inbox_messages=50) as engine:
+
         def pour(client: raw.RawClient, seed: int) -> None:
             own = random.Random(seed)
             for i in range(count):
@@ -235,7 +236,11 @@ def test_slow_callback_pauses_reading_and_nothing_is_lost() -> None:
         seen.append(message)
 
     messages = [b"%06d" % i + bytes(2000) for i in range(3000)]
-    for limits in ({"max_inbox_messages": 10}, {"max_inbox_bytes": 20_000}, {"max_inbox_total_bytes": 20_000}):
+    for limits in (
+        {"max_inbox_messages": 10},
+        {"max_inbox_bytes": 20_000},
+        {"max_inbox_total_bytes": 20_000},
+    ):
         gate.clear()
         entered.clear()
         seen.clear()

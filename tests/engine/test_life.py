@@ -1,4 +1,4 @@
-"""life: the table of states at the top of life.pyx, each transition seen from outside, and nothing left after it."""
+"""life: the table of states of life.pyx, each transition seen from outside, and nothing left after it."""
 
 from __future__ import annotations
 
@@ -151,7 +151,11 @@ def test_end_without_a_close_frame_is_1006(engine: Running, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "code"),
-    [(raw.frame(TEXT, "x", mask=False), 1002), (raw.frame(TEXT, b"\xff"), 1007), (raw.frame(TEXT, length=1 << 40), 1009)],
+    [
+        (raw.frame(TEXT, "x", mask=False), 1002),
+        (raw.frame(TEXT, b"\xff"), 1007),
+        (raw.frame(TEXT, length=1 << 40), 1009),
+    ],
 )
 def test_broken_rule_ends_with_its_code(engine: Running, wrong: bytes, code: int) -> None:
     client = engine.connect()

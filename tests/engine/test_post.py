@@ -137,7 +137,9 @@ def test_full_batch_overflows_into_the_inboxes_in_order(make: Make) -> None:
         loop.post((a, b)[i % 2], b"%d" % (i % 7))
     got = drain(loop)
     for conn, first in ((a, 0), (b, 1)):
-        assert [event for index, event in got if index == conn] == [b"%d" % (i % 7) for i in range(first, count, 2)]
+        assert [event for index, event in got if index == conn] == [
+            b"%d" % (i % 7) for i in range(first, count, 2)
+        ]
     assert loop.figures()["blocks"] == loop.figures()["inbox_bytes"] == 0
 
 
@@ -148,7 +150,7 @@ def test_events_of_a_connection_that_is_over_go_back(make: Make, owned: bool) ->
     loop.post(b, b"y")
     loop.abort(a)
     got = drain(loop)
-    # Muted: the shim shows what the callbacks would skip. The end is the last event, and the slot is free then.
+    # The shim shows the muted message, that callbacks skip. The end is the last event; then the slot is free.
     assert [event for index, event in got if index == a][-1] == "close"
     assert (b, b"y") in got
     assert not loop.is_there(a)

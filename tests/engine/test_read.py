@@ -75,10 +75,12 @@ def test_first_frames_may_come_with_the_request_cut_anywhere() -> None:
 
 def test_message_that_came_with_the_request_is_delivered_after_on_connect() -> None:
     order: queue.Queue[Any] = queue.Queue()
-    with running(on_connect=lambda conn: order.put("connect"), on_message=recorder(order)) as engine:
-        with RawClient(engine.port, handshake=False) as client:
-            client.send(raw.request() + raw.frame(TEXT, "hello"))
-            assert [take(order), take(order)] == ["connect", "hello"]
+    with (
+        running(on_connect=lambda conn: order.put("connect"), on_message=recorder(order)) as engine,
+        RawClient(engine.port, handshake=False) as client,
+    ):
+        client.send(raw.request() + raw.frame(TEXT, "hello"))
+        assert [take(order), take(order)] == ["connect", "hello"]
 
 
 @pytest.mark.parametrize("cut", [None, 1, 100, 200])
@@ -240,7 +242,9 @@ def test_frames_behind_a_close_frame_are_not_looked_at() -> None:
     seen: queue.Queue[Any] = queue.Queue()
     with running(on_message=recorder(seen)) as engine:
         client = engine.connect()
-        client.send(raw.frame(TEXT, "a") + raw.close_frame(1000) + frames((TEXT, "b"), (PING, b"c")) + b"\xff" * 50)
+        client.send(
+            raw.frame(TEXT, "a") + raw.close_frame(1000) + frames((TEXT, "b"), (PING, b"c")) + b"\xff" * 50
+        )
         assert client.recv_close().code == 1000
         expect_eof(client)
         assert engine.end() == (1000, "")

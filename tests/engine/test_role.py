@@ -44,8 +44,8 @@ def on_message(conn, message):
 @pytest.mark.parametrize("pool", ["", "server.set_pool(4, 8)"], ids=["inline", "pool"])
 @pytest.mark.parametrize("how", BLOCKERS)
 def test_loop_lives_while_a_callback_keeps_its_thread(how: str, pool: str) -> None:
-    # In a process of its own, so that this one has a GIL to measure with. The order of events is the proof: the
-    # callback's reply is the last thing that comes.
+    # In a process of its own, so that this one has a GIL to measure with. The order of events is the proof:
+    # the callback's reply is the last thing that comes.
     with ServerProcess(SERVER.format(pool=pool, blocker=BLOCKERS[how])) as server:
         blocked, other = server.connect(), server.connect()
         for client in (blocked, other):
@@ -107,8 +107,8 @@ def test_messages_that_come_while_callbacks_block_are_delivered_afterwards(runne
 
 @pytest.mark.parametrize("runners", [1, 4])
 def test_short_callbacks_are_no_reason_to_take_the_role(runners: int) -> None:
-    # A timeout far above what a busy machine takes a thread away for; with takeovers that are not needed, there
-    # would be about one a message.
+    # A timeout far above what a busy machine takes a thread away for; with takeovers that are not needed,
+    # there would be about one a message.
     messages = 2000
     with running(runners=runners, on_message=echo, schedule_timeout_us=50_000) as engine:
         clients = [engine.connect() for _ in range(4)]
@@ -135,7 +135,9 @@ def test_role_returns_to_a_runner(runners: int) -> None:
             client = engine.connect()
             takeovers = engine.counter("takeovers")
             client.send_frame(TEXT, "block")
-            wait_until(lambda before=takeovers: engine.counter("takeovers") > before, "the watchdog takes the role")
+            wait_until(
+                lambda before=takeovers: engine.counter("takeovers") > before, "the watchdog takes the role"
+            )
             ping(client)
             gate.set()
             assert client.recv_message() == "block"
