@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from typing import Any
 
 import rig
@@ -109,6 +110,7 @@ def main() -> None:
     results: dict[str, dict[int, Samples]] = {s.name: {n: {} for n in args.outstanding} for s in servers}
     dropped = {s.name: dict.fromkeys(args.outstanding, 0) for s in servers}
     for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         # Another one begins each round: none is always measured behind the same neighbour.
         first = number % len(servers)
         for server in servers[first:] + servers[:first]:

@@ -1,1 +1,1 @@
-"""The engine: epoll, upgrade, frames, masking, buffers. Imported by `unlimitedws`; not an interface of its own."""
+"""The engine: epoll, upgrade, frames, masking, buffers. For `unlimitedws`; not an interface of its own."""

@@ -24,8 +24,8 @@ cdef enum:
 
 cdef void accept_batch(UwsLoop* l, int listen_fd) noexcept nogil:
     """Take in the connections that wait, a batch at most."""
-    cdef int i, fd
-    for i in range(ACCEPT_BATCH):
+    cdef int _, fd
+    for _ in range(ACCEPT_BATCH):
         if l.limits.max_connections != 0 and l.n_conns >= l.limits.max_connections:
             _shed(l, listen_fd)
             return
@@ -54,11 +54,11 @@ cdef void _shed(UwsLoop* l, int listen_fd) noexcept nogil:
     elsewhere, instead of waiting for its own timeout."""
     cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
     cdef size_t len_bytes = upgrade_refuse(response, sizeof(response), UWS_E_HTTP_503)
-    cdef int i, status
+    cdef int _, status
     if l.spare_fd >= 0:
         close(l.spare_fd)
         l.spare_fd = -1
-        for i in range(SHED_BATCH):
+        for _ in range(SHED_BATCH):
             status = sock_turn_away(listen_fd, response, len_bytes)
             if status == UWS_ACCEPT_AGAIN:
                 continue

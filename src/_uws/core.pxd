@@ -17,6 +17,7 @@ cdef class Loop:
     cdef uint32_t max_runners
     cdef bint spawning
     cdef bint dog_started
+    cdef uint64_t spawn_at_ms         # no runner is asked for before; 0: any time
 
     cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1
     cdef int _callbacks(self, UwsDelivery* d, Conn conn) except -1

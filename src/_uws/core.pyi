@@ -220,8 +220,8 @@ class Loop:
                 max_inbox_messages        the same, counted
                 max_inbox_total_bytes     undelivered messages of all; then those that have some pause
                 max_connections           0: as many as there are descriptors; more are refused with 503
-                schedule_timeout_us       how long the poller may be away running callbacks before another
-                                          runner polls; unused with one runner
+                schedule_timeout_us       how long the poller may be away running callbacks before the watchdog
+                                          polls in its place, and wakes another runner where there is one
                 cooldown_us               how long accepting rests when there is no descriptor, or no room in
                                           the queue of jobs
                 io_timeout_us             how long a call of a callback waits; 0: without limit

@@ -7,7 +7,7 @@ import sys
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -16,7 +16,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from _uws.clock cimport clock_us
+from _uws.clock cimport clock_ms, clock_us
 from _uws.deliver cimport (
     UWS_WAITED,
     UWS_WAITED_CLOSED,
@@ -44,10 +44,10 @@ from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_dirty, conn_end, conn_flush, conn_goodbye
 from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
 from _uws.outq cimport outq_put_frame
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_MESSAGE, UWS_EV_OPEN, UwsEvent
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_OPEN, UwsEvent
 from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
-from _uws.slot cimport conn_at, conn_side
+from _uws.slot cimport conn_at, conn_side, conn_takes
 from _uws.sock cimport sock_local, sock_peer, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
@@ -56,8 +56,6 @@ from _uws.state cimport (
     UWS_F_OUT_ON,
     UWS_F_PINNED,
     UWS_M_MUTE,
-    UWS_M_SAID,
-    UWS_S_ENDING,
     UWS_S_OPEN,
     UWS_W_CLOSE,
     UWS_W_MESSAGE,
@@ -105,6 +103,7 @@ cdef extern from *:
 
 cdef enum:
     CORK_BYTES = 65536            # queued bytes of one connection that do not wait for the end of the turn
+    SPAWN_RETRY_MS = 1000         # after a runner could not be started
     MAX_TABLE = 1 << 24           # slots, where RLIMIT_NOFILE knows no limit
     KNOWN_LOCAL = 0
     KNOWN_REMOTE = 1
@@ -312,8 +311,7 @@ cdef class Conn:
         while True:
             _lock(l)
             c = conn_at(l, self.index, self.generation)
-            if c == NULL or c.marks & UWS_M_SAID or c.flags & UWS_F_GONE or (
-                    c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
+            if not conn_takes(c):
                 _unlock(l)
                 raise self._gone()
             if c.side == NULL or c.side.out.bytes < l.limits.max_buffered_bytes:
@@ -391,7 +389,6 @@ cdef int _write(Conn conn, int opcode, object message, bint check_text) except -
     cdef const char* text
     cdef Py_ssize_t n = 0
     cdef Py_buffer view
-    cdef uint8_t state = 0
     cdef bint control = opcode >= UWS_OP_CLOSE
     if type(message) is bytes:
         n = PyBytes_GET_SIZE(message)
@@ -664,6 +661,7 @@ cdef class Loop:
         cdef int work
         cdef bint started = True
         if batch_init(&b) != UWS_OK:
+            self.spawning = False
             raise MemoryError
         _lock(l)
         l.runners += 1
@@ -707,8 +705,9 @@ cdef class Loop:
         try:
             self.spawn()
         except Exception:
-            # It goes on with the runners there are; the server has logged why.
+            # It goes on with the runners there are, and asks again in a while; the server has logged why.
             self.spawning = False
+            self.spawn_at_ms = clock_ms() + SPAWN_RETRY_MS
         return 0
 
     cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1:
@@ -720,7 +719,8 @@ cdef class Loop:
         d.role = role
         _lock(l)
         l.gil_waiters -= 1
-        if self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping:
+        if self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping \
+                and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms):
             _unlock(l)
             self._spare()
             _lock(l)

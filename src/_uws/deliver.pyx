@@ -9,18 +9,15 @@ from _uws.life cimport conn_settle
 from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox
 from _uws.proto cimport UWS_EV_MESSAGE, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_index, conn_reading, conn_side, conn_trim
+from _uws.slot cimport conn_at, conn_index, conn_reading, conn_side, conn_takes, conn_trim
 from _uws.state cimport (
     UWS_F_BUSY,
-    UWS_F_GONE,
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
     UWS_M_MUTE,
-    UWS_M_SAID,
     UWS_O_RUNNER,
     UWS_S_DEAD,
-    UWS_S_ENDING,
     UWS_S_OPEN,
     UwsConn,
     UwsSide,
@@ -181,7 +178,7 @@ cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint6
     cdef timespec until
     while True:
         c = conn_at(l, index, generation)
-        if c == NULL or c.flags & UWS_F_GONE or c.marks & UWS_M_SAID or (c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
+        if not conn_takes(c):
             return UWS_WAITED_CLOSED
         side = c.side
         if side == NULL or side.out.bytes < l.limits.max_buffered_bytes:

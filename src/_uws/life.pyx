@@ -73,6 +73,10 @@ from _uws.upgrade cimport UWS_UPGRADE_MAX_REFUSAL_BYTES, upgrade_refuse
 from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
 
 
+cdef enum:
+    FIN_TIMEOUT_MS = 1000         # for the peer's FIN, when everything has been said
+
+
 # ---- sending
 
 cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
@@ -127,13 +131,17 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.flags & UWS_F_OUT_ON:
         conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), False)
     if c.state == UWS_S_LINGER:
-        # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1).
-        if c.flags & (UWS_F_EOF | UWS_F_GONE) or c.marks & UWS_M_HEARD:
+        if c.flags & (UWS_F_EOF | UWS_F_GONE):
             _drop(l, c)
             return
         if not (c.flags & UWS_F_SHUT):
+            # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1).
             c.flags |= UWS_F_SHUT
             sock_end_sending(conn_index(l, c))
+        if c.marks & UWS_M_HEARD:
+            # There are clients that send a second close frame; an RST in answer would look like a failure to them.
+            # So the descriptor stays until their FIN, but not for long.
+            _deadline(l, c, min(l.limits.close_timeout_ms, FIN_TIMEOUT_MS))
     conn_trim(l, c)
 
 

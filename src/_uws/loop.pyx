@@ -180,7 +180,9 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
 
 
 cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
-    """Accept from fd, a listening non-blocking socket that stays the caller's. UWS_OK, UWS_E_ARG (too many), UWS_E_SYS."""
+    """Accept from fd, a listening non-blocking socket that stays the caller's.
+
+    UWS_OK, UWS_E_ARG (there are UWS_MAX_LISTENERS already) or UWS_E_SYS."""
     if l.n_listeners == UWS_MAX_LISTENERS:
         return UWS_E_ARG
     if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
@@ -293,7 +295,8 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b, int max_wait_ms) noexcept nogil:
 
 # ---- stopping
 
-cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes, uint64_t timeout_ms) noexcept nogil:
+cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes,
+                    uint64_t timeout_ms) noexcept nogil:
     """Accept no more, and ask everybody to leave with code; whoever is there after timeout_ms is dropped.
 
     A second call only brings the deadline forward. The thread that polls says when nothing is left (finished)."""

@@ -2,7 +2,7 @@
 
 from libc.string cimport memcpy, memset
 
-from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_NOMEM, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK
+from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_NOMEM, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK
 from _uws.frame cimport (
     UWS_MAX_CONTROL_BYTES,
     UWS_MAX_MASKED_HEAD_BYTES,
@@ -118,7 +118,6 @@ cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept 
         return UWS_E_TOO_BIG
     if f.opcode != UWS_OP_CONTINUATION:
         p.fragments = 0
-        p.utf8 = 0
     p.fragments += 1
     if p.fragments > env.max_fragments:
         return UWS_E_FRAGMENTS
@@ -314,4 +313,3 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
         return UWS_OK
     p.phase = UWS_P_DONE
     return status
-

@@ -1,5 +1,5 @@
-# F5. Who polls: a role, not a thread. A runner (a thread that runs callbacks) has it while it waits in epoll; while every
-# runner is away in callbacks, or waits for the GIL, the watchdog takes it and the engine lives on.
+# F5. Who polls: a role, not a thread. A runner (a thread that runs callbacks) has it while it waits in epoll;
+# while every runner is away in callbacks, or waits for the GIL, the watchdog takes it and the engine lives on.
 # Owns the watchdog thread. No function here needs the GIL, and none may be called with the lock held.
 
 from libc.stdint cimport uint64_t

@@ -227,15 +227,16 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
         if mine:
             loop_turn(l, b, -1)
             continue
-        if l.n_ready != 0 and l.gil_waiters == 0:
-            work = UWS_WORK_EVENTS
-            break
         if l.owner == UWS_O_NONE:
+            # Before anything else: a runner that went to work now and blocked would leave nobody to poll.
             l.owner = UWS_O_RUNNER
             l.away = 0
             l.batch = b
             mine = True
             continue
+        if l.n_ready != 0 and l.gil_waiters == 0:
+            work = UWS_WORK_EVENTS
+            break
         if l.owner == UWS_O_DOG and l.role_wanted == 0:
             l.role_wanted = 1
             post_nudge(l)

@@ -3,7 +3,16 @@
 
 from libc.stdint cimport int32_t, uint32_t
 
-from _uws.state cimport UWS_S_FREE, UwsConn, UwsLoop, UwsSide
+from _uws.state cimport (
+    UWS_F_GONE,
+    UWS_M_SAID,
+    UWS_S_ENDING,
+    UWS_S_FREE,
+    UWS_S_OPEN,
+    UwsConn,
+    UwsLoop,
+    UwsSide,
+)
 
 
 cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -20,6 +29,12 @@ cdef inline UwsConn* conn_at(UwsLoop* l, int32_t index, uint32_t generation) noe
     if c.generation != generation or c.state == UWS_S_FREE:
         return NULL
     return c
+
+
+cdef inline bint conn_takes(const UwsConn* c) noexcept nogil:
+    """May a frame still be queued? Also while the end waits for the replies to the messages before it."""
+    return (c != NULL and (c.state == UWS_S_OPEN or c.state == UWS_S_ENDING) and not (c.flags & UWS_F_GONE)
+            and not (c.marks & UWS_M_SAID))
 
 
 cdef UwsSide* conn_side(UwsLoop* l, UwsConn* c) noexcept nogil

@@ -40,8 +40,8 @@ cdef void side_give_request(UwsLoop* l, UwsSide* side) noexcept nogil:
 cdef void conn_trim(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Give the side block back if nothing is in it."""
     cdef UwsSide* side = c.side
-    if side == NULL or side.out.head != NULL or side.inbox.head != NULL or side.upgrade != NULL or side.waiters != 0 \
-            or side.pong_waits or c.flags & (UWS_F_DIRTY | UWS_F_READY):
+    if side == NULL or side.out.head != NULL or side.inbox.head != NULL or side.upgrade != NULL or side.head != NULL \
+            or side.waiters != 0 or side.pong_waits or c.flags & (UWS_F_DIRTY | UWS_F_READY):
         return
     slab_give(&l.slab, side)
     c.side = NULL

@@ -74,7 +74,7 @@ cdef int32_t wheel_expire(UwsWheel* w, uint32_t now) noexcept nogil:
     tick = w.now + 1
     while <int32_t>(end - tick) >= 0:
         bucket = <int32_t>(tick & (UWS_WHEEL_BUCKETS - 1))
-        if w.busy[bucket >> 6] == 0 and (tick & 63) == 0 and <int32_t>(end - tick) >= 63:
+        if w.busy[bucket >> 6] == 0 and (tick & 63) == 0:
             tick += 64
             continue
         index = w.bucket[bucket]
@@ -93,13 +93,13 @@ cdef uint32_t wheel_next(const UwsWheel* w) noexcept nogil:
     """Ticks until a bucket that is not empty comes by, at most the horizon; 0 when there is no timer."""
     cdef uint32_t first = w.now + 1
     cdef uint32_t start = first & (UWS_WHEEL_BUCKETS - 1)
-    cdef uint32_t i, word
+    cdef uint32_t _, word
     cdef uint64_t bits
     if w.count == 0:
         return 0
     word = start >> 6
     bits = w.busy[word] >> (start & 63) << (start & 63)
-    for i in range(33):
+    for _ in range(33):
         if bits != 0:
             return (((word << 6) + <uint32_t>__builtin_ctzll(bits) - start) & (UWS_WHEEL_BUCKETS - 1)) + 1
         word = (word + 1) & 31

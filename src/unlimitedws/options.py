@@ -84,8 +84,8 @@ class Options:
     I/O. `DefaultServer` has (128, 128), as in Go."""
 
     schedule_timeout: Duration = 0.001
-    """With a pool: how long I/O may rest because of a callback before another thread does it, 1 ms; as in
-    Go."""
+    """How long I/O may rest because of a callback before another thread does it, 1 ms as in Go; with a pool and
+    without one. Below 0.1 ms it is 0.1 ms."""
 
     cooldown_time: Duration = 0.005
     """How long accepting rests when there is no file descriptor, or no room among the pool's jobs, 5 ms; as

@@ -1,0 +1,223 @@
+"""The send queue: what is put in leaves in its order, whatever the transport takes, and no block stays."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from uws_shims.outq_shim import AGAIN, E_NOMEM, E_SYS, LOST, MORE, OK, Outq
+from websockets.frames import Frame, Opcode
+
+LENGTHS = [0, 1, 124, 125, 126, 127, 446, 448, 449, 4096, 16_000, 65_534, 65_535, 65_536, 65_537, 300_000]
+MAX_PARTS = 64
+
+
+def blob(size: int, seed: int = 0) -> bytes:
+    return random.Random(size * 31 + seed).randbytes(size)
+
+
+def assert_clean(queue: Outq) -> None:
+    assert queue.empty
+    assert (queue.live_blocks, queue.used_bytes) == (0, 0)
+
+
+def test_an_empty_queue_asks_nothing_of_the_transport() -> None:
+    queue = Outq()
+    assert queue.flush() == OK
+    assert queue.calls == (0, 0, 0)
+    assert_clean(queue)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_frame_is_the_one_that_a_peer_writes(length: int) -> None:
+    for opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.PONG):
+        if opcode >= 8 and length > 125:
+            continue
+        queue = Outq()
+        payload = blob(length)
+        expected = Frame(opcode, payload).serialize(mask=False)
+        assert queue.put_frame(opcode, payload) == OK
+        assert queue.queued == len(expected)
+        assert queue.flush() == OK
+        assert queue.sent() == expected
+        assert_clean(queue)
+
+
+def test_what_is_queued_in_a_turn_leaves_with_one_send() -> None:
+    """The cork: 30 times the throughput from 1 to 32 replies a send."""
+    queue = Outq()
+    for i in range(32):
+        assert queue.put_frame(1, b"%08d" % i) == OK
+    assert queue.flush() == OK
+    assert queue.calls == (1, 0, 0)
+    queue.put_frame(2, blob(10_000))
+    queue.put_frame(2, blob(200_000))
+    queue.put_frame(2, blob(10))
+    assert queue.flush() == OK
+    assert queue.calls[:2] == (1, 1)
+
+
+@pytest.mark.parametrize("size", [1, 100, 448, 5000, 16_000, 100_000])
+def test_the_three_ways_in_are_one_queue(size: int) -> None:
+    queue = Outq()
+    first, second, third = (blob(size, seed) for seed in range(3))
+    assert queue.put(first) == OK
+    assert queue.put_in_place(second) == OK
+    assert queue.put_frame(2, third) == OK
+    expected = first + second + Frame(Opcode.BINARY, third).serialize(mask=False)
+    assert queue.queued == len(expected)
+    assert queue.flush() == OK
+    assert queue.sent() == expected
+    assert_clean(queue)
+
+
+def test_nothing_queued_is_nothing_sent_and_leaves_no_block() -> None:
+    queue = Outq()
+    assert queue.put(b"") == OK
+    assert queue.queued == 0
+    assert queue.flush() == OK
+    assert queue.sent() == b""
+    assert_clean(queue)
+    assert queue.put(b"") == OK
+    queue.drop()
+    assert_clean(queue)
+
+
+def test_a_full_socket_is_asked_once_and_loses_nothing() -> None:
+    queue = Outq()
+    data = blob(1000)
+    queue.put(data)
+    assert queue.flush([AGAIN]) == MORE
+    assert (queue.queued, queue.sent(), queue.calls) == (1000, b"", (1, 0, 0))
+    assert queue.flush() == OK
+    assert queue.sent() == data
+    assert_clean(queue)
+
+
+def test_a_short_write_ends_the_flush_without_another_call() -> None:
+    """A socket that took less than it was offered is full: asking again would only cost a system call."""
+    for taken in (0, 1, 999):
+        queue = Outq()
+        data = blob(1000)
+        queue.put(data)
+        assert queue.flush([taken, AGAIN]) == MORE
+        assert queue.steps_left == 1
+        assert (queue.queued, queue.sent()) == (1000 - taken, data[:taken])
+        assert queue.flush() == OK
+        assert queue.sent() == data[taken:]
+        assert_clean(queue)
+
+
+def test_a_short_write_may_end_at_and_around_every_chunks_end() -> None:
+    sizes = [448, 3, 16_000, 1, 70_000, 20]
+    data = [blob(size, i) for i, size in enumerate(sizes)]
+    whole = b"".join(data)
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    for cut in sorted({end + d for end in ends for d in (-1, 0, 1)} - {len(whole) + 1}):
+        queue = Outq()
+        for part in data:
+            assert queue.put(part) == OK
+        status = queue.flush([cut])
+        assert status == (OK if cut == len(whole) else MORE)
+        assert queue.sent() == whole[:cut]
+        assert queue.queued == len(whole) - cut
+        assert queue.flush() == OK
+        assert queue.sent() == whole[cut:]
+        assert_clean(queue)
+
+
+def test_chunks_are_given_back_as_they_leave_not_at_the_end() -> None:
+    queue = Outq()
+    for i in range(20):
+        queue.put(blob(60_000, i))
+    held = queue.used_bytes
+    assert queue.flush([60_000 * 10]) == MORE
+    assert queue.used_bytes <= held // 2
+    assert queue.live_blocks == 10
+    assert queue.flush() == OK
+    assert_clean(queue)
+
+
+@pytest.mark.parametrize(
+    "chunks", [2, MAX_PARTS - 1, MAX_PARTS, MAX_PARTS + 1, 2 * MAX_PARTS, 3 * MAX_PARTS + 1]
+)
+def test_more_chunks_than_one_call_takes_leave_in_several(chunks: int) -> None:
+    queue = Outq()
+    data = [blob(17_000, i) for i in range(chunks)]
+    for part in data:
+        assert queue.put(part) == OK
+    assert queue.live_blocks == chunks
+    assert queue.flush() == OK
+    assert queue.sent() == b"".join(data)
+    assert 2 <= queue.calls[2] <= MAX_PARTS
+    assert sum(queue.calls[:2]) == -(-chunks // MAX_PARTS)
+    assert_clean(queue)
+
+
+def test_a_lost_connection_is_said_and_the_rest_can_be_dropped() -> None:
+    for steps in ([LOST], [100, LOST]):
+        queue = Outq()
+        for i in range(3):
+            queue.put(blob(20_000, i))
+        if len(steps) == 2:
+            assert queue.flush(steps[:1]) == MORE
+        assert queue.flush(steps[-1:]) == E_SYS
+        queue.drop()
+        assert_clean(queue)
+        # Dropped means ended, not broken.
+        assert queue.put(b"again") == OK
+        queue.sent()
+        assert queue.flush() == OK
+        assert queue.sent() == b"again"
+        assert_clean(queue)
+
+
+def test_a_first_reply_takes_half_a_kilobyte_not_a_page() -> None:
+    queue = Outq()
+    queue.put_frame(1, b"x" * 400)
+    assert (queue.live_blocks, queue.used_bytes) == (1, 512)
+
+
+@pytest.mark.parametrize("framed", [False, True], ids=["room", "frame"])
+@pytest.mark.parametrize("size", [2**64 - 1, 2**64 - 2, 2**64 - 11, 2**64 - 40, 2**63, 2**61])
+def test_a_size_that_no_machine_has_is_refused_and_changes_nothing(size: int, framed: bool) -> None:
+    queue = Outq()
+    assert queue.put_absurd(size, framed) == E_NOMEM
+    assert_clean(queue)
+    queue.put(b"abc")
+    assert queue.put_absurd(size, framed) == E_NOMEM
+    assert (queue.queued, queue.live_blocks) == (3, 1)
+    queue.put(b"def")
+    assert queue.flush() == OK
+    assert queue.sent() == b"abcdef"
+    assert_clean(queue)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_order_and_content_survive_random_puts_and_short_writes(seed: int) -> None:
+    rng = random.Random(seed)
+    queue = Outq()
+    put, sent = bytearray(), bytearray()
+    seen = set()
+    for step in range(1500):
+        if rng.random() < 0.6 and queue.queued < 4_000_000:
+            data = blob(rng.choice([0, 1, 5, 100, 440, 449, 2000, 15_990, 16_001, 66_000]), step)
+            if rng.random() < 0.5:
+                assert queue.put_frame(2, data) == OK
+                put += Frame(Opcode.BINARY, data).serialize(mask=False)
+            else:
+                assert rng.choice([queue.put, queue.put_in_place])(data) == OK
+                put += data
+        else:
+            steps = [rng.choice([AGAIN, 0, 1, 7, 448, 16_000, rng.randrange(1_000_000)]) for _ in range(3)]
+            status = queue.flush(steps)
+            seen.add(status)
+            sent += queue.sent()
+            assert (status == OK) == queue.empty
+        assert queue.queued == len(put) - len(sent)
+    assert seen == {OK, MORE}
+    while queue.flush([rng.randrange(200_000)]) == MORE:
+        sent += queue.sent()
+    sent += queue.sent()
+    assert sent == put
+    assert_clean(queue)

@@ -1,0 +1,742 @@
+"""The sans-IO connection: the same events whole, byte by byte and chopped; limits, errors, memory.
+
+Two oracles beside it: a reading of the RFC of our own, and the sans-IO half of `websockets`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import random
+import struct
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+from raw import BINARY, CLOSE, CONT, PING, PONG, TEXT, close_frame, frame, xor_mask
+from uws_shims import proto_shim as shim
+from uws_shims.proto_shim import Event, Proto
+from websockets.frames import Frame as PeerFrame
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+OK, PROTOCOL, UTF8 = shim.OK, shim.E_PROTOCOL, shim.E_UTF8
+TOO_BIG, FRAGMENTS = shim.E_TOO_BIG, shim.E_FRAGMENTS
+KEY = bytes([0x12, 0xFF, 0x00, 0x7A])
+
+# An event without the place of its payload, which chopping changes.
+Seen = tuple[str, int, bytes, int, "int | None"]
+
+
+def join(*parts: tuple[object, ...]) -> bytes:
+    return b"".join(frame(*part, mask=KEY) for part in parts)  # type: ignore[arg-type]
+
+
+def text(payload: str | bytes) -> Seen:
+    return "message", TEXT, payload.encode() if isinstance(payload, str) else payload, 0, None
+
+
+def binary(payload: bytes) -> Seen:
+    return "message", BINARY, payload, 0, None
+
+
+def ping(payload: bytes) -> Seen:
+    return "ping", 0, payload, 0, None
+
+
+def pong(payload: bytes) -> Seen:
+    return "pong", 0, payload, 0, None
+
+
+def closing(code: int, reason: bytes = b"") -> Seen:
+    return "close", 0, reason, code, code
+
+
+def feed(proto: Proto, pieces: Iterable[bytes]) -> tuple[int, list[Seen]]:
+    """Feed piece by piece; the status is the first that is not OK.
+
+    An event of length 0 is nowhere and owns nothing.
+    """
+    status, seen = OK, []
+    for piece in pieces:
+        done = proto.done
+        got, events = proto.feed(piece)
+        if done:
+            assert (got, events) == (OK, []), "input behind the end is ignored"
+        for event in events:
+            assert (event.payload == b"") == (event.place == "nowhere"), event
+            seen.append(event[:5])
+        status = status or got
+        if got != OK or any(event.kind == "close" for event in events):
+            assert proto.done
+    return status, seen
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+def chopped(data: bytes, rng: random.Random, cuts: int) -> list[bytes]:
+    at = sorted({0, len(data), *(rng.randrange(len(data) + 1) for _ in range(cuts))})
+    return [data[a:b] for a, b in pairwise(at)]
+
+
+def every_way(data: bytes, **limits: int) -> tuple[int, list[Seen]]:
+    """Feed data whole, byte by byte, cut at every place and in random pieces: it is all the same."""
+    rng = random.Random(len(data))
+    ways = [[data], bytewise(data), *(chopped(data, rng, cuts) for cuts in (2, 3, 5, 9))]
+    ways += [[data[:at], data[at:]] for at in range(1, min(len(data), 400))]
+    results = []
+    for way in ways:
+        proto = Proto(**limits)
+        results.append(feed(proto, way))
+        assert results[-1] == results[0], way
+        proto.reset()
+        assert (proto.live_blocks, proto.used_bytes, proto.is_new) == (0, 0, True)
+    return results[0]
+
+
+# ---- messages
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 124, 125, 126, 127, 128, 255, 256, 257, 1000])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+def test_message_arrives_however_it_is_cut(opcode: int, size: int) -> None:
+    payload = bytes(32 + i % 90 for i in range(size))
+    assert every_way(frame(opcode, payload, mask=KEY)) == (OK, [("message", opcode, payload, 0, None)])
+
+
+@pytest.mark.parametrize("size", [65_534, 65_535, 65_536, 65_537, 300_000])
+def test_long_message_arrives_however_it_is_cut(size: int) -> None:
+    payload = random.Random(size).randbytes(size)
+    data = frame(BINARY, payload, mask=KEY)
+    rng = random.Random(1)
+    for way in (
+        [data],
+        [data[:13], data[13:]],
+        [data[:14], data[14:]],
+        [data[:-1], data[-1:]],
+        chopped(data, rng, 99),
+    ):
+        proto = Proto()
+        assert feed(proto, way) == (OK, [binary(payload)])
+        assert (proto.live_blocks, proto.used_bytes) == (0, 0)
+
+
+def test_a_whole_message_points_into_the_input_and_a_cut_one_is_the_events_own() -> None:
+    data = frame(BINARY, b"payload", mask=KEY)
+    proto = Proto()
+    assert proto.feed(data)[1][0].place == "input"
+    assert proto.feed(data[:9])[1] == []
+    assert proto.feed(data[9:]) == (OK, [Event("message", BINARY, b"payload", 0, None, "owned")])
+    assert proto.live_blocks == 0
+
+
+def test_many_messages_in_one_input_are_all_there_in_order() -> None:
+    data = b"".join(frame(TEXT, str(i), mask=KEY) for i in range(100))
+    assert every_way(data) == (OK, [text(str(i)) for i in range(100)])
+
+
+def test_the_shortest_frames_fill_the_room_for_events_exactly() -> None:
+    """The shim gives no more room than the contract asks for; one that began before takes the one more."""
+    proto = Proto()
+    assert proto.feed(frame(PING, b"", mask=KEY)[:5]) == (OK, [])
+    data = frame(PING, b"", mask=KEY)[5:] + frame(TEXT, b"", mask=KEY) * 50
+    status, events = proto.feed(data)
+    assert (status, len(events)) == (OK, 51)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 1), (5, 0), (0, 5), (3, 0, 4), (0, 0, 1), (100, 200, 300), (256, 1), (257, 1)]
+)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+def test_fragments_are_one_message(opcode: int, sizes: tuple[int, ...]) -> None:
+    parts = [bytes(65 + (i + k) % 26 for i in range(size)) for k, size in enumerate(sizes)]
+    last = len(parts) - 1
+    data = join(*((CONT if k else opcode, part, k == last) for k, part in enumerate(parts)))
+    assert every_way(data) == (OK, [("message", opcode, b"".join(parts), 0, None)])
+
+
+@pytest.mark.parametrize("fragments", [2, 3, 10])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+def test_empty_message_of_empty_fragments_is_one_message_without_a_payload_anywhere(
+    opcode: int, fragments: int
+) -> None:
+    """Its data may be NULL: who takes what is not the event's own for a place in the input, is wrong."""
+    empty = join((opcode, b"", False), *[(CONT, b"", False)] * (fragments - 2), (CONT, b""))
+    after = frame(TEXT, b"behind", mask=KEY)
+    assert every_way(empty + after) == (OK, [("message", opcode, b"", 0, None), text("behind")])
+    proto = Proto()
+    _, events = proto.feed(empty + after)
+    assert [event.place for event in events] == ["nowhere", "input"]
+    assert (proto.live_blocks, proto.used_bytes) == (0, 0)
+
+
+def test_a_character_may_be_cut_by_a_fragment_and_by_the_input() -> None:
+    payload = "aé世😀".encode()
+    for at in range(len(payload) + 1):
+        data = join((TEXT, payload[:at], False), (CONT, payload[at:]))
+        assert every_way(data) == (OK, [text(payload)])
+
+
+# ---- control frames
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 124, 125])
+@pytest.mark.parametrize(("opcode", "kind"), [(PING, "ping"), (PONG, "pong")])
+def test_control_frame_arrives_however_it_is_cut(opcode: int, kind: str, size: int) -> None:
+    payload = bytes(range(size))
+    assert every_way(frame(opcode, payload, mask=KEY)) == (OK, [(kind, 0, payload, 0, None)])
+
+
+def test_control_frames_between_fragments_come_before_the_message() -> None:
+    data = join(
+        (TEXT, "one ", False),
+        (PING, b"p1"),
+        (PONG, b""),
+        (CONT, "two ", False),
+        (PING, b""),
+        (CONT, "three"),
+        (PING, b"p3"),
+    )
+    expected = [ping(b"p1"), pong(b""), ping(b""), text("one two three"), ping(b"p3")]
+    assert every_way(data) == (OK, expected)
+
+
+def test_each_of_two_cut_pings_keeps_its_own_payload() -> None:
+    """The first is read only after the second has begun to fill the place that it was collected in."""
+    first, second = frame(PING, b"A" * 125, mask=KEY), frame(PING, b"B" * 125, mask=KEY)
+    for inside in (False, True):
+        proto = Proto()
+        if inside:
+            assert proto.feed(frame(TEXT, b"half", fin=False, mask=KEY)) == (OK, [])
+        assert proto.feed(first[:60]) == (OK, [])
+        status, events = proto.feed(first[60:] + second[:100])
+        assert (status, [event[:5] for event in events]) == (OK, [ping(b"A" * 125)])
+        assert events[0].place == "scratch"
+        status, events = proto.feed(second[100:])
+        assert (status, [event[:5] for event in events]) == (OK, [ping(b"B" * 125)])
+
+
+def test_a_cut_ping_between_fragments_leaves_the_message_alone() -> None:
+    data = join((BINARY, b"x" * 300, False), (PING, b"y" * 125), (CONT, b"z" * 300))
+    assert every_way(data) == (OK, [ping(b"y" * 125), binary(b"x" * 300 + b"z" * 300)])
+
+
+@pytest.mark.parametrize(
+    ("body", "event"),
+    [
+        (b"", closing(1005)),
+        (struct.pack("!H", 1000), closing(1000)),
+        (struct.pack("!H", 1001) + "größe".encode(), closing(1001, "größe".encode())),
+        (struct.pack("!H", 4999) + b"x" * 123, closing(4999, b"x" * 123)),
+    ],
+)
+def test_close_frame_is_the_last_event_and_its_code_is_echoed(body: bytes, event: Seen) -> None:
+    before = join((TEXT, "first"), (PING, b"p"))
+    after = join((TEXT, "behind"), (PING, b"behind"))
+    assert every_way(before + frame(CLOSE, body, mask=KEY) + after) == (
+        OK,
+        [text("first"), ping(b"p"), event],
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"\x03", PROTOCOL),
+        (struct.pack("!H", 999), PROTOCOL),
+        (struct.pack("!H", 1005), PROTOCOL),
+        (struct.pack("!H", 1006), PROTOCOL),
+        (struct.pack("!H", 1015), PROTOCOL),
+        (struct.pack("!H", 5000), PROTOCOL),
+        (struct.pack("!H", 1000) + b"\xff", UTF8),
+        (struct.pack("!H", 1000) + "世".encode()[:2], UTF8),
+    ],
+)
+def test_bad_close_frame_fails_the_connection(body: bytes, status: int) -> None:
+    assert every_way(join((TEXT, "first"), (CLOSE, body), (TEXT, "behind"))) == (status, [text("first")])
+
+
+def test_close_inside_a_message_ends_the_connection_and_drops_the_half() -> None:
+    data = join((TEXT, "half", False)) + close_frame(1000, mask=KEY)
+    assert every_way(data) == (OK, [closing(1000)])
+
+
+# ---- limits
+
+
+@pytest.mark.parametrize("limit", [1, 125, 126, 1000])
+def test_a_message_of_one_frame_may_have_the_limits_size_and_no_byte_more(limit: int) -> None:
+    for size in (limit - 1, limit):
+        payload = b"x" * size
+        assert every_way(frame(BINARY, payload, mask=KEY), max_message_bytes=limit) == (OK, [binary(payload)])
+    assert every_way(frame(BINARY, b"x" * (limit + 1), mask=KEY), max_message_bytes=limit) == (TOO_BIG, [])
+
+
+@pytest.mark.parametrize("first", [0, 1, 499, 500])
+def test_a_message_of_fragments_may_have_the_limits_size_and_no_byte_more(first: int) -> None:
+    limit = 500
+    for size, expected in ((limit - 1, OK), (limit, OK), (limit + 1, TOO_BIG)):
+        if size < first:
+            continue
+        data = join((BINARY, b"a" * first, False), (PING, b"p"), (CONT, b"b" * (size - first)))
+        status, events = every_way(data, max_message_bytes=limit)
+        assert status == expected
+        whole = [binary(b"a" * first + b"b" * (size - first))] if expected == OK else []
+        assert events == [ping(b"p"), *whole]
+
+
+def test_the_limit_is_a_messages_not_the_connections() -> None:
+    data = join((TEXT, "x" * 10), (TEXT, "y" * 6, False), (CONT, "z" * 4), (TEXT, "w" * 10))
+    status, events = every_way(data, max_message_bytes=10)
+    assert (status, len(events)) == (OK, 3)
+
+
+def test_a_control_frame_is_bounded_by_the_rfc_not_by_the_limit_on_messages() -> None:
+    assert every_way(frame(PING, b"x" * 125, mask=KEY), max_message_bytes=1) == (OK, [ping(b"x" * 125)])
+
+
+@pytest.mark.parametrize("length", [2**20 + 1, 2**32, 2**32 + 10, 2**62, 2**63 - 1])
+def test_a_declared_length_beyond_the_limit_is_refused_before_a_byte_of_it(length: int) -> None:
+    head = b"\x82\xff" + struct.pack("!Q", length)
+    assert every_way(head) == (TOO_BIG, [])
+    start = join((BINARY, b"abc", False))
+    assert every_way(start + b"\x80" + head[1:]) == (TOO_BIG, [])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_a_message_may_have_the_limits_number_of_fragments_and_no_more(limit: int) -> None:
+    for count, expected in ((limit, OK), (limit + 1, FRAGMENTS)):
+        for payload in (b"x", b""):
+            parts = [(CONT if k else BINARY, payload, k == count - 1) for k in range(count)]
+            # Control frames are no fragments.
+            data = join(*[part for one in parts for part in ((PING, b""), one)])
+            status, events = every_way(data, max_fragments=limit)
+            assert status == expected
+            assert events[-1] == (binary(payload * count) if expected == OK else ping(b""))
+
+
+def test_fragments_are_counted_anew_for_every_message() -> None:
+    three = join((TEXT, "a", False), (CONT, "b", False), (CONT, "c"))
+    assert every_way((three + join((TEXT, "d"))) * 3, max_fragments=3) == (OK, [text("abc"), text("d")] * 3)
+
+
+# ---- UTF-8
+
+
+BAD_UTF8 = [
+    b"\xff",
+    b"\xc0",
+    b"\xf5",
+    b"\xed\xa0",
+    b"\xe0\x80",
+    b"\xf0\x80",
+    b"\xf4\x90",
+    b"\xc3\x28",
+    b"\xe4\xb8a",
+]
+
+
+@pytest.mark.parametrize("bad", BAD_UTF8)
+def test_bad_text_is_refused_at_its_first_bad_byte_not_at_its_end(bad: bytes) -> None:
+    for lead in (b"", b"ok ", "世界".encode(), b"x" * 300):
+        # 1,000 bytes more are declared, and never come.
+        good = frame(TEXT, lead + bad + b"x" * 1000, mask=KEY)[:-1001]
+        proto = Proto()
+        assert feed(proto, bytewise(good)) == (OK, [])
+        last = frame(TEXT, lead + bad + b"x" * 1000, mask=KEY)[len(good) : len(good) + 1]
+        assert proto.feed(last) == (UTF8, [])
+        # In a fragment, too.
+        data = join((TEXT, lead, False)) + frame(CONT, bad + b"x" * 50, fin=False, mask=KEY)[:-50]
+        assert every_way(data) == (UTF8, [])
+
+
+@pytest.mark.parametrize("cut", ["é", "世", "😀"])
+def test_text_that_ends_within_a_character_is_1007(cut: str) -> None:
+    for size in range(1, len(cut.encode())):
+        half = cut.encode()[:size]
+        assert every_way(join((TEXT, "good"), (TEXT, b"ok" + half))) == (UTF8, [text("good")])
+        assert every_way(join((TEXT, b"ok" + half, False), (CONT, b""))) == (UTF8, [])
+        # What follows is another message: it cannot complete the character.
+        rest = cut.encode()[size:]
+        assert every_way(join((TEXT, half), (TEXT, rest))) == (UTF8, [])
+
+
+def test_binary_is_not_looked_at() -> None:
+    data = join((BINARY, b"\xff\xc0"), (BINARY, b"\xed", False), (CONT, b"\xa0"))
+    assert every_way(data) == (OK, [binary(b"\xff\xc0"), binary(b"\xed\xa0")])
+
+
+def test_a_character_that_a_binary_message_left_open_is_not_the_next_texts() -> None:
+    data = join((BINARY, b"\xe4\xb8", False), (CONT, b""), (TEXT, "世"), (TEXT, "x", False), (CONT, "y"))
+    assert every_way(data) == (OK, [binary(b"\xe4\xb8"), text("世"), text("xy")])
+
+
+# ---- errors
+
+
+def test_what_came_before_an_error_is_valid_and_what_comes_behind_it_is_ignored() -> None:
+    before = join((TEXT, "one"), (PING, b"p"), (BINARY, b"two", False), (CONT, b"!"))
+    for wrong, status in (
+        (frame(3, b"", mask=KEY), PROTOCOL),
+        (frame(TEXT, b"x", mask=False), PROTOCOL),
+        (frame(TEXT, b"\xff", mask=KEY), UTF8),
+        (frame(CONT, b"", mask=KEY), PROTOCOL),
+    ):
+        behind = join((TEXT, "behind"), (CLOSE, b"\x03\xe8"))
+        expected = [text("one"), ping(b"p"), binary(b"two!")]
+        assert every_way(before + wrong + behind) == (status, expected)
+        proto = Proto()
+        assert feed(proto, [before, wrong, behind, behind]) == (status, expected)
+
+
+def test_every_status_has_its_close_code() -> None:
+    assert [shim.close_code(status) for status in (PROTOCOL, UTF8, TOO_BIG, FRAGMENTS)] == [
+        1002,
+        1007,
+        1009,
+        1008,
+    ]
+
+
+def test_nothing_fed_is_nothing_done() -> None:
+    proto = Proto()
+    assert proto.feed(b"") == (OK, [])
+    assert proto.is_new
+    proto.feed(b"\x81")
+    assert proto.feed(b"") == (OK, [])
+    assert proto.feed(frame(TEXT, b"x", mask=KEY)[1:]) == (OK, [Event(*text("x"), "input")])
+    assert proto.is_new
+
+
+# ---- memory
+
+
+def test_it_costs_a_slot_sixteen_bytes() -> None:
+    assert shim.PROTO_BYTES == 16
+
+
+def test_an_idle_connection_owns_nothing() -> None:
+    proto = Proto()
+    for data in (join((TEXT, "x" * 5000)), join((TEXT, "a", False), (CONT, "b")), join((PING, b"p"))):
+        for way in ([data], bytewise(data)):
+            feed(proto, way)
+            assert (proto.live_blocks, proto.used_bytes, proto.is_new) == (0, 0, True)
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, PING])
+def test_reset_gives_back_whatever_was_cut(opcode: int) -> None:
+    data = join((BINARY if opcode == BINARY else TEXT, "half", False), (PING, b"x" * 125), (CONT, "rest"))
+    for at in range(len(data)):
+        proto = Proto()
+        proto.feed(data[:at])
+        proto.reset()
+        assert (proto.live_blocks, proto.used_bytes, proto.is_new) == (0, 0, True), at
+        proto.reset()
+        # As new: what was cut does not reach into the next connection.
+        assert feed(proto, [join((TEXT, "fresh"))]) == (OK, [text("fresh")])
+
+
+def test_memory_grows_with_what_is_received_not_with_what_is_declared() -> None:
+    head = b"\x82\xff" + struct.pack("!Q", 1 << 20) + KEY
+    for received in (0, 1, 10, 256, 257, 1000, 10_000, 100_000, 500_000):
+        proto = Proto()
+        for way in ([bytes(received)], [bytes(7)] * (received // 7)):
+            proto.reset()
+            assert feed(proto, [head, *way]) == (OK, [])
+            # The partial state, and for the payload no more than twice what came, rounded up by the
+            # allocator: half as much again, or a page and its head.
+            assert proto.used_bytes <= 512 + 3 * received + 8192 * (received > 65_536), (
+                received,
+                proto.used_bytes,
+            )
+            assert proto.live_blocks <= 2
+    # Declared small, it takes its own size and is never moved.
+    proto = Proto()
+    feed(proto, bytewise(frame(BINARY, bytes(200), mask=KEY)[:-1]))
+    assert proto.used_bytes <= 512 + 256
+
+
+def test_a_thousand_declared_mebibytes_cost_a_thousand_small_blocks() -> None:
+    head = b"\x82\xff" + struct.pack("!Q", 1 << 20) + KEY + bytes(10)
+    protos = [Proto() for _ in range(100)]
+    for proto in protos:
+        assert proto.feed(head) == (OK, [])
+    assert sum(proto.used_bytes for proto in protos) < 100 * 1024
+
+
+# ---- every first byte, against an oracle of our own
+
+
+class Oracle:
+    """RFC 6455, sections 5 to 7, read by somebody who cares about nothing else: one frame after the other."""
+
+    def __init__(self, max_message_bytes: int = 1 << 20, max_fragments: int = 1024) -> None:
+        self.max_message_bytes = max_message_bytes
+        self.max_fragments = max_fragments
+
+    def run(self, data: bytes) -> tuple[int, list[Seen]]:
+        events: list[Seen] = []
+        message: int | None = None
+        parts = b""
+        fragments = 0
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while len(data) >= 2:
+            fin, rsv, opcode = bool(data[0] & 0x80), data[0] & 0x70, data[0] & 0x0F
+            masked, length = bool(data[1] & 0x80), data[1] & 0x7F
+            control = opcode in (CLOSE, PING, PONG)
+            known = control or opcode in (CONT, TEXT, BINARY)
+            if rsv or not known or not masked or (control and (not fin or length > 125)):
+                return PROTOCOL, events
+            if not control and (opcode == CONT) != (message is not None):
+                return PROTOCOL, events
+            data = data[2:]
+            extra = {126: 2, 127: 8}.get(length, 0)
+            if length == 127 and data and data[0] & 0x80:
+                return PROTOCOL, events
+            if len(data) < extra:
+                break
+            if extra:
+                length = int.from_bytes(data[:extra], "big")
+                if length < (126 if extra == 2 else 65_536):
+                    return PROTOCOL, events
+                data = data[extra:]
+            if not control and length > self.max_message_bytes:
+                return TOO_BIG, events
+            if len(data) < 4:
+                break
+            key, data = data[:4], data[4:]
+            if not control:
+                if opcode != CONT:
+                    message, parts, fragments = opcode, b"", 0
+                    decoder.reset()
+                if len(parts) + length > self.max_message_bytes:
+                    return TOO_BIG, events
+                fragments += 1
+                if fragments > self.max_fragments:
+                    return FRAGMENTS, events
+            payload, data = xor_mask(data[:length], key), data[length:]
+            whole = len(payload) == length
+            if not control and message == TEXT:
+                try:
+                    decoder.decode(payload, whole and fin)
+                except UnicodeDecodeError:
+                    return UTF8, events
+            if not whole:
+                break
+            if opcode == PING:
+                events.append(ping(payload))
+            elif opcode == PONG:
+                events.append(pong(payload))
+            elif opcode == CLOSE:
+                status = self.close(payload, events)
+                return status, events
+            else:
+                parts += payload
+                if fin:
+                    assert message is not None
+                    events.append(("message", message, parts, 0, None))
+                    message = None
+        return OK, events
+
+    def close(self, body: bytes, events: list[Seen]) -> int:
+        if not body:
+            events.append(closing(1005))
+            return OK
+        code = int.from_bytes(body[:2], "big")
+        defined = 1000 <= code <= 1014 and code not in (1004, 1005, 1006)
+        if len(body) < 2 or not (defined or 3000 <= code <= 4999):
+            return PROTOCOL
+        try:
+            body[2:].decode()
+        except UnicodeDecodeError:
+            return UTF8
+        events.append(closing(code, body[2:]))
+        return OK
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["between messages", "in a message"])
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
+def test_every_first_byte_is_treated_as_the_rfc_says(inside: bool, masked: bool) -> None:
+    """16 opcodes, FIN, 8 combinations of reserved bits; payloads of both forms; then more frames."""
+    before = join((TEXT, "a", False)) if inside else b""
+    outcomes = set()
+    for b0 in range(256):
+        for payload in (b"", b"\x03\xe8", b"x" * 125, b"x" * 126):
+            own = frame(b0 & 15, payload, bool(b0 & 0x80), b0 >> 4 & 7, KEY if masked else False)
+            data = before + own + join((PING, b"p"), (CONT, "z"), (TEXT, "end"))
+            expected = Oracle().run(data)
+            for way in ([data], bytewise(data)):
+                proto = Proto()
+                assert feed(proto, way) == expected, (hex(b0), payload)
+            outcomes.add((expected[0], len(expected[1])))
+    assert len(outcomes) >= (3 if masked else 1)
+
+
+# ---- random streams
+
+
+WORDS = ["", "a", "hello", "größe", "世界", "😀", "x" * 125, "x" * 126, "y" * 300]
+
+
+def random_stream(rng: random.Random, wrong: float) -> list[bytes]:
+    """Frames of a client that mostly keeps to the rules and ends with a close frame; each breaks one with
+    probability `wrong`. No length is in a longer form than it needs."""
+    frames = []
+    inside = False
+    for _ in range(rng.randrange(1, 12)):
+        what = rng.random()
+        payload = rng.choice(WORDS).encode()
+        fin, rsv, mask = True, 0, True
+        if what < 0.25:
+            opcode = rng.choice([PING, PONG])
+            payload = payload[:125]
+        else:
+            opcode = CONT if inside else rng.choice([TEXT, TEXT, BINARY])
+            fin = rng.random() < 0.5
+            if rng.random() < 0.2:
+                # Cut within a character, maybe: then the next fragment does not fit, or there is none.
+                payload = payload[: rng.randrange(len(payload) + 1)]
+            inside = not fin
+        if rng.random() < wrong:
+            which = rng.randrange(6)
+            if which == 0:
+                opcode = rng.randrange(16)
+            elif which == 1:
+                rsv = rng.randrange(1, 8)
+            elif which == 2:
+                mask = False
+            elif which == 3:
+                payload += rng.choice(BAD_UTF8)
+            elif which == 4:
+                # A bad code or a bad reason, never both: RFC 6455 does not say which of them is worse.
+                some = [rng.randbytes(2) + b"bye", b"\x03\xe8" + rng.randbytes(3)]
+                opcode, payload = CLOSE, rng.choice([*some, b"", rng.randbytes(1), rng.randbytes(2)])
+            else:
+                fin = not fin
+        frames.append(frame(opcode, payload, fin, rsv, rng.randbytes(4) if mask else False))
+    reason = rng.choice(["", "bye", "größe"])
+    frames.append(close_frame(rng.choice([1000, 1001, 3000, 4999]), reason, rng.randbytes(4)))
+    return frames
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1])
+def test_random_streams_are_read_as_the_oracle_reads_them_whole_and_chopped(wrong: float) -> None:
+    rng = random.Random(int(wrong * 10))
+    statuses = set()
+    for _ in range(2500):
+        limits = {
+            "max_message_bytes": rng.choice([1 << 20, 400, 125]),
+            "max_fragments": rng.choice([1024, 4]),
+        }
+        data = b"".join(random_stream(rng, wrong))
+        if rng.random() < 0.3:
+            data = data[: rng.randrange(len(data))]
+        if wrong and rng.random() < 0.3:
+            mutated = bytearray(data)
+            for _ in range(rng.randrange(1, 4)):
+                if mutated:
+                    mutated[rng.randrange(len(mutated))] ^= 1 << rng.randrange(8)
+            data = bytes(mutated)
+        expected = Oracle(**limits).run(data)
+        for way in ([data], bytewise(data), chopped(data, rng, rng.randrange(1, 12))):
+            proto = Proto(**limits)
+            assert feed(proto, way) == expected, (data.hex(), limits)
+            proto.reset()
+            assert proto.live_blocks == 0
+        statuses.add(expected[0])
+    assert (
+        statuses == {OK, PROTOCOL, UTF8, TOO_BIG, FRAGMENTS}
+        if wrong
+        else statuses >= {OK, TOO_BIG, FRAGMENTS}
+    )
+
+
+# ---- random streams, against a peer
+
+
+def run_peer(data: bytes) -> tuple[int | None, list[Seen]]:
+    """What `websockets` makes of it: the close code with which it fails the connection (or None), the events.
+
+    Its sans-IO half hands out frames; joining them and reading them as text is left to its caller, here us.
+    So a text that is bad ends the list where it is, although the peer itself reads on.
+
+    One difference is evened out here: a close frame inside a fragmented message fails the peer with 1002.
+    Section 5.4 lets control frames come there, and 5.5.1 makes no exception for close: ours answers it.
+    """
+    peer = ServerProtocol(state=State.OPEN, max_size=1 << 20)
+    peer.receive_data(data)
+    events: list[Seen] = []
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    opcode, parts, inside = 0, b"", False
+    for got in peer.events_received():
+        assert isinstance(got, PeerFrame)
+        if got.opcode == PING:
+            events.append(ping(bytes(got.data)))
+        elif got.opcode == PONG:
+            events.append(pong(bytes(got.data)))
+        elif got.opcode == CLOSE:
+            close = peer.close_rcvd
+            assert close is not None
+            events.append(closing(close.code, close.reason.encode()))
+        else:
+            if got.opcode != CONT:
+                opcode, parts = int(got.opcode), b""
+                decoder.reset()
+            if opcode == TEXT:
+                try:
+                    decoder.decode(got.data, got.fin)
+                except UnicodeDecodeError:
+                    return 1007, events
+            parts += got.data
+            inside = not got.fin
+            if got.fin:
+                events.append(("message", opcode, parts, 0, None))
+    if inside and peer.close_rcvd is not None:
+        assert peer.close_sent is not None and peer.close_sent.code == 1002
+        events.append(closing(peer.close_rcvd.code, peer.close_rcvd.reason.encode()))
+        return None, events
+    if peer.parser_exc is None:
+        return None, events
+    assert peer.close_sent is not None
+    return peer.close_sent.code, events
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.06])
+def test_random_streams_are_read_as_a_peer_reads_them(wrong: float) -> None:
+    rng = random.Random(77 + int(wrong * 100))
+    codes: dict[int | None, int] = {}
+    for _ in range(3000):
+        frames = random_stream(rng, wrong)
+        data = b"".join(frames)
+        code, expected = run_peer(data)
+        proto = Proto()
+        status, events = feed(proto, chopped(data, rng, rng.choice([0, 0, 3, 10])))
+        assert (shim.close_code(status) if status else None, events) == (code, expected), data.hex()
+        codes[code] = codes.get(code, 0) + 1
+    assert codes[None] > 500
+    if wrong:
+        assert codes[1002] > 300 and codes[1007] > 100
+
+
+def test_a_peer_agrees_on_the_size_of_a_message() -> None:
+    for sizes in ([(1 << 20)], [(1 << 20) + 1], [1 << 19, 1 << 19], [1 << 19, (1 << 19) + 1]):
+        last = len(sizes) - 1
+        data = join(*((CONT if k else BINARY, bytes(size), k == last) for k, size in enumerate(sizes)))
+        code, expected = run_peer(data)
+        status, events = feed(Proto(), [data])
+        assert (shim.close_code(status) if status else None, events) == (code, expected)
+        assert (code is None) == (sum(sizes) <= 1 << 20)
+
+
+def test_of_a_bad_close_code_and_a_bad_reason_the_peer_names_the_other() -> None:
+    data = frame(CLOSE, b"\x00\x00\xff", mask=KEY)
+    assert run_peer(data) == (1007, [])
+    assert every_way(data) == (PROTOCOL, [])
+
+
+def test_a_length_in_a_longer_form_than_it_needs_is_where_the_peer_is_more_lenient() -> None:
+    """Section 5.2: "the minimal number of bytes MUST be used". The streams above leave it out for this."""
+    data = frame(TEXT, b"x", mask=KEY, length_form=16)
+    assert run_peer(data) == (None, [text("x")])
+    assert every_way(data) == (PROTOCOL, [])

@@ -1,0 +1,144 @@
+# Window of the tests onto _uws.proto.
+# Owns each input it hands down and the events that come back: allocations of exactly the size that the
+# contract asks for, so that a sanitizer sees a step beyond either. For tests/engine/test_proto.py only.
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK, err_close_code
+from _uws.proto cimport (
+    UWS_EV_CLOSE,
+    UWS_EV_MESSAGE,
+    UWS_EV_PING,
+    UWS_EV_PONG,
+    UWS_EVF_OWNED,
+    UWS_EVF_REPLY,
+    UWS_MIN_FRAME_BYTES,
+    UWS_P_DONE,
+    UwsEvent,
+    UwsPartial,
+    UwsProto,
+    UwsProtoEnv,
+    proto_feed,
+    proto_reset,
+)
+from _uws.slab cimport UwsSlab, slab_block_bytes, slab_destroy, slab_give, slab_init, slab_used_bytes
+
+from typing import NamedTuple
+
+OK = UWS_OK
+E_PROTOCOL = UWS_E_PROTOCOL
+E_UTF8 = UWS_E_UTF8
+E_TOO_BIG = UWS_E_TOO_BIG
+E_FRAGMENTS = UWS_E_FRAGMENTS
+KINDS = {UWS_EV_MESSAGE: "message", UWS_EV_PING: "ping", UWS_EV_PONG: "pong", UWS_EV_CLOSE: "close"}
+PROTO_BYTES = sizeof(UwsProto)
+PARTIAL_BYTES = sizeof(UwsPartial)
+
+
+class Event(NamedTuple):
+    """place: "input", "owned" (a slab block), "scratch", or "nowhere": nobody may look at it."""
+
+    kind: str
+    opcode: int
+    payload: bytes
+    code: int
+    reply: int | None
+    place: str
+
+
+def close_code(int status):
+    return err_close_code(status)
+
+
+cdef class Proto:
+    """One connection, fed piece by piece."""
+
+    cdef UwsSlab slab
+    cdef UwsProto p
+    cdef UwsProtoEnv env
+
+    def __cinit__(self, uint64_t max_message_bytes=1 << 20, uint32_t max_fragments=1024):
+        assert slab_init(&self.slab) == UWS_OK
+        memset(&self.p, 0, sizeof(UwsProto))
+        self.env.slab = &self.slab
+        self.env.max_message_bytes = max_message_bytes
+        self.env.max_fragments = max_fragments
+
+    def __dealloc__(self):
+        slab_destroy(&self.slab)
+
+    def feed(self, bytes data):
+        """(status, events). What an event owns is given back here, as its consumer would."""
+        cdef size_t n = len(data)
+        cdef size_t room = n // UWS_MIN_FRAME_BYTES + 1
+        cdef uint8_t* copy = <uint8_t*>malloc(n if n else 1)
+        cdef UwsEvent* out = <UwsEvent*>malloc(room * sizeof(UwsEvent))
+        # Neither success nor failure may leave it as it was.
+        cdef int n_out = -1
+        cdef int status, i
+        if copy == NULL or out == NULL:
+            free(copy)
+            free(out)
+            raise MemoryError
+        try:
+            memcpy(copy, <char*>data, n)
+            with nogil:
+                status = proto_feed(&self.p, &self.env, copy, n, out, &n_out)
+            assert 0 <= n_out <= <int>room, (n_out, room)
+            return status, [self._event(&out[i], copy, n) for i in range(n_out)]
+        finally:
+            free(copy)
+            free(out)
+
+    cdef object _event(self, UwsEvent* event, uint8_t* data, size_t n):
+        cdef uintptr_t at = <uintptr_t>event.data
+        cdef uintptr_t first = <uintptr_t>data
+        cdef uintptr_t scratch = <uintptr_t>self.env.scratch
+        cdef size_t size = event.len_bytes
+        payload = b""
+        if event.flags & UWS_EVF_OWNED:
+            place = "owned"
+            # slab_give() stops the process for what is no block of this slab.
+            assert size <= slab_block_bytes(event.data)
+        elif size == 0:
+            place = "nowhere"
+        elif first <= at and at - first <= n and size <= n - (at - first):
+            place = "input"
+        elif scratch <= at and at - scratch + size <= sizeof(self.env.scratch):
+            place = "scratch"
+        else:
+            raise AssertionError("a payload outside the input and the scratch that is not the event's own")
+        if size:
+            payload = PyBytes_FromStringAndSize(<char*>event.data, size)
+        if event.flags & UWS_EVF_OWNED:
+            slab_give(&self.slab, event.data)
+        reply = event.reply_code if event.flags & UWS_EVF_REPLY else None
+        return Event(KINDS[event.kind], event.opcode, payload, event.code, reply, place)
+
+    def reset(self):
+        proto_reset(&self.p, &self.env)
+
+    @property
+    def is_new(self):
+        """Whether all of the slot's part is zero, as in a slot that was never used."""
+        cdef size_t i
+        for i in range(sizeof(UwsProto)):
+            if (<uint8_t*>&self.p)[i]:
+                return False
+        return True
+
+    @property
+    def done(self):
+        return self.p.phase == UWS_P_DONE
+
+    @property
+    def live_blocks(self):
+        return self.slab.live_blocks
+
+    @property
+    def used_bytes(self):
+        return slab_used_bytes(&self.slab)
