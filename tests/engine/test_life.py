@@ -178,7 +178,8 @@ def test_raising_callback_ends_with_1011_and_the_peers_answer_ends_the_linger() 
         assert engine.end()[0] == 1011
         assert take(engine.failures).hook == "on_message"
         client.send_close(1011)
-        # Both have said goodbye: the server closes without waiting for the client's FIN.
+        expect_eof(client)
+        client.close()
         engine.wait_empty()
         assert engine.counter("timeouts") == 0
 
@@ -199,6 +200,7 @@ def test_close_is_awaited_with_a_deadline_and_still_a_connection(engine: Running
     client.send_close(4000, "you go")
     assert engine.end() == (4000, "you go")
     expect_eof(client)
+    client.close()
     engine.wait_empty()
     assert engine.counter("timeouts") == 0
 
@@ -314,11 +316,29 @@ def test_nobody_is_waited_for_where_nobody_wants_to_know() -> None:
 # --- LINGER ---
 
 
-def test_peer_that_does_not_close_after_our_answer_does_not_keep_the_descriptor(engine: Running) -> None:
-    # Both close frames are exchanged: it is the server that closes (RFC 6455, section 7.1.1).
-    client = engine.connect()
-    client.send_close(1000)
+@each_runners
+def test_peer_that_does_not_close_after_our_answer_does_not_keep_the_descriptor(runners: int) -> None:
+    # Both close frames are exchanged: it is the server that closes (RFC 6455, section 7.1.1), and what it waits
+    # for the peer's FIN has nothing to do with the close timeout.
+    with running(runners=runners, close_timeout_ms=3_600_000) as engine:
+        client = engine.connect()
+        client.send_close(1000)
+        assert client.recv_close().code == 1000
+        expect_eof(client)
+        engine.wait_empty()
+
+
+def test_second_close_frame_of_a_peer_is_not_answered_with_rst(engine: Running) -> None:
+    client, conn = engine.connect_conn()
+    conn.close(1000)
     assert client.recv_close().code == 1000
+    client.send_close(1000)
+    expect_eof(client)
+    # As some clients do. Were the descriptor closed by now, sending would be refused.
+    client.send_close(1000)
+    client.send_close(1000)
+    expect_eof(client)
+    client.close()
     engine.wait_empty()
     assert engine.counter("timeouts") == 0
 
