@@ -124,6 +124,7 @@ def answer_every_close(program: Program) -> None:
         client.close()
     got = program.talker.recv_close()
     program.talker.send_close(got.code)
+    program.talker.close()
 
 
 each_kind = pytest.mark.parametrize("kind", ["NewServer", "DefaultServer"], ids=["inline", "pool"])
