@@ -1,0 +1,170 @@
+"""accept: who waits is taken in, who has no room is told so, and the rest may wait in the backlog."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+import raw
+from live import ServerProcess, expect_eof, ping, wait_until
+from loops import echo, running
+from raw import RawClient
+
+pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+
+# More than accept takes of one listener in one turn.
+MANY = 150
+
+
+def waiting_clients(port: int, count: int) -> list[RawClient]:
+    """Connect and send the request; the response is not awaited."""
+    clients = [RawClient(port, handshake=False) for _ in range(count)]
+    for client in clients:
+        client.send(raw.request())
+    return clients
+
+
+def test_backlog_longer_than_a_batch_is_taken_in_whole() -> None:
+    with running(start=False, on_message=echo) as engine:
+        clients = waiting_clients(engine.port, MANY)
+        engine.start()
+        for client in clients:
+            assert client.recv_response().status == 101
+            ping(client)
+        engine.wait_for(accepted=MANY, upgraded=MANY, connections=MANY, turned_away=0)
+        for client in clients:
+            client.close()
+        engine.wait_empty()
+
+
+def test_every_listener_is_served() -> None:
+    with running(listeners=16, on_message=echo) as engine:
+        for sock in engine.sockets:
+            client = engine.connect(port=sock.getsockname()[1])
+            ping(client)
+        engine.wait_for(accepted=16, connections=16)
+
+
+def test_who_is_above_max_connections_gets_503_until_there_is_room() -> None:
+    with running(max_connections=3, on_message=echo) as engine:
+        inside = [engine.connect() for _ in range(3)]
+        with RawClient(engine.port, handshake=False) as refused:
+            response = refused.recv_response()
+            assert response.status == 503
+            assert response.headers["connection"] == "close"
+            refused.recv_body()
+            expect_eof(refused)
+        engine.wait_for(turned_away=1, accepted=3, descriptors=3)
+        for client in inside:
+            ping(client)
+        inside.pop().close()
+        engine.wait_for(descriptors=2)
+        ping(engine.connect())
+        engine.wait_for(turned_away=1, accepted=4)
+
+
+def test_refusals_rest_between_two_batches() -> None:
+    # The pause is the point: a crowd that is refused must not keep the loop from those who are in.
+    with running(max_connections=1, on_message=echo, start=False) as engine:
+        crowd = waiting_clients(engine.port, 200)
+        engine.start()
+        statuses = [client.recv_response().status for client in crowd]
+        assert statuses.count(101) == 1 and statuses.count(503) == 199
+        engine.wait_for(turned_away=199, accepted=1)
+        ping(crowd[statuses.index(101)])
+        for client in crowd:
+            client.close()
+
+
+def test_full_pool_leaves_newcomers_in_the_backlog_until_there_is_room() -> None:
+    gate = threading.Event()
+    entered = threading.Semaphore(0)
+
+    def block(conn: object, message: object) -> None:
+        entered.release()
+        assert gate.wait(20)
+
+    with running(runners=2, jobs=2, on_message=block, record=False) as engine:
+        try:
+            inside = [engine.connect() for _ in range(4)]
+            for client in inside:
+                client.send_frame(raw.TEXT, "x")
+            assert entered.acquire(timeout=10) and entered.acquire(timeout=10)
+            engine.wait_for(ready=2)
+            wait_until(lambda: engine.counter("cooldowns") > 0, "accepting pauses")
+            late = RawClient(engine.port, handshake=False)
+            late.send(raw.request())
+            paused = engine.counter("cooldowns")
+            wait_until(lambda: engine.counter("cooldowns") > paused + 3, "it pauses again and again")
+            assert engine.counter("accepted") == 4
+            # Those who are in are none the worse.
+            ping(inside[0])
+        finally:
+            gate.set()
+        assert late.recv_response().status == 101
+        late.close()
+        engine.wait_for(accepted=5, messages_in=4)
+
+
+def test_broken_listener_is_let_go_and_the_others_go_on() -> None:
+    with running(listeners=2, on_message=echo) as engine:
+        before = engine.connect()
+        engine.sockets[0].shutdown(socket.SHUT_RD)
+        other = engine.connect(port=engine.sockets[1].getsockname()[1])
+        ping(before)
+        ping(other)
+
+
+def test_shut_accepts_nobody_any_more() -> None:
+    # The client's close frame is awaited, so the loop is still there when the newcomer knocks.
+    with running(on_message=echo) as engine:
+        client = engine.connect()
+        engine.shut(timeout_ms=20_000)
+        assert client.recv_close().code == 1001
+        late = RawClient(engine.port, handshake=False)
+        late.send(raw.request())
+        seen = engine.counter("bytes_in")
+        client.send_frame(raw.PING, b"x")
+        wait_until(lambda: engine.counter("bytes_in") > seen, "a turn")
+        assert engine.counter("accepted") == 1
+        client.send_close(1001)
+        engine.join()
+        assert engine.counter("accepted") == 1
+        late.close()
+
+
+EMFILE = """
+import resource
+server = unlimitedws.NewServer("127.0.0.1:0", raise_nofile_limit=False)
+server.on_read = echo
+
+def limit(free):
+    used = len(os.listdir("/proc/self/fd")) - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return used
+"""
+
+
+def test_without_descriptors_newcomers_get_503_and_nobody_else_notices() -> None:
+    with ServerProcess(EMFILE) as server:
+        inside = [server.connect() for _ in range(3)]
+        server.ask("limit(2)")
+        inside += [server.connect() for _ in range(2)]
+        for _ in range(3):
+            with RawClient(server.port, handshake=False) as refused:
+                assert refused.recv_response().status == 503
+                refused.recv_body()
+                expect_eof(refused)
+        for client in inside:
+            client.send_frame(raw.TEXT, "still here")
+            assert client.recv_message() == "still here"
+        assert server.ask("server.counters()['turned_away']") == 3
+        # The one whose descriptor is given back makes room for the next.
+        inside.pop().close_cleanly()
+        wait_until(lambda: server.ask("server.counters()['descriptors']") == 4, "a descriptor is free")
+        with server.connect() as client:
+            client.send_frame(raw.TEXT, "at last")
+            assert client.recv_message() == "at last"
+        for client in inside:
+            client.close()

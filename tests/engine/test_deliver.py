@@ -1,0 +1,416 @@
+"""deliver: one connection's events in order, one at a time, whoever runs them; and callbacks that wait."""
+
+from __future__ import annotations
+
+import collections
+import queue
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import raw
+from live import take, wait, wait_until
+from loops import echo, running
+from raw import BINARY, TEXT
+from uws_shims import deliver_shim
+from uws_shims.deliver_shim import WAITED, WAITED_CLOSED, WAITED_TIMEOUT, Bare
+
+from _uws.core import read_client_binary, read_client_data, read_client_text
+from unlimitedws import ConnectionClosed
+
+pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+
+Make = Callable[..., tuple[Bare, list[int]]]
+
+each_runners = pytest.mark.parametrize("runners", [1, 4])
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Make a loop with open connections, each step of it the test's: ``make(2, max_inbox_messages=3)``."""
+    peers: list[socket.socket] = []
+    loops: list[Bare] = []
+
+    def made(count: int = 1, **limits: int) -> tuple[Bare, list[int]]:
+        loop = Bare(**limits)
+        loops.append(loop)
+        conns = []
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            peers.append(theirs)
+            conns.append(loop.open(ours.detach()))
+        loop.poller_present(True)
+        return loop, conns
+
+    yield made
+    loops.clear()
+    for peer in peers:
+        peer.close()
+
+
+# --- step by step ---
+
+
+def test_delivery_takes_the_events_of_one_connection_that_follow_each_other(make: Make) -> None:
+    loop, (a, b) = make(2)
+    for conn, payload in ((a, b"1"), (a, b"2"), (b, b"3"), (a, b"4")):
+        loop.post(conn, payload)
+    first, second = loop.begin(), loop.begin()
+    assert (first.index, second.index) == (a, b)
+    assert [loop.next(first) for _ in range(3)] == [b"1", b"2", None]
+    assert [loop.next(second) for _ in range(2)] == [b"3", None]
+    # The fourth is of a connection that somebody is at work on: it is left to whoever comes later.
+    assert loop.begin() is None
+    assert loop.inbox(a) == (1, 1)
+    loop.done(second)
+    assert loop.begin() is None
+    loop.done(first)
+    third = loop.begin()
+    assert loop.next(third) == b"4"
+    loop.done(third)
+    assert loop.flags(a) == loop.flags(b) == set()
+
+
+def test_connection_that_never_stops_does_not_keep_a_runner(make: Make) -> None:
+    loop, (a, b) = make(2, max_inbox_messages=100_000)
+    loop.poller_present(False)
+    for _ in range(deliver_shim.DELIVER_NOTES + 5):
+        loop.post(a, b"x")
+    loop.post(b, b"y")
+    taken = loop.begin()
+    count = 0
+    while loop.next(taken) is not None:
+        count += 1
+    assert (taken.index, count) == (a, deliver_shim.DELIVER_NOTES)
+    loop.done(taken)
+    # The other one's turn first.
+    turns = []
+    while (taken := loop.begin()) is not None:
+        turns.append(taken.index)
+        while loop.next(taken) is not None:
+            pass
+        loop.done(taken)
+    assert turns == [b, a]
+
+
+def test_reading_goes_on_at_half_the_cap(make: Make) -> None:
+    loop, (a,) = make(max_inbox_messages=deliver_shim.DELIVER_NOTES * 2)
+    loop.poller_present(False)
+    for _ in range(deliver_shim.DELIVER_NOTES * 2 + 1):
+        loop.post(a, b"x")
+    for paused in (True, False, False):
+        assert ("paused" in loop.flags(a)) or not paused
+        taken = loop.begin()
+        while loop.next(taken) is not None:
+            pass
+        left = loop.inbox(a)[0]
+        loop.done(taken)
+        assert ("paused" in loop.flags(a)) == (left > deliver_shim.DELIVER_NOTES)
+
+
+def test_slot_of_a_dead_connection_is_kept_until_its_callback_returns(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    taken = loop.begin()
+    loop.abort(a)
+    assert loop.is_there(a)
+    loop.done(taken)
+    assert loop.is_there(a)
+    taken = loop.begin()
+    assert loop.next(taken) == "close"
+    assert loop.is_there(a)
+    loop.done(taken)
+    assert not loop.is_there(a)
+    assert loop.figures()["blocks"] == loop.figures()["conns"] == 0
+
+
+def test_waiting_takes_from_the_span_then_from_the_inbox(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    loop.post(a, b"2")
+    taken = loop.begin()
+    loop.post(a, b"3")
+    loop.post(a, b"4")
+    assert loop.next(taken) == b"1"
+    assert [loop.wait(taken) for _ in range(3)] == [(WAITED, b"2"), (WAITED, b"3"), (WAITED, b"4")]
+    assert loop.wait(taken) == (WAITED_TIMEOUT, None)
+    loop.done(taken)
+    assert loop.begin() is None and loop.figures()["blocks"] == 0
+
+
+def test_waiting_leaves_the_close_for_on_close(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    taken = loop.begin()
+    assert loop.next(taken) == b"1"
+    loop.abort(a)
+    assert loop.wait(taken, 10_000_000) == (WAITED_CLOSED, None)
+    loop.done(taken)
+    taken = loop.begin()
+    assert loop.next(taken) == "close"
+    loop.done(taken)
+
+
+def test_waiting_for_room_ends_at_once_where_there_is_room_and_where_there_is_nobody(make: Make) -> None:
+    loop, (a,) = make(max_buffered_bytes=1000)
+    generation = loop.generation(a)
+    assert loop.wait_room(a, generation) == WAITED
+    loop.queue_bytes(a, bytes(999))
+    assert loop.wait_room(a, generation) == WAITED
+    loop.queue_bytes(a, b"x")
+    assert loop.wait_room(a, generation) == WAITED_TIMEOUT
+    assert loop.wait_room(a, generation + 1, 10_000_000) == WAITED_CLOSED
+    loop.close(a)
+    assert loop.wait_room(a, generation, 10_000_000) == WAITED_CLOSED
+
+
+# --- with real runners ---
+
+
+@each_runners
+def test_every_message_arrives_once_in_order_and_one_at_a_time(runners: int) -> None:
+    clients, count = 12, 400
+    rng = random.Random(runners)
+    seen: dict[Any, list[int]] = collections.defaultdict(list)
+    busy: collections.Counter[Any] = collections.Counter()
+    overlaps: list[Any] = []
+    pauses = threading.Event()
+
+    def on_message(conn: Any, message: bytes) -> None:
+        busy[conn] += 1
+        if busy[conn] != 1:
+            overlaps.append(conn)
+        number = int(message[:5])
+        seen[conn].append(number)
+        if rng.random() < 0.02:
+            # Longer than the schedule timeout: the poller's role changes hands, and the batch is spilled.
+            pauses.wait(0.003)
+        busy[conn] -= 1
+
+    with running(runners=runners, on_message=on_message, max_inbox_messages=50) as engine:
+
+        def pour(client: raw.RawClient, seed: int) -> None:
+            own = random.Random(seed)
+            for i in range(count):
+                client.send_frame(BINARY, b"%05d" % i + bytes(own.choice([0, 10, 3000])))
+
+        opened = [engine.connect_conn() for _ in range(clients)]
+        threads = [threading.Thread(target=pour, args=(client, i)) for i, (client, _) in enumerate(opened)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: sum(map(len, seen.values())) == clients * count, "every message is delivered", 30)
+        assert all(seen[conn] == list(range(count)) for _, conn in opened)
+        assert overlaps == []
+        engine.wait_for(messages_in=clients * count, inbox_bytes=0, ready=0, slab_blocks=0)
+
+
+@each_runners
+def test_messages_before_the_close_are_delivered_before_on_close(runners: int) -> None:
+    order: queue.Queue[Any] = queue.Queue()
+    with running(
+        runners=runners,
+        on_message=lambda conn, message: order.put(message),
+        on_close=lambda conn: order.put(conn.close_code),
+    ) as engine:
+        for _ in range(20):
+            client = engine.connect()
+            client.send(raw.frame(TEXT, "a") * 50 + raw.close_frame(4000))
+            assert [take(order) for _ in range(51)] == ["a"] * 50 + [4000]
+            client.close()
+        engine.wait_empty()
+
+
+def test_slow_callback_pauses_reading_and_nothing_is_lost() -> None:
+    gate, entered = threading.Event(), threading.Event()
+    seen: list[bytes] = []
+
+    def on_message(conn: Any, message: bytes) -> None:
+        entered.set()
+        assert gate.wait(20)
+        seen.append(message)
+
+    messages = [b"%06d" % i + bytes(2000) for i in range(3000)]
+    for limits in (
+        {"max_inbox_messages": 10},
+        {"max_inbox_bytes": 20_000},
+        {"max_inbox_total_bytes": 20_000},
+    ):
+        gate.clear()
+        entered.clear()
+        seen.clear()
+        with running(runners=2, on_message=on_message, **limits) as engine:
+            client, other = engine.connect(), engine.connect()
+            stream = b"".join(raw.frame(BINARY, message) for message in messages)
+            sender = threading.Thread(target=client.send, args=(stream,))
+            sender.start()
+            wait(entered)
+            engine.wait_for(pauses=1)
+            # What one more reading brings is taken; then the rest waits in the kernel.
+            assert engine.counter("inbox_bytes") < 20_000 + 2 * 65_536, limits
+            other.send_frame(raw.PING, b"?")
+            assert other.recv_frame().payload == b"?"
+            assert engine.counter("bytes_in") < len(stream), limits
+            gate.set()
+            wait_until(lambda: len(seen) == len(messages), "every message is delivered", 30)
+            sender.join()
+            assert seen == messages
+            engine.wait_for(inbox_bytes=0, ready=0, slab_blocks=0)
+
+
+# --- callbacks that wait ---
+
+
+@each_runners
+def test_callback_reads_the_messages_behind_its_own(runners: int) -> None:
+    got: queue.Queue[Any] = queue.Queue()
+
+    def on_read(conn: Any) -> None:
+        got.put([read_client_data(conn)[0] for _ in range(3)])
+
+    with running(runners=runners, on_read=on_read) as engine:
+        client = engine.connect()
+        client.send(raw.frame(BINARY, b"1") + raw.frame(BINARY, b"2"))
+        # The third is not there yet: it is waited for, and the loop reads on meanwhile.
+        other = engine.connect()
+        other.send_frame(raw.PING, b"?")
+        assert other.recv_frame().payload == b"?"
+        client.send(raw.frame(BINARY, b"3") + raw.frame(BINARY, b"4") + raw.frame(BINARY, b"5"))
+        assert take(got) == [b"1", b"2", b"3"]
+        client.send(raw.frame(BINARY, b"6"))
+        assert take(got) == [b"4", b"5", b"6"]
+        engine.wait_for(slab_blocks=0, inbox_bytes=0)
+
+
+@each_runners
+def test_read_of_one_kind_drops_the_other(runners: int) -> None:
+    got: queue.Queue[Any] = queue.Queue()
+
+    def on_read(conn: Any) -> None:
+        got.put((read_client_text(conn), read_client_binary(conn)))
+
+    with running(runners=runners, on_read=on_read) as engine:
+        client = engine.connect()
+        client.send_frame(BINARY, b"dropped")
+        client.send_frame(TEXT, "text")
+        client.send_frame(TEXT, "dropped")
+        client.send_frame(BINARY, b"binary")
+        assert take(got) == ("text", b"binary")
+
+
+@each_runners
+def test_waiting_for_a_message_ends_with_the_timeout_and_the_connection_lives(runners: int) -> None:
+    got: queue.Queue[Any] = queue.Queue()
+
+    def on_read(conn: Any) -> None:
+        message, _ = read_client_data(conn)
+        try:
+            read_client_data(conn)
+        except TimeoutError as exc:
+            got.put((message, exc))
+
+    with running(runners=runners, on_read=on_read, io_timeout_us=20_000) as engine:
+        client = engine.connect()
+        for payload in (b"1", b"2"):
+            client.send_frame(BINARY, payload)
+            message, exc = take(got)
+            assert message == payload and isinstance(exc, TimeoutError)
+        assert client.close_cleanly().code == 1000
+
+
+@each_runners
+@pytest.mark.parametrize("how", ["close", "fin", "rst"])
+def test_waiting_for_a_message_ends_with_the_connection(runners: int, how: str) -> None:
+    got: queue.Queue[Any] = queue.Queue()
+
+    def on_read(conn: Any) -> None:
+        read_client_data(conn)
+        got.put("waits")
+        try:
+            read_client_data(conn)
+        except ConnectionClosed as exc:
+            got.put(exc)
+
+    with running(runners=runners, on_read=on_read) as engine:
+        client = engine.connect()
+        client.send_frame(BINARY, b"1")
+        assert take(got) == "waits"
+        assert engine.ended.empty()
+        if how == "close":
+            client.send_close(4001)
+        elif how == "fin":
+            client.shutdown()
+        else:
+            client.reset()
+        assert isinstance(take(got), ConnectionClosed)
+        assert engine.end()[0] == (4001 if how == "close" else 1006)
+        client.close()
+        engine.wait_empty()
+
+
+@each_runners
+def test_sender_waits_for_room_and_goes_on_when_the_peer_reads(runners: int) -> None:
+    total = 200
+    sent: queue.Queue[Any] = queue.Queue()
+
+    def on_message(conn: Any, message: Any) -> None:
+        for i in range(total):
+            conn.send(b"%03d" % i + bytes(100_000))
+        sent.put(conn.buffered_amount)
+
+    with running(runners=runners, on_message=on_message, max_buffered_bytes=300_000) as engine:
+        client, conn = engine.connect_conn(rcvbuf=8192)
+        client.send_frame(TEXT, "go")
+        wait_until(lambda: conn.buffered_amount >= 300_000, "the queue is full")
+        # Others are served meanwhile.
+        other = engine.connect()
+        other.send_frame(raw.PING, b"?")
+        assert other.recv_frame().payload == b"?"
+        for i in range(total):
+            assert client.recv_message()[:3] == b"%03d" % i
+        assert take(sent) < 300_000 + 100_013
+        engine.wait_for(messages_out=total, slab_blocks=0)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_foreign_threads_that_wait_for_room_end_with_the_connection(threads: int) -> None:
+    ended: queue.Queue[Any] = queue.Queue()
+
+    def pour(conn: Any) -> None:
+        try:
+            while True:
+                conn.send(bytes(100_000))
+        except ConnectionClosed as exc:
+            ended.put(exc)
+
+    with running(on_message=echo, max_buffered_bytes=300_000) as engine:
+        client, conn = engine.connect_conn(rcvbuf=8192)
+        senders = [threading.Thread(target=pour, args=(conn,)) for _ in range(threads)]
+        for sender in senders:
+            sender.start()
+        wait_until(lambda: conn.buffered_amount >= 300_000, "the queue is full")
+        client.reset()
+        for _ in senders:
+            take(ended)
+        for sender in senders:
+            sender.join()
+        engine.wait_empty()
+
+
+def test_waiting_for_room_ends_with_the_timeout_and_nothing_of_the_message_is_sent() -> None:
+    with running(max_buffered_bytes=100_000, io_timeout_us=50_000) as engine:
+        client, conn = engine.connect_conn(rcvbuf=8192)
+        count = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                conn.send(b"%06d" % count + bytes(50_000))
+                count += 1
+        for i in range(count):
+            assert client.recv_message()[:6] == b"%06d" % i
+        conn.send("after")
+        assert client.recv_message() == "after"

@@ -1,0 +1,221 @@
+# Window of the tests onto _uws.post and _uws.deliver: one loop without threads, whose every step the test takes.
+# Imported by tests/engine/test_post.py, test_deliver.py and test_loop.py.
+
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from _uws.clock cimport clock_us
+from _uws.deliver cimport (
+    UWS_DELIVER_NOTES,
+    UWS_WAITED,
+    UWS_WAITED_CLOSED,
+    UWS_WAITED_TIMEOUT,
+    UwsDelivery,
+    deliver_begin,
+    deliver_done,
+    deliver_next,
+    deliver_next_note,
+    deliver_wait,
+    deliver_wait_room,
+)
+from _uws.errs cimport UWS_OK
+from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_upgraded
+from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init
+from _uws.outq cimport outq_put
+from _uws.poller cimport poller_wait
+from _uws.post cimport post_event, post_nudge, post_spill
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_MESSAGE, UWS_EVF_OWNED, UwsEvent
+from _uws.slab cimport slab_take
+from _uws.slot cimport conn_side
+from _uws.state cimport (
+    UWS_BATCH_EVENTS,
+    UWS_C_ABORT,
+    UWS_F_BUSY,
+    UWS_F_PAUSED,
+    UWS_F_PENDING,
+    UWS_F_READY,
+    UWS_S_FREE,
+    UWS_W_CLOSE,
+    UWS_W_MESSAGE,
+    UwsBatch,
+    UwsConn,
+    UwsLimits,
+    UwsLoop,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+)
+
+BATCH_EVENTS = UWS_BATCH_EVENTS
+DELIVER_NOTES = UWS_DELIVER_NOTES
+WAITED = UWS_WAITED
+WAITED_CLOSED = UWS_WAITED_CLOSED
+WAITED_TIMEOUT = UWS_WAITED_TIMEOUT
+
+cdef tuple FLAGS = (("busy", UWS_F_BUSY), ("ready", UWS_F_READY), ("pending", UWS_F_PENDING),
+                    ("paused", UWS_F_PAUSED))
+
+
+cdef class Delivery:
+    """Events of one connection that were taken."""
+    cdef UwsDelivery d
+    cdef bint over                # its CLOSE has been taken
+
+    @property
+    def index(self):
+        return self.d.index
+
+
+cdef class Bare:
+    cdef UwsLoop l
+    cdef UwsBatch b
+
+    def __cinit__(self, size_t max_inbox_bytes=1 << 20, uint32_t max_inbox_messages=1000,
+                  size_t max_inbox_total_bytes=1 << 30, size_t max_buffered_bytes=1 << 20):
+        cdef UwsLimits limits
+        memset(&limits, 0, sizeof(limits))
+        limits.handshake_timeout_ms = limits.close_timeout_ms = 10000
+        limits.max_inbox_bytes = max_inbox_bytes
+        limits.max_inbox_messages = max_inbox_messages
+        limits.max_inbox_total_bytes = max_inbox_total_bytes
+        limits.max_buffered_bytes = max_buffered_bytes
+        assert batch_init(&self.b) == UWS_OK
+        assert loop_init(&self.l, &limits, 1 << 20, 1000, 1024) == UWS_OK
+        self.l.want = UWS_W_MESSAGE | UWS_W_CLOSE
+
+    def __dealloc__(self):
+        loop_destroy(&self.l)
+        batch_destroy(&self.b)
+
+    cdef UwsConn* at(self, int fd) except NULL:
+        if not 0 <= fd < <int>self.l.table_cap or self.l.table[fd].state == UWS_S_FREE:
+            raise IndexError(fd)
+        return &self.l.table[fd]
+
+    def open(self, int fd):
+        """An open connection on fd, a socket's descriptor that is the loop's from now on."""
+        cdef UwsConn* c = conn_begin(&self.l, fd)
+        if c == NULL:
+            raise OSError(errno, "conn_begin")
+        conn_upgraded(&self.l, c)
+        return fd
+
+    @property
+    def table_cap(self):
+        return self.l.table_cap
+
+    def is_there(self, int fd):
+        return self.l.table[fd].state != UWS_S_FREE
+
+    def poller_present(self, bint there):
+        """Whether new events go to the poller's batch, or to the inboxes because it is away."""
+        self.l.batch = &self.b if there else NULL
+
+    def post(self, int fd, bytes payload, bint owned=False):
+        """A message of the connection. owned: its payload is a block of its own, else it is in the arena."""
+        cdef UwsEvent event
+        cdef UwsConn* c = self.at(fd)
+        memset(&event, 0, sizeof(event))
+        event.kind = UWS_EV_MESSAGE
+        event.len_bytes = len(payload)
+        if owned:
+            event.flags = UWS_EVF_OWNED
+            event.data = <uint8_t*>slab_take(&self.l.slab, event.len_bytes, NULL)
+            assert event.data != NULL
+        else:
+            event.data = self.b.arena + self.b.used_bytes
+            self.b.used_bytes += event.len_bytes
+        memcpy(event.data, <const uint8_t*>payload, event.len_bytes)
+        assert post_event(&self.l, c, &event) == UWS_OK
+
+    def spill(self):
+        post_spill(&self.l)
+
+    def close(self, int fd):
+        assert conn_close(&self.l, self.at(fd), 1000, NULL, 0) == UWS_OK
+
+    def abort(self, int fd):
+        conn_abort(&self.l, self.at(fd), UWS_C_ABORT)
+
+    def queue_bytes(self, int fd, bytes data):
+        cdef UwsConn* c = self.at(fd)
+        assert outq_put(&conn_side(&self.l, c).out, &self.l.slab, data, len(data)) == UWS_OK
+
+    # ---- delivering
+
+    def begin(self):
+        cdef Delivery taken = Delivery()
+        return taken if deliver_begin(&self.l, &self.b, &taken.d) else None
+
+    def next(self, Delivery taken):
+        """The next event: a message's payload, "close", or None"""
+        cdef UwsEvent* event = deliver_next(&taken.d)
+        if event == NULL:
+            event = deliver_next_note(&self.l, &taken.d)
+        taken.over = taken.over or (event != NULL and event.kind == UWS_EV_CLOSE)
+        return self.content(event)
+
+    def done(self, Delivery taken):
+        if taken.over:
+            conn_consumed(&self.l, &self.l.table[taken.d.index])
+        deliver_done(&self.l, &taken.d)
+
+    def wait(self, Delivery taken, uint64_t timeout_us=0):
+        """(status, payload)"""
+        cdef int status
+        with nogil:
+            pthread_mutex_lock(&self.l.lock)
+            status = deliver_wait(&self.l, &taken.d, timeout_us)
+            pthread_mutex_unlock(&self.l.lock)
+        return status, self.content(taken.d.event) if status == UWS_WAITED else None
+
+    def wait_room(self, int fd, uint32_t generation, uint64_t timeout_us=0):
+        cdef int status
+        with nogil:
+            pthread_mutex_lock(&self.l.lock)
+            status = deliver_wait_room(&self.l, fd, generation, 0, clock_us() + timeout_us)
+            pthread_mutex_unlock(&self.l.lock)
+        return status
+
+    cdef object content(self, UwsEvent* event):
+        if event == NULL:
+            return None
+        return "close" if event.kind == UWS_EV_CLOSE else (<char*>event.data)[:event.len_bytes]
+
+    # ---- the poller's bell
+
+    def sleep(self):
+        """As the poller does before it waits."""
+        self.l.polling = 1
+        self.l.woken = 0
+
+    def nudge(self):
+        post_nudge(&self.l)
+
+    @property
+    def wake_fd(self):
+        return self.l.poller.wake_fd
+
+    def poll(self):
+        """How many descriptors epoll reports."""
+        return poller_wait(&self.l.poller, 0)
+
+    # ---- figures
+
+    def flags(self, int fd):
+        cdef UwsConn* c = self.at(fd)
+        return {name for name, bit in FLAGS if c.flags & bit}
+
+    def generation(self, int fd):
+        return self.at(fd).generation
+
+    def inbox(self, int fd):
+        """(messages, bytes)"""
+        cdef UwsConn* c = self.at(fd)
+        if c.side == NULL:
+            return 0, 0
+        return c.side.inbox.count, c.side.inbox.bytes
+
+    def figures(self):
+        return {"batch": self.b.n - self.b.taken, "ready": self.l.n_ready, "inbox_bytes": self.l.inbox_bytes,
+                "blocks": self.l.slab.live_blocks, "conns": self.l.n_conns, "pauses": self.l.count.pauses}
