@@ -381,6 +381,9 @@ cdef class Conn:
     def abort(self):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
+        if self.memory is None and self.is_open:
+            # on_close still wants to know them, and the socket will not.
+            self.memory = (self.local_addr, self.remote_addr, self._known(KNOWN_TARGET))
         _lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL:
@@ -904,7 +907,7 @@ cdef class Loop:
         if conn is not None:
             conn.delivery = NULL
             if Py_REFCNT(<PyObject*>conn) > 1 + pinned:
-                # Somebody holds it: what the slot knows has to outlive the slot.
+                # Somebody may hold it: what the slot knows has to outlive the slot.
                 conn.memory = (conn.local_addr, conn.remote_addr, conn._known(KNOWN_TARGET))
             conn.index = -1
             if pinned:

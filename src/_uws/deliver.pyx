@@ -4,7 +4,7 @@ from posix.time cimport timespec
 
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_OK
-from _uws.inbox cimport inbox_take, note_cost, note_give
+from _uws.inbox cimport inbox_take, note_give
 from _uws.life cimport conn_settle
 from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox
 from _uws.proto cimport UWS_EV_MESSAGE, UWS_EVF_OWNED
@@ -82,7 +82,8 @@ cdef void _next_note(UwsLoop* l, UwsDelivery* d, UwsConn* c) noexcept nogil:
         d.note = inbox_take(&c.side.inbox)
     if d.note != NULL:
         d.event = &d.note.event
-        l.inbox_bytes -= note_cost(d.event)
+        l.inbox_bytes -= d.event.len_bytes
+        l.inbox_count -= 1
         l.taken_seq += 1
 
 

@@ -5,11 +5,6 @@ from _uws.proto cimport UwsEvent
 from _uws.slab cimport UwsSlab
 from _uws.state cimport UwsInbox, UwsNote
 
-cdef inline size_t note_cost(const UwsEvent* event) noexcept nogil:
-    """What an event counts against the limits. Messages of no bytes at all have to count, too."""
-    return sizeof(UwsNote) + event.len_bytes
-
-
 cdef int inbox_put(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noexcept nogil
 cdef UwsNote* inbox_take(UwsInbox* box) noexcept nogil
 cdef void note_give(UwsNote* note, UwsSlab* slab) noexcept nogil

@@ -25,7 +25,7 @@ cdef int inbox_put(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noexcept
     else:
         box.tail.next = note
     box.tail = note
-    box.bytes += note_cost(event)
+    box.bytes += event.len_bytes
     box.count += 1
     return UWS_OK
 
@@ -38,7 +38,7 @@ cdef UwsNote* inbox_take(UwsInbox* box) noexcept nogil:
     box.head = note.next
     if box.head == NULL:
         box.tail = NULL
-    box.bytes -= note_cost(&note.event)
+    box.bytes -= note.event.len_bytes
     box.count -= 1
     note.next = NULL
     return note

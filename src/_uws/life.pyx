@@ -339,7 +339,7 @@ cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The connection's timer ran out."""
     cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
     cdef size_t n
-    if c.state == UWS_S_UPGRADING or c.state == UWS_S_CLOSE_SENT:
+    if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
         l.count.timeouts += 1
     if c.state == UWS_S_UPGRADING:
         n = upgrade_refuse(response, sizeof(response), UWS_E_HTTP_408)
@@ -390,6 +390,7 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
         if c.side.waiters != 0:
             return False
         l.inbox_bytes -= c.side.inbox.bytes
+        l.inbox_count -= c.side.inbox.count
         inbox_drop(&c.side.inbox, &l.slab)
         slab_give(&l.slab, c.side)
     intern_give(&l.intern, c.target)

@@ -31,7 +31,7 @@ from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_init
 from _uws.slot cimport conn_unpoll
-from _uws.sock cimport sock_end_listening, sock_plain, sock_setup, sock_spare
+from _uws.sock cimport sock_plain, sock_setup, sock_spare
 from _uws.state cimport (
     UWS_ARENA_BYTES,
     UWS_ARENA_PAD,
@@ -325,8 +325,6 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
     for k in range(l.n_listeners):
         if l.accept_at_ms == 0:
             poller_remove(&l.poller, l.listener[k])
-        # Newcomers, those in the backlog too, are refused at once instead of waiting for the end.
-        sock_end_listening(l.listener[k])
     l.accepting = 0
     l.accept_at_ms = 0
     for i in range(l.table_top):

@@ -1,7 +1,7 @@
 # F5. See post.pxd.
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_OK
-from _uws.inbox cimport inbox_put, note_cost
+from _uws.inbox cimport inbox_put
 from _uws.poller cimport poller_wake
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
@@ -19,6 +19,11 @@ from _uws.state cimport (
     pthread_cond_broadcast,
 )
 from _uws.wheel cimport wheel_set
+
+
+cdef enum:
+    # What an event that waits takes beside its payload: messages of no bytes at all have to count in the total, too.
+    NOTE_COST_BYTES = 64
 
 
 cdef void post_nudge(UwsLoop* l) noexcept nogil:
@@ -62,14 +67,15 @@ cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
     cdef UwsSide* side = conn_side(l, c)
     if side == NULL or inbox_put(&side.inbox, &l.slab, event) != UWS_OK:
         return UWS_E_NOMEM
-    l.inbox_bytes += note_cost(event)
+    l.inbox_bytes += event.len_bytes
+    l.inbox_count += 1
     if not (c.flags & UWS_F_BUSY):
         post_ready(l, c)
     elif side.waiters != 0:
         pthread_cond_broadcast(&l.wait_cond)
     if not (c.flags & UWS_F_PAUSED) and (side.inbox.bytes >= l.limits.max_inbox_bytes
                                          or side.inbox.count >= l.limits.max_inbox_messages
-                                         or l.inbox_bytes >= l.limits.max_inbox_total_bytes):
+                                         or l.inbox_bytes + l.inbox_count * NOTE_COST_BYTES >= l.limits.max_inbox_total_bytes):
         # Its callbacks do not keep up: the rest waits in the kernel, and in the end in the client.
         c.flags |= UWS_F_PAUSED
         l.count.pauses += 1

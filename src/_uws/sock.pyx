@@ -22,15 +22,11 @@ cdef extern from "sys/socket.h" nogil:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SOL_SOCKET
-        SO_LINGER
+        AF_UNSPEC
         SO_PEERNAME
         MSG_NOSIGNAL
         MSG_DONTWAIT
-        SHUT_RD
         SHUT_WR
-    cdef struct linger:
-        int l_onoff
-        int l_linger
     cdef struct msghdr:
         iovec* msg_iov
         size_t msg_iovlen
@@ -38,6 +34,7 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t c_send "send"(int, const void*, size_t, int)
     ssize_t sendmsg(int, const msghdr*, int)
     int accept4(int, sockaddr*, socklen_t*, int)
+    int connect(int, const sockaddr*, socklen_t)
     int shutdown(int, int)
     int setsockopt(int, int, int, const void*, socklen_t)
     int getsockopt(int, int, int, void*, socklen_t*)
@@ -128,11 +125,6 @@ cdef void sock_setup(int fd) noexcept nogil:
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
 
 
-cdef void sock_end_listening(int fd) noexcept nogil:
-    """Refuse whoever comes from now on; the descriptor stays its owner's to close."""
-    shutdown(fd, SHUT_RD)
-
-
 cdef void sock_end_sending(int fd) noexcept nogil:
     """Send FIN behind what is queued. What the peer still sends is read and dropped: closing with unread data would
     send RST, which may overtake our close frame (RFC 6455, section 7.1.1)."""
@@ -140,11 +132,12 @@ cdef void sock_end_sending(int fd) noexcept nogil:
 
 
 cdef void sock_reset(int fd) noexcept nogil:
-    """Let the coming close() drop the connection at once, with RST."""
-    cdef linger now
-    now.l_onoff = 1
-    now.l_linger = 0
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+    """Send RST now, though the descriptor stays open: disconnecting does, where SO_LINGER would wait for close(). The
+    socket has forgotten its peer afterwards."""
+    cdef sockaddr nobody
+    memset(&nobody, 0, sizeof(nobody))
+    nobody.sa_family = AF_UNSPEC
+    connect(fd, &nobody, sizeof(nobody))
 
 
 cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes) noexcept nogil:

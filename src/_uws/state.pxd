@@ -54,7 +54,7 @@ cdef enum UwsMark:
     UWS_M_MUTE = 1            # messages not delivered yet are dropped: the application closed, or a callback raised
     UWS_M_SAID = 2            # our close frame is queued or sent: nothing may follow it
     UWS_M_HEARD = 4           # the peer's close frame has come
-    UWS_M_RESET = 16          # closing the descriptor sends RST
+    UWS_M_RESET = 16          # RST has been sent
     UWS_M_LISTEN = 8          # ... or is still looked for: we ended a connection that keeps to the protocol
 
 # Why a connection ended (UwsEvent.cause).
@@ -88,7 +88,7 @@ cdef struct UwsNote:
 cdef struct UwsInbox:
     UwsNote* head
     UwsNote* tail
-    size_t bytes              # payload bytes, and what keeping them costs
+    size_t bytes              # payload bytes
     uint32_t count
 
 # What a connection owns only while it needs it.
@@ -205,6 +205,7 @@ cdef struct UwsLoop:
     int32_t ready_tail
     uint32_t n_ready
     size_t inbox_bytes        # of all connections
+    size_t inbox_count
     uint64_t taken_seq        # spans taken so far: the watchdog's sign of progress
 
     # listening

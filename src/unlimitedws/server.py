@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import resource
@@ -46,8 +47,9 @@ _EXIT_TIMEOUT = 1.0
 class _Run:
     """One run of a server, from `start` until its last thread has ended."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, listening: socket.socket) -> None:
         self.loop = loop
+        self.listening = listening
         self.pid = os.getpid()
         self.threads: set[threading.Thread] = set()
         self.started = 0
@@ -58,6 +60,9 @@ class _Run:
     def shut(self, timeout: Duration) -> None:
         """Tell the loop to stop. Takes no lock: signal handlers and callbacks call it."""
         self.loop.shut(_GOING_AWAY, "", milliseconds(timeout, "timeout"))
+        # Newcomers, those in the backlog too, are refused now and do not wait for the end. It fails the second time.
+        with contextlib.suppress(OSError):
+            self.listening.shutdown(socket.SHUT_RD)
 
     def shut_for(self, exc: BaseException, timeout: Duration) -> None:
         """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
@@ -354,7 +359,7 @@ class Server:
                 if name != "on_error":
                     loop.set_hook(name, func)
             loop.listen(self._socket.fileno())
-            run = self._run = _Run(loop)
+            run = self._run = _Run(loop, self._socket)
             _running.add(run)
             try:
                 self._start_thread(run)

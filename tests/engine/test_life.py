@@ -386,7 +386,6 @@ def test_abort_of_an_open_connection(engine: Running) -> None:
     engine.wait_empty()
 
 
-@pytest.mark.xfail(strict=True, reason="_drop sends FIN at once, and RST only when on_close has returned")
 def test_abort_resets_at_once_though_on_close_has_not_run() -> None:
     gate, entered = threading.Event(), threading.Event()
 

