@@ -3,8 +3,8 @@
 Only `unlimitedws` uses Loop; Conn and the helpers are what callbacks see. Every call that can fail says how,
 every call says from which thread it may be made.
 
-The engine takes its exceptions, `OpCode` and `Address` from `unlimitedws.errors`, `.opcode` and `.address` at
-first use, not at import, so that `import _uws.core` works whichever package is imported first.
+The engine takes its exceptions, `OpCode` and `Address` from `unlimitedws.errors`, `.opcode` and `.address` at the
+end of its own import, so that `import _uws.core` works whichever package is imported first.
 """
 
 from collections.abc import Callable, Hashable
@@ -84,7 +84,8 @@ class Conn(Hashable):
         Raises:
             unlimitedws.ConnectionClosed: The connection is closed or closing.
             TimeoutError: The send buffer stayed full for the I/O timeout. Nothing of the message was sent.
-            TypeError: message is neither text nor a contiguous buffer.
+            TypeError: message is neither text nor a buffer.
+            BufferError: The buffer is not contiguous.
             UnicodeEncodeError: message holds lone surrogates, which a text message cannot.
 
         Thread: any.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, overload
 
-__all__ = ["BoundHook", "Hook", "HookOwner"]
+__all__ = ["BoundHook", "Hook", "HookOwner", "adopt_methods", "check_hook_name"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -79,3 +80,30 @@ def set_hook(owner: HookOwner, name: str, func: Callable[..., object] | None) ->
         if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
             raise TypeError(f"{name}: {func!r} is async; a callback is a plain function")
     owner._set_hook(name, func)
+
+
+def adopt_methods(cls: type, inherited: dict[str, Callable[..., object]]) -> dict[str, Callable[..., object]]:
+    """Return the methods of a class that are named as hooks, with those it inherits; the hooks keep the names.
+
+    A method would hide the hook of its name, and nobody would ever call it.
+    """
+    methods = dict(inherited)
+    for name, value in list(vars(cls).items()):
+        if isinstance(value, Hook) or not any(isinstance(vars(base).get(name), Hook) for base in cls.__mro__[1:]):
+            continue
+        methods[name] = value
+        delattr(cls, name)
+    return methods
+
+
+def check_hook_name(owner: object, name: str) -> None:
+    """Refuse to set an attribute that looks like a hook and is none.
+
+    Raises:
+        AttributeError: There is no such hook; the message names the nearest.
+    """
+    if name.startswith("on_") and not isinstance(getattr(type(owner), name, None), Hook):
+        names = sorted({n for kind in type(owner).__mro__ for n, v in vars(kind).items() if isinstance(v, Hook)})
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
+        raise AttributeError(f"there is no hook {name!r}{hint}")

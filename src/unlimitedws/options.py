@@ -69,8 +69,7 @@ class Options:
 
     max_buffered_bytes: int = 1 << 20
     """Bytes sent to one connection that the kernel has not taken, 1 MiB. While so many wait, `conn.send`
-    waits
-    too, up to `io_timeout`, then raises `TimeoutError`. The message that fills it is still taken whole."""
+    waits too, up to `io_timeout`, then raises `TimeoutError`. The message that fills it is still taken whole."""
 
     tcp_nodelay: bool = True
     """Send at once, without Nagle's algorithm: what belongs together is joined already, before the kernel

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from _uws.core import Conn, Loop
 
@@ -20,7 +20,7 @@ from . import address
 from .address import Address
 from .durations import Duration, microseconds, milliseconds, seconds
 from .errors import ConnectionClosed
-from .hooks import Hook
+from .hooks import Hook, adopt_methods, check_hook_name
 from .options import OptionKeywords, Options
 from .signals import SignalWaiter
 
@@ -124,6 +124,20 @@ class Server:
         self._run: _Run | None = None
         self._socket: socket.socket | None = self._listen(self._requested)
         self._local_addr = address.bound_address(self._socket)
+        for name, method in self._methods.items():
+            setattr(self, name, method.__get__(self))
+
+    _methods: ClassVar[dict[str, Callable[..., Any]]] = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Let methods of a subclass that are named as hooks be set as hooks of each server."""
+        super().__init_subclass__(**keywords)
+        cls._methods = adopt_methods(cls, cls._methods)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; one that looks like a hook has to be one."""
+        check_hook_name(self, name)
+        super().__setattr__(name, value)
 
     # The setters of the Go API
 
@@ -131,8 +145,9 @@ class Server:
         """Run callbacks on up to so many threads; so many connections may wait for one. Without it: inline.
 
         Messages of one connection are delivered in order and one at a time; different connections run in
-        parallel. Threads start when they are needed. When so many connections wait, those behind are not
-        read, and new ones are left in the kernel's backlog for the cool-down time.
+        parallel. Threads start when they are needed. While so many connections wait, new ones are left in the
+        kernel's backlog for the cool-down time; what one connection may have waiting is bounded by
+        `max_inbox_bytes` and `max_inbox_messages`, above which it is not read.
 
         Raises:
             ValueError: workers is 0 ("no worker"), jobs is 0 ("no job in queue"), or one is negative.

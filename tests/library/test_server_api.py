@@ -198,6 +198,32 @@ def test_hook_that_cannot_work_is_refused_by_name(server: Server, name: str) -> 
     assert not getattr(server, name)
 
 
+def test_method_of_a_subclass_that_is_named_as_a_hook_is_one(client: Dial) -> None:
+    class Echo(Server):
+        def on_message(self, conn: Conn, message: Any) -> None:
+            conn.send(f"{type(self).__name__} {message}")
+
+    class Louder(Echo):
+        pass
+
+    for kind in (Echo, Louder):
+        server = kind("127.0.0.1:0")
+        with server:
+            connection = client(server)
+            connection.send("hello")
+            assert connection.recv(10) == f"{kind.__name__} hello"
+        # It is a hook as others are: assignment wins.
+        server.on_message = None
+        assert not server.on_message
+
+
+def test_misspelt_hook_is_refused_with_the_name_that_was_meant(server: Server) -> None:
+    with pytest.raises(AttributeError, match="on_message"):
+        server.on_mesage = lambda conn, message: None  # type: ignore[attr-defined]
+    # Attributes of the application's are its own business.
+    server.name = "front"  # type: ignore[attr-defined]
+
+
 def test_every_hook_fires_with_the_same_conn(server: Server, client: Dial) -> None:
     seen = Seen()
     server.on_connect = lambda conn: seen(("connect", conn))
