@@ -122,7 +122,8 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
             status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
             if status == UWS_OK and side.pong_waits:
                 side.pong_waits = 0
-                if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, side.pong, side.pong_len) == UWS_OK:
+                if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, side.pong,
+                                                                 side.pong_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
         if side.waiters != 0:
             pthread_cond_broadcast(&l.wait_cond)
@@ -144,15 +145,16 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
             c.flags |= UWS_F_SHUT
             sock_end_sending(conn_index(l, c))
         if c.marks & UWS_M_HEARD or not (c.flags & UWS_F_CLOSE_OUT):
-            # Everything has been said, or this never was a WebSocket. There are clients that send a second close frame; an RST in answer would look like a failure to them.
+            # Everything has been said, or this never was a WebSocket. There are clients that send a second close
+            # frame; an RST in answer would look like a failure to them.
             # So the descriptor stays until their FIN, but not for long.
             _deadline(l, c, min(l.limits.close_timeout_ms, FIN_TIMEOUT_MS))
     conn_trim(l, c)
 
 
 cdef inline void _deadline(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil:
-    # From now, not from the turn's beginning: a thread that closes a connection may come hours after it. Rounded up, and
-    # one more for the tick that is under way: a deadline may be late, never early.
+    # From now, not from the turn's beginning: a thread that closes a connection may come hours after it. Rounded up,
+    # and one more for the tick that is under way: a deadline may be late, never early.
     wheel_set(&l.wheel, conn_index(l, c),
               <uint32_t>((clock_ms() - l.start_ms + timeout_ms + UWS_TICK_MS - 1) // UWS_TICK_MS) + 1)
 

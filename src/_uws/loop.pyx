@@ -198,8 +198,8 @@ cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
 # ---- a turn
 
 cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
-    """How long epoll may wait: until the next timer, for ever where there is none (-1); not at all when there is something
-    to deliver, which the watchdog leaves to others but looks after."""
+    """How long epoll may wait: until the next timer, for ever where there is none (-1); not at all when there is
+    something to deliver, which the watchdog leaves to others but looks after."""
     cdef int wait = -1
     cdef uint64_t now = clock_ms(), at
     cdef uint32_t ticks = wheel_next(&l.wheel)

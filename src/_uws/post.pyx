@@ -75,7 +75,8 @@ cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
         pthread_cond_broadcast(&l.wait_cond)
     if not (c.flags & UWS_F_PAUSED) and (side.inbox.bytes >= l.limits.max_inbox_bytes
                                          or side.inbox.count >= l.limits.max_inbox_messages
-                                         or l.inbox_bytes + l.inbox_count * NOTE_COST_BYTES >= l.limits.max_inbox_total_bytes):
+                                         or l.inbox_bytes + l.inbox_count * NOTE_COST_BYTES
+                                         >= l.limits.max_inbox_total_bytes):
         # Its callbacks do not keep up: the rest waits in the kernel, and in the end in the client.
         c.flags |= UWS_F_PAUSED
         l.count.pauses += 1

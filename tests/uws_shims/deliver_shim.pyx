@@ -2,7 +2,7 @@
 # Imported by tests/engine/test_post.py, test_deliver.py and test_loop.py.
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _uws.clock cimport clock_us
