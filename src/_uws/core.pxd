@@ -1,7 +1,8 @@
-# F6. The top floor: the only file that holds Python objects. See core.pyx.
+# F6. The top floor: loops, and the handing over of events to Python. See core.pyx.
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
+from _uws.conn cimport Conn
 from _uws.deliver cimport UwsDelivery
 from _uws.state cimport UwsBatch, UwsLoop
 
@@ -25,24 +26,3 @@ cdef class Loop:
     cdef void _report(self, Conn conn, str hook) noexcept
     cdef int _fail(self, Conn conn, str hook) except -1
     cdef int _spare(self) except -1
-    cdef Conn _conn(self, int32_t index, uint32_t generation)
-
-
-cdef class Conn:
-    # Counted but hidden from the garbage collector, which may clear what it sees before __dealloc__ needs it.
-    cdef void* owner                  # the Loop
-    cdef UwsLoop* l                   # its loop
-    cdef UwsDelivery* delivery        # of the callback that runs; NULL between callbacks
-    cdef unsigned long thread         # that runs it
-    cdef int32_t index                # -1: its slot does not know it any more
-    cdef uint32_t generation
-    cdef bint unread                  # the message that on_read was called for has not been read
-    cdef object _data
-    cdef object said                  # (close code, reason) of the application's own close()
-    cdef object end                   # (close code, reason) once closed
-    cdef object memory                # (local, remote, target) for those who hold it beyond the end
-
-    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1
-    cdef int _wait_room(self, uint64_t deadline_us) except -1
-    cdef object _gone(self)
-    cdef object _known(self, int what)

@@ -1,7 +1,7 @@
-"""The connection as callbacks see it: `Conn` is the engine's; its documentation is in `_uws/core.pyi`."""
+"""The connection as callbacks see it: `Conn` is the engine's; its documentation is in `_uws/conn.pyi`."""
 
 from __future__ import annotations
 
-from _uws.core import Conn
+from _uws.conn import Conn
 
 __all__ = ["Conn"]

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from _uws.core import Conn, Loop
+from _uws.conn import Conn
+from _uws.core import Loop
 
 from . import address
 from .address import Address

@@ -18,7 +18,7 @@ the send buffer is full. Either raises `unlimitedws.ConnectionClosed` when the p
 
 from __future__ import annotations
 
-from _uws.core import (
+from _uws.conn import (
     read_client_binary,
     read_client_data,
     read_client_text,

@@ -18,7 +18,7 @@ from raw import BINARY, TEXT
 from uws_shims import deliver_shim
 from uws_shims.deliver_shim import WAITED, WAITED_CLOSED, WAITED_TIMEOUT, Bare
 
-from _uws.core import read_client_binary, read_client_data, read_client_text
+from _uws.conn import read_client_binary, read_client_data, read_client_text
 from unlimitedws import ConnectionClosed
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")

@@ -42,7 +42,8 @@ FLOORS = {
     "read": (5, 4),
     "loop": (5, 5),
     "role": (5, 6),
-    "core": (6, 0),
+    "conn": (6, 0),
+    "core": (6, 1),
 }
 TOP = 6
 # What a file may not say below the top floor ...

@@ -1,0 +1,58 @@
+# F6. A connection as Python sees it, and the helpers of the Go API. Owns the Conn: (loop, index, generation), never a
+# pointer to a slot. Used by core, which makes them and runs their callbacks.
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from _uws.deliver cimport UwsDelivery
+from _uws.proto cimport UwsEvent
+from _uws.state cimport UwsLoop, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
+
+
+cdef inline void conn_lock(UwsLoop* l) noexcept:
+    """Take the loop's lock with the GIL held; let go of the GIL while somebody else has the lock.
+
+    It is taken a second time, by trying, once the GIL is back: waiting for the GIL with the lock held would be a
+    deadlock with whoever waits for the lock with the GIL held, as Conn.__dealloc__ has to."""
+    while pthread_mutex_trylock(&l.lock) != 0:
+        with nogil:
+            pthread_mutex_lock(&l.lock)
+            pthread_mutex_unlock(&l.lock)
+
+
+cdef inline void conn_unlock(UwsLoop* l) noexcept nogil:
+    pthread_mutex_unlock(&l.lock)
+
+
+cdef inline bytes event_payload(const UwsEvent* event):
+    return PyBytes_FromStringAndSize(<char*>event.data, event.len_bytes)
+
+
+cdef inline str event_text(const UwsEvent* event):
+    # The engine has validated it already; this only builds the str.
+    return PyUnicode_DecodeUTF8(<char*>event.data, event.len_bytes, NULL)
+
+
+cdef class Conn:
+    # Counted but hidden from the garbage collector, which may clear what it sees before __dealloc__ needs it.
+    cdef void* owner                  # the Loop
+    cdef UwsLoop* l                   # its loop
+    cdef UwsDelivery* delivery        # of the callback that runs; NULL between callbacks
+    cdef unsigned long thread         # that runs it
+    cdef int32_t index                # -1: its slot does not know it any more
+    cdef uint32_t generation
+    cdef bint unread                  # the message that on_read was called for has not been read
+    cdef object _data
+    cdef object said                  # (close code, reason) of the application's own close()
+    cdef object end                   # (close code, reason) once closed
+    cdef object memory                # (local, remote, target) for those who hold it beyond the end
+
+    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1
+    cdef int _wait_room(self, uint64_t deadline_us) except -1
+    cdef object _gone(self)
+    cdef object _known(self, int what)
+    cdef int _remember(self) except -1
+
+
+cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)

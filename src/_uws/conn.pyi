@@ -1,0 +1,187 @@
+"""F6. The types of a connection, and of the helpers of the Go API: what callbacks see.
+
+Every call that can fail says how, every call says from which thread it may be made.
+
+The engine takes its exceptions, `OpCode` and `Address` from `unlimitedws.errors`, `.opcode` and `.address` at the
+end of its own import, so that `import _uws.conn` works whichever package is imported first.
+"""
+
+from collections.abc import Hashable
+from typing import Any, final
+
+from typing_extensions import Buffer
+
+from unlimitedws.address import Address
+from unlimitedws.opcode import OpCode
+
+@final
+class Conn(Hashable):
+    """One WebSocket connection, as callbacks see it.
+
+    Not constructible. The same object for as long as anybody holds it; equal to itself only. It holds the
+    connection's table index and generation, never a pointer: after the close every call is safe, and every
+    call that needs the peer raises `unlimitedws.ConnectionClosed`.
+    """
+
+    data: Any
+    """Any object of the application's; None at first. Lives as long as the connection, or as its `Conn`."""
+
+    @property
+    def local_addr(self) -> Address:
+        """Our end. A v4-mapped address shows as plain IPv4. Asked of the kernel on demand, still right in
+        `on_close`.
+
+        Thread: any.
+        """
+
+    @property
+    def remote_addr(self) -> Address:
+        """The peer's end. A v4-mapped address shows as plain IPv4. Asked of the kernel on demand, still right
+        in `on_close`.
+
+        Thread: any.
+        """
+
+    @property
+    def path(self) -> str:
+        """Path of the request's target, as it was sent (percent-encoded), without the query: ``"/chat"``."""
+
+    @property
+    def query(self) -> str:
+        """Query of the request's target, as it was sent, without the question mark; often ``""``."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a message may still be sent: False from the moment a close frame was sent or received.
+
+        Thread: any. A True may be out of date by the time it is looked at.
+        """
+
+    @property
+    def close_code(self) -> int | None:
+        """Why it was closed (RFC 6455, section 7.1.5): the peer's code, 1005 where its close frame had none,
+        1006 where there was no close frame. None while open.
+        """
+
+    @property
+    def close_reason(self) -> str | None:
+        """The text that came with `close_code`, often ``""``. None while open."""
+
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes that were sent by the application and not yet taken by the kernel; 0 after the close."""
+
+    def send(self, message: str | Buffer) -> None:
+        """Send one message: text for a `str`, binary for bytes and other contiguous buffers.
+
+        In a callback, what is sent to one connection leaves in one write at the end of the turn. The message
+        is copied where the kernel does not take it at once. Messages of several threads never interleave.
+
+        Waits, up to the I/O timeout, while `max_buffered_bytes` or more wait to be sent to this connection;
+        below that a message is taken whole, however long it is.
+
+        Raises:
+            unlimitedws.ConnectionClosed: The connection is closed or closing.
+            TimeoutError: The send buffer stayed full for the I/O timeout. Nothing of the message was sent.
+            TypeError: message is neither text nor a buffer.
+            BufferError: The buffer is not contiguous.
+            UnicodeEncodeError: message holds lone surrogates, which a text message cannot.
+
+        Thread: any.
+        """
+
+    def ping(self, payload: str | Buffer = b"") -> None:
+        """Send a ping (RFC 6455, section 5.5.2). The answer is taken by the engine.
+
+        Args:
+            payload: At most 125 bytes; text is sent as UTF-8.
+
+        Raises:
+            ValueError: payload is longer than 125 bytes.
+            unlimitedws.ConnectionClosed: The connection is closed or closing.
+
+        Thread: any.
+        """
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Start the close handshake (RFC 6455, section 7.1.2). What was sent before goes out first.
+
+        Returns at once; `on_close` runs when the peer has answered, or after `close_timeout`. Closing a
+        connection that is closing or closed does nothing.
+
+        Args:
+            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
+            reason: At most 123 bytes as UTF-8.
+
+        Raises:
+            ValueError: code is one that may not be sent (RFC 6455, section 7.4), or reason is too long.
+
+        Thread: any.
+        """
+
+    def abort(self) -> None:
+        """Drop the connection at once, what is buffered with it. `on_close` sees 1006. Idempotent.
+
+        Thread: any.
+        """
+
+    def __hash__(self) -> int: ...
+    def __repr__(self) -> str: ...
+
+def read_client_data(conn: Conn) -> tuple[bytes, OpCode]:
+    """Read the message `on_read` was called for; called again, wait for the next one.
+
+    Args:
+        conn: The connection whose callback is running.
+
+    Returns:
+        The message's bytes, and `OpCode.TEXT` (then they are valid UTF-8) or `OpCode.BINARY`.
+
+    Raises:
+        TimeoutError: A further message was waited for and did not come within the I/O timeout. The connection
+            is none the worse: `on_read` gets the message when it comes.
+        unlimitedws.ConnectionClosed: The peer has gone, and every message that it sent has been read.
+        RuntimeError: Not called in a callback of conn.
+
+    Thread: the one that runs the callback.
+    """
+
+def read_client_text(conn: Conn) -> str:
+    """Read the next text message, as `read_client_data` does; drop binary messages before it, as Go does.
+
+    Raises:
+        TimeoutError, unlimitedws.ConnectionClosed, RuntimeError: As `read_client_data`. The I/O timeout is
+            for the whole call, however many messages it drops.
+    """
+
+def read_client_binary(conn: Conn) -> bytes:
+    """Read the next binary message, as `read_client_data` does; drop text messages before it, as Go does.
+
+    Raises:
+        TimeoutError, unlimitedws.ConnectionClosed, RuntimeError: As `read_client_data`. The I/O timeout is
+            for the whole call, however many messages it drops.
+    """
+
+def write_server_message(conn: Conn, op: int, msg: str | Buffer) -> None:
+    """Send one message with the opcode given.
+
+    Args:
+        conn: Any connection.
+        op: `OpCode.TEXT` or `OpCode.BINARY`: a message. `OpCode.PING` or `OpCode.PONG`: a control frame of at
+            most 125 bytes. `OpCode.CLOSE`: msg is the close frame's body (two bytes of code, then the reason;
+            or nothing), and the close handshake starts.
+        msg: Text is sent as UTF-8. Bytes sent as TEXT have to be UTF-8 (RFC 6455, section 5.6).
+
+    Raises:
+        ValueError: op is none of these, a control frame's payload is longer than 125 bytes, a close frame's
+            body is malformed, or bytes sent as TEXT are not UTF-8.
+        unlimitedws.ConnectionClosed, TimeoutError, TypeError: As `Conn.send`.
+
+    Thread: any.
+    """
+
+def write_server_text(conn: Conn, msg: str | Buffer) -> None:
+    """`write_server_message` with `OpCode.TEXT`."""
+
+def write_server_binary(conn: Conn, msg: str | Buffer) -> None:
+    """`write_server_message` with `OpCode.BINARY`."""

@@ -1,0 +1,484 @@
+# F6. See conn.pxd.
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memset
+
+from _uws.clock cimport clock_us
+from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait, deliver_wait_room
+from _uws.errs cimport UWS_OK
+from _uws.frame cimport (
+    UWS_MAX_CONTROL_BYTES,
+    UWS_MAX_REASON_BYTES,
+    UWS_OP_BINARY,
+    UWS_OP_CLOSE,
+    UWS_OP_PING,
+    UWS_OP_PONG,
+    UWS_OP_TEXT,
+    close_code_valid,
+    close_parse,
+)
+from _uws.intern cimport intern_get, intern_give, intern_ref
+from _uws.life cimport conn_abort, conn_close, conn_dirty, conn_flush
+from _uws.outq cimport outq_put_frame
+from _uws.slot cimport conn_at, conn_side, conn_takes
+from _uws.sock cimport sock_local, sock_peer, sockaddr_storage
+from _uws.state cimport (
+    UWS_C_ABORT,
+    UWS_F_GONE,
+    UWS_F_OUT_ON,
+    UWS_F_PINNED,
+    UWS_S_OPEN,
+    UwsConn,
+)
+from _uws.utf8 cimport utf8_feed
+
+cdef extern from "arpa/inet.h" nogil:
+    cdef enum:
+        AF_INET
+        AF_INET6
+        INET6_ADDRSTRLEN
+    cdef struct in_addr:
+        pass
+    cdef struct in6_addr:
+        pass
+    cdef struct sockaddr_in:
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    const char* inet_ntop(int, const void*, char*, unsigned int)
+    uint16_t ntohs(uint16_t)
+
+cdef enum:
+    CORK_BYTES = 65536            # queued bytes of one connection that do not wait for the end of the turn
+    KNOWN_LOCAL = 0
+    KNOWN_REMOTE = 1
+    KNOWN_TARGET = 2
+
+cdef uint64_t FOR_EVER_US = 1 << 60
+
+# The loop that a Conn is being made for just now; under the GIL.
+cdef UwsLoop* making = NULL
+
+cdef object OP_TEXT
+cdef object OP_BINARY
+
+
+cdef inline uint64_t _io_timeout(UwsLoop* l) noexcept nogil:
+    return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else FOR_EVER_US
+
+
+cdef object _address(const sockaddr_storage* storage):
+    """A socket's address as an Address; that of a socket without one, such as a Unix socket, is the empty one."""
+    cdef char text[64]
+    if storage.ss_family == AF_INET:
+        inet_ntop(AF_INET, &(<sockaddr_in*>storage).sin_addr, text, sizeof(text))
+        return Address(text.decode("ascii"), ntohs((<sockaddr_in*>storage).sin_port))
+    if storage.ss_family == AF_INET6:
+        inet_ntop(AF_INET6, &(<sockaddr_in6*>storage).sin6_addr, text, sizeof(text))
+        return Address(plain_host(text.decode("ascii")), ntohs((<sockaddr_in6*>storage).sin6_port))
+    return Address("", 0)
+
+
+# ---- connections
+
+@cython.final
+@cython.freelist(256)
+cdef class Conn:
+    """One WebSocket connection. See conn.pyi."""
+
+    def __cinit__(self):
+        # Also for Conn.__new__(Conn): without a loop there is nothing to ask.
+        if making == NULL:
+            raise TypeError("connections are made by the server")
+        self.l = making
+
+    def __dealloc__(self):
+        cdef UwsConn* c
+        if self.owner == NULL:
+            return
+        if self.index >= 0:
+            # Without letting go of the GIL: nobody may find this object in its slot now.
+            pthread_mutex_lock(&self.l.lock)
+            c = conn_at(self.l, self.index, self.generation)
+            if c != NULL and c.conn == <void*>self:
+                c.conn = NULL
+            conn_unlock(self.l)
+        Py_DECREF(<object>self.owner)
+
+    def __repr__(self):
+        state = "open" if self.is_open else "closed"
+        return f"<unlimitedws.Conn {self.remote_addr} {self.path} {state}>"
+
+    cdef object _known(self, int what):
+        """What is asked of the socket while there is one, and remembered for those who hold the Conn beyond it."""
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef const uint8_t* text = NULL
+        cdef size_t len_bytes = 0
+        cdef uint32_t target = 0
+        cdef sockaddr_storage storage
+        if self.memory is not None:
+            return self.memory[what]
+        # No object is made under the lock: that may collect garbage, a Conn perhaps, which takes the lock.
+        memset(&storage, 0, sizeof(storage))
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL and what == KNOWN_TARGET:
+            # With a reference of our own the text stays where it is.
+            target = c.target
+            intern_ref(&l.intern, target)
+            text = intern_get(&l.intern, target, &len_bytes)
+        elif c != NULL:
+            if what == KNOWN_REMOTE:
+                sock_peer(self.index, &storage)
+            else:
+                sock_local(self.index, &storage)
+        conn_unlock(l)
+        if what != KNOWN_TARGET:
+            return _address(&storage)
+        if target == 0:
+            return "/"
+        try:
+            return (<char*>text)[:len_bytes].decode("latin-1")
+        finally:
+            conn_lock(l)
+            intern_give(&l.intern, target)
+            conn_unlock(l)
+
+    cdef int _remember(self) except -1:
+        """What the slot and the socket know is to outlive them."""
+        if self.memory is None:
+            self.memory = (self.local_addr, self.remote_addr, self._known(KNOWN_TARGET))
+        return 0
+
+    @property
+    def local_addr(self):
+        return self._known(KNOWN_LOCAL)
+
+    @property
+    def remote_addr(self):
+        return self._known(KNOWN_REMOTE)
+
+    cdef object _gone(self):
+        """The exception for a use after the end."""
+        end = self.end or self.said
+        return ConnectionClosed() if end is None else ConnectionClosed(end[0], end[1])
+
+    @property
+    def path(self):
+        return _split_target(self._known(KNOWN_TARGET))[0]
+
+    @property
+    def query(self):
+        return _split_target(self._known(KNOWN_TARGET))[1]
+
+    @property
+    def is_open(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        cdef bint is_open = c != NULL and c.state == UWS_S_OPEN and not (c.flags & UWS_F_GONE)
+        conn_unlock(l)
+        return is_open
+
+    @property
+    def close_code(self):
+        return None if self.end is None else self.end[0]
+
+    @property
+    def close_reason(self):
+        return None if self.end is None else self.end[1]
+
+    @property
+    def buffered_amount(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef size_t amount = 0
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL and c.side != NULL:
+            amount = c.side.out.bytes
+        conn_unlock(l)
+        return amount
+
+    @property
+    def data(self):
+        return self._data
+
+    @data.setter
+    def data(self, value):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        if value is not None and self.end is None:
+            # Whoever finds the connection again later has to find its data: the slot keeps this object.
+            conn_lock(l)
+            c = conn_at(l, self.index, self.generation)
+            if c != NULL and c.conn == <void*>self and not (c.flags & UWS_F_PINNED):
+                c.flags |= UWS_F_PINNED
+                Py_INCREF(self)
+            conn_unlock(l)
+        self._data = value
+
+    cdef int _wait_room(self, uint64_t deadline_us) except -1:
+        """Wait until the send queue has room, or raise. The lock is held on entry and not on return."""
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c = conn_at(l, self.index, self.generation)
+        cdef uint64_t role = 0
+        cdef int waited
+        if self.delivery != NULL and self.thread == PyThread_get_thread_ident():
+            role = self.delivery.role
+        with nogil:
+            if not (c.flags & UWS_F_OUT_ON):
+                # Perhaps it is only our own cork that is full.
+                conn_flush(l, c)
+            waited = deliver_wait_room(l, self.index, self.generation, role, deadline_us)
+            conn_unlock(l)
+        if waited == UWS_WAITED_CLOSED:
+            raise self._gone()
+        if waited != UWS_WAITED:
+            raise TimeoutError("the send buffer stayed full: the peer does not read")
+        return 0
+
+    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1:
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef uint64_t deadline_us = 0
+        while True:
+            conn_lock(l)
+            c = conn_at(l, self.index, self.generation)
+            if not conn_takes(c):
+                conn_unlock(l)
+                raise self._gone()
+            if c.side == NULL or c.side.out.bytes < l.limits.max_buffered_bytes:
+                break
+            # The room may be gone again by the time that it is our turn: others send too.
+            if deadline_us == 0:
+                deadline_us = clock_us() + _io_timeout(l)
+            self._wait_room(deadline_us)
+        if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, opcode, data, len_bytes) != UWS_OK:
+            conn_unlock(l)
+            raise MemoryError
+        l.count.messages_out += 1
+        l.count.bytes_out += len_bytes
+        conn_dirty(l, c)
+        if c.side.out.bytes < CORK_BYTES or c.flags & UWS_F_OUT_ON:
+            conn_unlock(l)
+            return 0
+        # Much at once: others may compute while the kernel copies it.
+        with nogil:
+            conn_flush(l, c)
+            conn_unlock(l)
+        return 0
+
+    def send(self, message):
+        _write(self, UWS_OP_TEXT if isinstance(message, str) else UWS_OP_BINARY, message, False)
+
+    def ping(self, payload=b""):
+        _write(self, UWS_OP_PING, payload, False)
+
+    def close(self, code=1000, str reason not None=""):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef bytes text = reason.encode()
+        cdef uint16_t number
+        cdef int status = UWS_OK
+        if not isinstance(code, int):
+            raise TypeError(f"a close code is an int, not {type(code).__name__}")
+        if not 0 <= code <= 0xFFFF or not close_code_valid(code):
+            raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
+        if len(text) > UWS_MAX_REASON_BYTES:
+            raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
+        number = code
+        said = (int(code), reason)
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL:
+            if conn_takes(c):
+                self.said = said
+            status = conn_close(l, c, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
+        conn_unlock(l)
+        if status != UWS_OK:
+            raise MemoryError
+
+    def abort(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        if self.memory is None and self.is_open:
+            # on_close still wants to know them, and the socket will not.
+            self._remember()
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL:
+            conn_abort(l, c, UWS_C_ABORT)
+        conn_unlock(l)
+
+
+cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation):
+    """The Conn of a connection that a callback is about to run for; it has none so far. owner keeps l's memory."""
+    global making
+    cdef Conn conn
+    cdef UwsConn* c
+    making = l
+    try:
+        conn = Conn.__new__(Conn)
+    finally:
+        making = NULL
+    conn.index = index
+    conn.generation = generation
+    conn.owner = <void*>owner
+    Py_INCREF(owner)
+    conn_lock(l)
+    c = conn_at(l, index, generation)
+    if c != NULL:
+        c.conn = <void*>conn
+    conn_unlock(l)
+    return conn
+
+
+cdef tuple _split_target(str target):
+    """Path and query of a request target; of one in absolute form (RFC 9112, section 3.2.2) what follows the host."""
+    cdef Py_ssize_t start
+    if not target.startswith("/"):
+        start = target.find("/", target.find("://") + 3)
+        if start < 0:
+            start = target.find("?")
+        target = "/" if start < 0 else target[start:]
+        if target.startswith("?"):
+            target = "/" + target
+    path, _, query = target.partition("?")
+    return path, query
+
+
+# ---- reading and writing, as in Go
+
+cdef int _write(Conn conn, int opcode, object message, bint check_text) except -1:
+    """Send any kind of frame but CLOSE. check_text: bytes that go out as text have to be UTF-8."""
+    cdef const char* text
+    cdef Py_ssize_t n = 0
+    cdef Py_buffer view
+    cdef bint control = opcode >= UWS_OP_CLOSE
+    if type(message) is bytes:
+        n = PyBytes_GET_SIZE(message)
+        text = PyBytes_AS_STRING(message)
+        _check(opcode, control, check_text, <const uint8_t*>text, n)
+        return conn._send(opcode, <const uint8_t*>text, n)
+    if isinstance(message, str):
+        text = PyUnicode_AsUTF8AndSize(message, &n)
+        _check(opcode, control, False, <const uint8_t*>text, n)
+        return conn._send(opcode, <const uint8_t*>text, n)
+    PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
+    try:
+        _check(opcode, control, check_text, <const uint8_t*>view.buf, view.len)
+        return conn._send(opcode, <const uint8_t*>view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef inline int _check(int opcode, bint control, bint check_text, const uint8_t* data, Py_ssize_t n) except -1:
+    cdef uint8_t state = 0
+    if control and n > UWS_MAX_CONTROL_BYTES:
+        raise ValueError(f"a control frame carries at most {UWS_MAX_CONTROL_BYTES} bytes, not {n}")
+    if check_text and (utf8_feed(&state, data, n) != UWS_OK or state != 0):
+        raise ValueError("a text message has to be UTF-8 (RFC 6455, section 5.6)")
+    return 0
+
+
+cdef int _next_message(Conn conn, uint64_t timeout_us) except -1:
+    """Let conn.delivery.event be the message to read."""
+    cdef UwsDelivery* d = conn.delivery
+    cdef UwsLoop* l = conn.l
+    cdef int waited
+    if d == NULL or conn.thread != PyThread_get_thread_ident():
+        raise RuntimeError("messages are read in a callback of their connection, by the thread that runs it")
+    if conn.unread:
+        conn.unread = False
+        return 0
+    with nogil:
+        pthread_mutex_lock(&l.lock)
+        waited = deliver_wait(l, d, timeout_us)
+        conn_unlock(l)
+    if waited == UWS_WAITED_CLOSED:
+        raise conn._gone()
+    if waited != UWS_WAITED:
+        raise TimeoutError("no further message came within the I/O timeout")
+    return 0
+
+
+def read_client_data(Conn conn not None):
+    """Read the message on_read was called for; called again, wait for the next one. See conn.pyi."""
+    _next_message(conn, _io_timeout(conn.l))
+    return (event_payload(conn.delivery.event), OP_TEXT if conn.delivery.event.opcode == UWS_OP_TEXT else OP_BINARY)
+
+
+cdef int _next_of(Conn conn, int opcode) except -1:
+    """The next message of one kind; those of the other are dropped. One timeout for all of it."""
+    cdef uint64_t left = _io_timeout(conn.l)
+    cdef uint64_t end = clock_us() + left, now
+    while True:
+        _next_message(conn, left)
+        if conn.delivery.event.opcode == opcode:
+            return 0
+        now = clock_us()
+        left = end - now if end > now else 0
+
+
+def read_client_text(Conn conn not None):
+    """Read the next text message. See conn.pyi."""
+    _next_of(conn, UWS_OP_TEXT)
+    return event_text(conn.delivery.event)
+
+
+def read_client_binary(Conn conn not None):
+    """Read the next binary message. See conn.pyi."""
+    _next_of(conn, UWS_OP_BINARY)
+    return event_payload(conn.delivery.event)
+
+
+def write_server_message(Conn conn not None, int op, msg):
+    """Send one message with the opcode given. See conn.pyi."""
+    cdef bytes body
+    cdef uint16_t code = 0
+    if op == UWS_OP_TEXT:
+        _write(conn, op, msg, True)
+    elif op == UWS_OP_BINARY or op == UWS_OP_PING or op == UWS_OP_PONG:
+        _write(conn, op, msg, False)
+    elif op == UWS_OP_CLOSE:
+        body = msg.encode() if isinstance(msg, str) else memoryview(msg).tobytes()
+        if close_parse(<const uint8_t*>PyBytes_AS_STRING(body), len(body), &code) != UWS_OK:
+            raise ValueError("malformed body of a close frame (RFC 6455, section 5.5.1)")
+        if not conn.is_open:
+            raise conn._gone()
+        if code == 1005:
+            conn.close()
+        else:
+            conn.close(code, body[2:].decode())
+    else:
+        raise ValueError(f"opcode {op} is no message and no control frame")
+
+
+def write_server_text(Conn conn not None, msg):
+    """Send one text message. See conn.pyi."""
+    _write(conn, UWS_OP_TEXT, msg, True)
+
+
+def write_server_binary(Conn conn not None, msg):
+    """Send one binary message. See conn.pyi."""
+    _write(conn, UWS_OP_BINARY, msg, False)
+
+
+# At the end, when every name of this module is there: the package `unlimitedws` takes them from here.
+from unlimitedws.address import Address, plain_host
+from unlimitedws.errors import ConnectionClosed
+from unlimitedws.opcode import OpCode
+
+OP_TEXT = OpCode.TEXT
+OP_BINARY = OpCode.BINARY
