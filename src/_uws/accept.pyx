@@ -6,6 +6,7 @@ from posix.unistd cimport close
 from _uws.errs cimport UWS_E_HTTP_503
 from _uws.life cimport conn_begin
 from _uws.poller cimport EPOLLIN, UWS_TAG_LISTEN, poll_tag, poller_add, poller_remove
+from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.sock cimport (
     UWS_ACCEPT_AGAIN,
     UWS_ACCEPT_BROKEN,
@@ -14,7 +15,6 @@ from _uws.sock cimport (
     sock_spare,
     sock_turn_away,
 )
-from _uws.upgrade cimport UWS_UPGRADE_MAX_REFUSAL_BYTES, upgrade_refuse
 
 cdef enum:
     ACCEPT_BATCH = 64         # of one listener in one turn: those who are in have their turn too
@@ -54,8 +54,8 @@ cdef void _shed(UwsLoop* l, int listen_fd) noexcept nogil:
 
     A listener that is not emptied would report itself for ever; and a client that is told comes back later, or
     elsewhere, instead of waiting for its own timeout."""
-    cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
-    cdef size_t len_bytes = upgrade_refuse(response, sizeof(response), UWS_E_HTTP_503)
+    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
+    cdef size_t len_bytes = response_refuse(response, sizeof(response), UWS_E_HTTP_503)
     cdef int _, status
     if l.spare_fd >= 0:
         close(l.spare_fd)

@@ -31,6 +31,7 @@ from _uws.outq cimport outq_drop, outq_flush, outq_put, outq_put_frame
 from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add, poller_remove
 from _uws.post cimport post_event, post_nudge
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED, proto_reset
+from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.slab cimport slab_give, slab_take
 from _uws.slot cimport conn_index, conn_poll_for, conn_reading, conn_side, conn_trim, conn_unpoll, side_give_request
 from _uws.sock cimport sock_end_sending, sock_reset
@@ -73,7 +74,6 @@ from _uws.state cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from _uws.upgrade cimport UWS_UPGRADE_MAX_REFUSAL_BYTES, upgrade_refuse
 from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
 
 
@@ -339,12 +339,12 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
 
 cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The connection's timer ran out."""
-    cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
+    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
     cdef size_t n
     if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
         l.count.timeouts += 1
     if c.state == UWS_S_UPGRADING:
-        n = upgrade_refuse(response, sizeof(response), UWS_E_HTTP_408)
+        n = response_refuse(response, sizeof(response), UWS_E_HTTP_408)
         l.count.refused += 1
         if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, response, n) != UWS_OK:
             _drop(l, c)

@@ -18,6 +18,7 @@ from _uws.proto cimport (
     UwsEvent,
     proto_feed,
 )
+from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_accept, response_refuse
 from _uws.slab cimport slab_give, slab_grow, slab_take
 from _uws.slot cimport conn_index, conn_side
 from _uws.sock cimport UWS_SOCK_AGAIN
@@ -40,13 +41,10 @@ from _uws.state cimport (
     UwsSide,
 )
 from _uws.upgrade cimport (
-    UWS_UPGRADE_MAX_REFUSAL_BYTES,
     UwsSpan,
     UwsUpgrade,
-    upgrade_accept,
     upgrade_init,
     upgrade_parse,
-    upgrade_refuse,
     upgrade_target,
 )
 
@@ -194,7 +192,7 @@ cdef bint _keep(UwsLoop* l, UwsSide* side, const uint8_t* data, size_t len_bytes
 cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* head) noexcept nogil:
     """Queue the 101 and remember the target. False: out of memory."""
     cdef uint8_t response[256]
-    cdef size_t n = upgrade_accept(response, sizeof(response), u, NULL, 0, NULL, 0)
+    cdef size_t n = response_accept(response, sizeof(response), u, NULL, 0, NULL, 0)
     cdef UwsSide* side = conn_side(l, c)
     cdef const uint8_t* target = head + u.target.off
     if side == NULL or n == 0 or outq_put(&side.out, &l.slab, response, n) != UWS_OK:
@@ -219,7 +217,7 @@ cdef void _opened(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef void _answer(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* head, int status) noexcept nogil:
     """Queue the response to a request that is no upgrade: the page at "/", or a refusal."""
-    cdef uint8_t response[UWS_UPGRADE_MAX_REFUSAL_BYTES]
+    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
     cdef const uint8_t* body = response
     cdef size_t n
     cdef UwsSpan path, query
@@ -229,7 +227,7 @@ cdef void _answer(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
         body = l.page
         n = l.page_len
     else:
-        n = upgrade_refuse(response, sizeof(response), status)
+        n = response_refuse(response, sizeof(response), status)
         l.count.refused += 1
     side = conn_side(l, c)
     if side == NULL or outq_put(&side.out, &l.slab, body, n) != UWS_OK:

@@ -10,7 +10,6 @@ cdef enum:
     UWS_UPGRADE_KEY_BYTES = 24        # Sec-WebSocket-Key: the base64 of 16 bytes
     UWS_UPGRADE_ACCEPT_BYTES = 28     # Sec-WebSocket-Accept: the base64 of 20 bytes
     UWS_UPGRADE_MAX_PROTOCOLS = 64    # subprotocols offered; more gets 431
-    UWS_UPGRADE_MAX_REFUSAL_BYTES = 512   # no response of upgrade_refuse() is longer
 
 
 cdef struct UwsSpan:
@@ -53,9 +52,3 @@ cdef int upgrade_parse(UwsUpgrade* u, const uint8_t* head, size_t len_bytes,
 
 cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head,
                         UwsSpan* path, UwsSpan* query) noexcept nogil
-
-cdef size_t upgrade_accept(uint8_t* out, size_t cap, const UwsUpgrade* u,
-                           const uint8_t* subprotocol, size_t subprotocol_len,
-                           const uint8_t* extensions, size_t extensions_len) noexcept nogil
-
-cdef size_t upgrade_refuse(uint8_t* out, size_t cap, int status) noexcept nogil

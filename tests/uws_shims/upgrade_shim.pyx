@@ -25,16 +25,14 @@ from _uws.errs cimport (
     UWS_OK,
     err_http_status,
 )
+from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_accept, response_refuse
 from _uws.upgrade cimport (
     UWS_UPGRADE_MAX_PROTOCOLS,
-    UWS_UPGRADE_MAX_REFUSAL_BYTES,
     UwsSpan,
     UwsUpgrade,
     UwsUpgradeLimits,
-    upgrade_accept,
     upgrade_init,
     upgrade_parse,
-    upgrade_refuse,
     upgrade_target,
 )
 
@@ -62,7 +60,7 @@ E_431 = UWS_E_HTTP_431
 E_503 = UWS_E_HTTP_503
 E_505 = UWS_E_HTTP_505
 MAX_PROTOCOLS = UWS_UPGRADE_MAX_PROTOCOLS
-MAX_REFUSAL_BYTES = UWS_UPGRADE_MAX_REFUSAL_BYTES
+MAX_REFUSAL_BYTES = UWS_MAX_REFUSAL_BYTES
 STATE_BYTES = sizeof(UwsUpgrade)
 
 
@@ -99,7 +97,7 @@ def refuse(int status, size_t cap):
     if out == NULL:
         raise MemoryError
     try:
-        n = upgrade_refuse(out, cap, status)
+        n = response_refuse(out, cap, status)
         return PyBytes_FromStringAndSize(<char*>out, n) if n else None
     finally:
         free(out)
@@ -148,7 +146,7 @@ cdef class Upgrade:
         for _i in range(rounds):
             upgrade_init(&self.u)
             status |= upgrade_parse(&self.u, data, n, &self.limits)
-            status |= upgrade_accept(out, 512, &self.u, NULL, 0, NULL, 0) == 0
+            status |= response_accept(out, 512, &self.u, NULL, 0, NULL, 0) == 0
         end = time.perf_counter_ns()
         if status:
             raise ValueError(f"not an upgrade: {status}")
@@ -172,7 +170,7 @@ cdef class Upgrade:
         if out == NULL:
             raise MemoryError
         try:
-            n = upgrade_accept(out, cap, &self.u, p, len(subprotocol or b""), e, len(extensions or b""))
+            n = response_accept(out, cap, &self.u, p, len(subprotocol or b""), e, len(extensions or b""))
             return PyBytes_FromStringAndSize(<char*>out, n) if n else None
         finally:
             free(out)
