@@ -5,9 +5,8 @@ from __future__ import annotations
 import collections
 import queue
 import random
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,30 +25,6 @@ pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 Make = Callable[..., tuple[Bare, list[int]]]
 
 each_runners = pytest.mark.parametrize("runners", [1, 4])
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Make a loop with open connections, each step of it the test's: ``make(2, max_inbox_messages=3)``."""
-    peers: list[socket.socket] = []
-    loops: list[Bare] = []
-
-    def made(count: int = 1, **limits: int) -> tuple[Bare, list[int]]:
-        loop = Bare(**limits)
-        loops.append(loop)
-        conns = []
-        for _ in range(count):
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            peers.append(theirs)
-            conns.append(loop.open(ours.detach()))
-        loop.poller_present(True)
-        return loop, conns
-
-    yield made
-    loops.clear()
-    for peer in peers:
-        peer.close()
 
 
 # --- step by step ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,30 +13,6 @@ from uws_shims import deliver_shim
 from uws_shims.deliver_shim import Bare
 
 Make = Callable[..., tuple[Bare, list[int]]]
-
-
-@pytest.fixture
-def make(no_fd_leaks: None) -> Iterator[Make]:
-    """Make a loop with open connections: ``make(2, max_inbox_messages=3)``."""
-    peers: list[socket.socket] = []
-    loops: list[Bare] = []
-
-    def made(count: int = 1, **limits: int) -> tuple[Bare, list[int]]:
-        loop = Bare(**limits)
-        loops.append(loop)
-        conns = []
-        for _ in range(count):
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            peers.append(theirs)
-            conns.append(loop.open(ours.detach()))
-        loop.poller_present(True)
-        return loop, conns
-
-    yield made
-    loops.clear()
-    for peer in peers:
-        peer.close()
 
 
 def drain(loop: Bare) -> list[tuple[int, Any]]:
