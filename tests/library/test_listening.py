@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -437,6 +438,7 @@ def test_directory_that_stays_locked_is_an_error_that_says_so(path: Path, monkey
 
 STARTER = """
 import sys
+import tempfile
 from unlimitedws import Options
 from unlimitedws.address import parse
 from unlimitedws.listening import listen
@@ -598,7 +600,7 @@ def not_listening() -> Any:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Path("/dev/null").open(), "not a socket"),
+        (lambda: tempfile.TemporaryFile(), "not a socket"),
         (lambda: socket.socket(type=socket.SOCK_DGRAM), "not a stream socket"),
         (lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), "not a stream socket"),
         (lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), "neither a TCP socket nor a Unix socket"),
