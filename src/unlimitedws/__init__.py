@@ -17,19 +17,27 @@ from . import wsutil
 from .conn import Conn
 from .options import Options
 from .pool import Pool
+from .request import Accept, Authenticator, Cookies, Headers, Reject, Request, Response
 from .server import DefaultServer, NewServer, Server
 
 __all__ = [
+    "Accept",
     "Address",
     "AddressError",
+    "Authenticator",
     "CloseCause",
     "Conn",
     "ConnectionClosed",
+    "Cookies",
     "DefaultServer",
+    "Headers",
     "NewServer",
     "OpCode",
     "Options",
     "Pool",
+    "Reject",
+    "Request",
+    "Response",
     "ScheduleTimeoutError",
     "Server",
     "UnlimitedWSError",
