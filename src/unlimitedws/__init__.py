@@ -6,8 +6,9 @@ has the helpers that callbacks read and write with. The README begins with an ex
 
 from __future__ import annotations
 
-# These three import nothing of ours and come first: the engine takes them from here.
+# These four import nothing of ours and come first: the engine takes them from here.
 from .address import Address
+from .causes import CloseCause
 from .errors import AddressError, ConnectionClosed, ScheduleTimeoutError, UnlimitedWSError
 from .opcode import OpCode
 
@@ -24,6 +25,7 @@ __all__ = [
     "Address",
     "AddressError",
     "Authenticator",
+    "CloseCause",
     "Conn",
     "ConnectionClosed",
     "Cookies",
