@@ -82,6 +82,8 @@ class Running:
         on_read: Callable[[Any], object] | None = None,
         on_message: Callable[[Any, Any], object] | None = None,
         on_close: Callable[[Any], object] | None = None,
+        on_request: Callable[[Any], object] | None = None,
+        on_route: Callable[[Any], object] | None = None,
         failed: Callable[[Any, BaseException, str], object] | None = None,
         spawn: Callable[[], object] | None = None,
         page: bytes | None = None,
@@ -105,6 +107,8 @@ class Running:
             self.loop.set_hook("on_close", self._ended)
         self.loop.set_hook("on_read", on_read)
         self.loop.set_hook("on_message", on_message)
+        self.loop.set_hook("on_request", on_request)
+        self.loop.set_hook("on_route", on_route)
         self.sockets = [listener(backlog) for _ in range(listeners)]
         for sock in self.sockets:
             self.loop.listen(sock.fileno())
