@@ -45,6 +45,7 @@ FLOORS = {
     "role": (5, 6),
     "conn": (6, 0),
     "core": (6, 1),
+    "wire": (6, 0),
 }
 TOP = 6
 # What a file may not say below the top floor ...
