@@ -574,7 +574,7 @@ def new_close_frame_body(code: int, reason: str = "") -> bytes:
         raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
     body = code.to_bytes(2, "big") + reason.encode()
     if len(body) > MAX_CONTROL_PAYLOAD_BYTES:
-        raise ValueError(f"a close reason has at most {MAX_CONTROL_PAYLOAD_BYTES - 2} bytes, not {len(body) - 2}")
+        raise ValueError(f"a close reason has at most 123 bytes, not {len(body) - 2}")
     return body
 
 
@@ -596,7 +596,9 @@ def parse_close_frame_data(payload: Buffer) -> CloseData:
     try:
         reason = body[2:].decode()
     except UnicodeDecodeError as error:
-        raise ProtocolError(StatusCode.INVALID_FRAME_PAYLOAD_DATA, "a close reason that is not UTF-8") from error
+        raise ProtocolError(
+            StatusCode.INVALID_FRAME_PAYLOAD_DATA, "a close reason that is not UTF-8"
+        ) from error
     return CloseData(StatusCode(code) if code in _NAMED else code, reason)
 
 
