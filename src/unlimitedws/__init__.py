@@ -7,8 +7,9 @@ The README begins with an example.
 
 from __future__ import annotations
 
-# These three import nothing of ours and come first: the engine takes them from here.
+# These four import nothing of ours and come first: the engine takes them from here.
 from .address import Address
+from .causes import CloseCause
 from .errors import AddressError, ConnectionClosed, ProtocolError, ScheduleTimeoutError, UnlimitedWSError
 from .opcode import OpCode
 
@@ -17,19 +18,28 @@ from . import ws, wsutil
 from .conn import Conn
 from .options import Options
 from .pool import Pool
+from .request import Accept, Authenticator, Cookies, Headers, Reject, Request, Response
 from .server import DefaultServer, NewServer, Server
 
 __all__ = [
+    "Accept",
     "Address",
     "AddressError",
+    "Authenticator",
+    "CloseCause",
     "Conn",
     "ConnectionClosed",
+    "Cookies",
     "DefaultServer",
+    "Headers",
     "NewServer",
     "OpCode",
     "Options",
     "Pool",
     "ProtocolError",
+    "Reject",
+    "Request",
+    "Response",
     "ScheduleTimeoutError",
     "Server",
     "UnlimitedWSError",
