@@ -17,7 +17,7 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn bench bench-smoke idle lint versions clean
+.PHONY: help run test autobahn bench bench-smoke idle handshake lint versions clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make bench        throughput beside picows, websockets and a floor in C"
 	@echo "make bench-smoke  one short round of it"
 	@echo "make idle         memory of 10,000 idle connections"
+	@echo "make handshake    CPU of a handshake that comes byte by byte"
 	@echo "make lint         ruff, cython-lint, mypy"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make clean        remove what the others made"
@@ -48,6 +49,9 @@ bench-smoke: $(DEV)/built
 
 idle: $(DEV)/built
 	$(PY) bench/idle.py $(ARGS)
+
+handshake: $(DEV)/built
+	$(PY) bench/handshake.py $(ARGS)
 
 # PATH: cython-lint calls pycodestyle by name.
 lint: $(DEV)/built

@@ -12,13 +12,19 @@ cdef enum UwsEventKind:
     UWS_EV_CLOSE = 3          # the connection ends: the last event of a connection
     UWS_EV_PING = 4           # only between proto and the loop, which answers it
     UWS_EV_PONG = 5
+    UWS_EV_REQUEST = 6        # the loop's: a request waits for Python's answer
 
 cdef enum UwsEventFlag:
     UWS_EVF_OWNED = 1         # data is a slab block: whoever consumes the event gives it back
 
-cdef enum UwsPhase:
-    UWS_P_OPEN = 0
-    UWS_P_DONE = 1            # a close frame came in or the protocol was broken: input is ignored
+# UwsProto.flags. The terms are set once, when the connection is upgraded; all zero: nothing was negotiated.
+cdef enum UwsProtoFlag:
+    UWS_P_WINDOW = 0x0F       # permessage-deflate: the window bits that our deflater keeps to; 0: none negotiated
+    UWS_P_OURS_KEPT = 0x10    # our context lives from message to message
+    UWS_P_PEERS_KEPT = 0x20   # the client's does
+    UWS_P_TERMS = 0x3F
+    UWS_P_DEFLATED = 0x40     # the message that we are inside of is compressed (RSV1 on its first frame)
+    UWS_P_DONE = 0x80         # a close frame came in or the protocol was broken: input is ignored
 
 cdef struct UwsEvent:
     uint8_t kind
@@ -32,34 +38,37 @@ cdef struct UwsEvent:
     uint8_t* data             # payload, or the reason of a close
     size_t len_bytes
 
+# 192 bytes, a size class of the slab.
 cdef struct UwsPartial:
+    UwsProto* owner
+    UwsPartial* newer         # ring of all partial states, by when they last grew; newer of the newest is the stalest
+    UwsPartial* older
     uint8_t* buf              # the message so far, from the slab; NULL: nothing yet
     size_t len_bytes
     size_t cap_bytes
     uint64_t frame_left       # payload bytes of the current frame still to come
-    uint32_t mask_key
-    uint32_t phase            # bytes of the current payload consumed, for the mask (mod 4 matters)
+    uint32_t mask_key         # turned to where the current payload goes on
+    uint32_t fragments        # frames of the message so far
     uint8_t in_frame
-    uint8_t opcode            # of the current frame
-    uint8_t fin
-    uint8_t head_len          # bytes of a cut header in head
-    uint8_t ctl_len
-    uint8_t head[14]
-    uint8_t ctl[125]
+    uint8_t first             # the current frame's first byte: FIN and opcode
+    uint8_t room_len
+    uint8_t room[125]         # in a frame: payload of a control frame; between two: a header that was cut
 
-# 16 bytes, in the connection's slot; all zero is an open connection with nothing pending.
+# 16 bytes, in the connection's slot; all zero is an open connection with nothing negotiated and nothing pending.
 cdef struct UwsProto:
     UwsPartial* part          # NULL between messages
-    uint32_t fragments        # frames of the message so far
-    uint8_t phase
+    uint32_t heard            # the loop's: when input last came
+    uint8_t flags             # UwsProtoFlag
     uint8_t msg_opcode        # of the fragmented message we are inside of; 0 outside
     uint8_t utf8              # utf8_feed's state
-    uint8_t spare
+    uint8_t spare             # the loop's
 
 cdef struct UwsProtoEnv:
     UwsSlab* slab
     uint64_t max_message_bytes
     uint32_t max_fragments
+    size_t partial_bytes      # of all incomplete frames and messages, as the slab rounds them up
+    UwsPartial* stalest       # the one that has not grown for longest; NULL: there are none
     uint8_t scratch[125]      # payload of a control frame that came in pieces
 
 cdef enum:
@@ -69,3 +78,8 @@ cdef enum:
 cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_bytes,
                     UwsEvent* out, int* n_out) noexcept nogil
 cdef void proto_reset(UwsProto* p, UwsProtoEnv* env) noexcept nogil
+
+# Whose incomplete message has not grown for longest; NULL: nobody's is incomplete. Nothing is refused here for what
+# all of them hold together (env.partial_bytes): whoever sets a budget ends these until it is kept.
+cdef inline UwsProto* proto_stalest(const UwsProtoEnv* env) noexcept nogil:
+    return env.stalest.owner if env.stalest != NULL else NULL

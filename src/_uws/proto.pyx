@@ -11,17 +11,43 @@ from _uws.frame cimport (
     UWS_OP_PING,
     UWS_OP_PONG,
     UWS_OP_TEXT,
+    UWS_RSV1,
     UwsFrame,
     close_parse,
     frame_check,
     frame_decode,
 )
-from _uws.mask cimport mask_apply, mask_copy
+from _uws.mask cimport mask_apply, mask_copy, mask_turn
 from _uws.slab cimport slab_give, slab_grow, slab_take
 from _uws.utf8 cimport utf8_feed
 
 cdef enum:
     FIRST_BUF_BYTES = 256
+    FIN = 0x80                # of UwsPartial.first
+    OPCODE = 0x0F
+
+
+cdef inline void _unlink(UwsPartial* part, UwsProtoEnv* env) noexcept nogil:
+    if part.newer == part:
+        env.stalest = NULL
+        return
+    part.older.newer = part.newer
+    part.newer.older = part.older
+    if env.stalest == part:
+        env.stalest = part.newer
+
+
+cdef inline void _link(UwsPartial* part, UwsProtoEnv* env) noexcept nogil:
+    """As the one that has grown last."""
+    cdef UwsPartial* stalest = env.stalest
+    if stalest == NULL:
+        part.newer = part.older = part
+        env.stalest = part
+        return
+    part.newer = stalest
+    part.older = stalest.older
+    stalest.older.newer = part
+    stalest.older = part
 
 
 cdef UwsPartial* _partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
@@ -30,21 +56,28 @@ cdef UwsPartial* _partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
         p.part = <UwsPartial*>slab_take(env.slab, sizeof(UwsPartial), NULL)
         if p.part != NULL:
             memset(p.part, 0, sizeof(UwsPartial))
+            p.part.owner = p
+            env.partial_bytes += sizeof(UwsPartial)
+            _link(p.part, env)
     return p.part
 
 
 cdef void _drop_partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
-    if p.part != NULL:
-        if p.part.buf != NULL:
-            slab_give(env.slab, p.part.buf)
-        slab_give(env.slab, p.part)
+    cdef UwsPartial* part = p.part
+    if part != NULL:
+        _unlink(part, env)
+        env.partial_bytes -= sizeof(UwsPartial) + part.cap_bytes
+        slab_give(env.slab, part.buf)
+        slab_give(env.slab, part)
         p.part = NULL
 
 
 cdef void proto_reset(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
-    """Give back what the connection holds; it is as new afterwards."""
+    """Give back what the connection holds; it is as new afterwards, on the terms that it was opened with."""
     _drop_partial(p, env)
-    memset(p, 0, sizeof(UwsProto))
+    p.flags &= UWS_P_TERMS
+    p.msg_opcode = 0
+    p.utf8 = 0
 
 
 cdef inline uint64_t _max_payload(const UwsProtoEnv* env, uint8_t first) noexcept nogil:
@@ -67,7 +100,7 @@ cdef int _control(UwsProto* p, int opcode, uint8_t* payload, size_t len_bytes, U
     status = close_parse(payload, len_bytes, &ev.code)
     if status != UWS_OK:
         return status
-    p.phase = UWS_P_DONE
+    p.flags |= UWS_P_DONE
     ev.kind = UWS_EV_CLOSE
     # Section 5.5.1: the endpoint typically echoes the status code that it received.
     ev.reply_code = ev.code
@@ -89,13 +122,13 @@ cdef inline void _message(UwsEvent* ev, int opcode, uint8_t* data, size_t len_by
 cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t len_bytes) noexcept nogil:
     """Unmask len_bytes of the current frame onto the end of the message. Memory follows what has arrived, never
     what was declared: at most twice the bytes received."""
-    cdef size_t want
+    cdef size_t want, before = part.cap_bytes
     cdef uint8_t* grown
     if part.cap_bytes - part.len_bytes < len_bytes:
         want = part.len_bytes + len_bytes
         if part.buf == NULL:
             # A frame that was declared small gets just its size.
-            if part.fin and part.frame_left <= FIRST_BUF_BYTES:
+            if part.first & FIN and part.frame_left <= FIRST_BUF_BYTES:
                 want = <size_t>part.frame_left
         elif want < part.cap_bytes + part.cap_bytes:
             want = part.cap_bytes + part.cap_bytes
@@ -103,22 +136,25 @@ cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t
         if grown == NULL:
             return UWS_E_NOMEM
         part.buf = grown
-    mask_copy(part.buf + part.len_bytes, data, len_bytes, part.mask_key, part.phase)
+        env.partial_bytes += part.cap_bytes - before
+    mask_copy(part.buf + part.len_bytes, data, len_bytes, part.mask_key, 0)
     part.len_bytes += len_bytes
+    _unlink(part, env)
+    _link(part, env)
     return UWS_OK
 
 
 cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept nogil:
     """Account for the header of a data frame: limits of the message (RFC 6455, section 10.4)."""
     cdef uint64_t so_far = 0
-    if p.msg_opcode != 0 and p.part != NULL:
+    cdef uint32_t fragments = 0
+    if f.opcode == UWS_OP_CONTINUATION:
+        # Inside of a message there is a partial state.
         so_far = p.part.len_bytes
+        fragments = p.part.fragments
     if f.payload_len > env.max_message_bytes - so_far:
         return UWS_E_TOO_BIG
-    if f.opcode != UWS_OP_CONTINUATION:
-        p.fragments = 0
-    p.fragments += 1
-    if p.fragments > env.max_fragments:
+    if fragments >= env.max_fragments:
         return UWS_E_FRAGMENTS
     return UWS_OK
 
@@ -126,28 +162,29 @@ cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept 
 cdef int _end_frame(UwsProto* p, UwsProtoEnv* env, UwsEvent* out, int* n_out) noexcept nogil:
     """The current frame's payload is whole (partial path)."""
     cdef UwsPartial* part = p.part
-    cdef int status, opcode = part.opcode
+    cdef int status, opcode = part.first & OPCODE
     part.in_frame = 0
     if opcode >= UWS_OP_CLOSE:
         # Only the first frame of an input can complete one that was cut before, so one scratch is enough; the
         # partial block itself may be reused by a frame that the end of this input cuts.
-        memcpy(env.scratch, part.ctl, part.ctl_len)
-        status = _control(p, opcode, env.scratch, part.ctl_len, &out[n_out[0]])
+        memcpy(env.scratch, part.room, part.room_len)
+        status = _control(p, opcode, env.scratch, part.room_len, &out[n_out[0]])
         if status == UWS_OK:
             n_out[0] += 1
-        part.ctl_len = 0
+        part.room_len = 0
         return status
-    if not part.fin:
+    if not part.first & FIN:
         return UWS_OK
     if p.utf8 != 0:
         return UWS_E_UTF8
     _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes, UWS_EVF_OWNED if part.buf != NULL else 0)
     n_out[0] += 1
+    env.partial_bytes -= part.cap_bytes
     part.buf = NULL
     part.len_bytes = 0
     part.cap_bytes = 0
     p.msg_opcode = 0
-    p.fragments = 0
+    p.flags &= ~UWS_P_DEFLATED
     return UWS_OK
 
 
@@ -161,20 +198,20 @@ cdef int _payload(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_bytes
     if part.frame_left < n:
         n = <size_t>part.frame_left
     if n != 0:
-        if part.opcode >= UWS_OP_CLOSE:
-            mask_copy(part.ctl + part.ctl_len, data, n, part.mask_key, part.phase)
-            part.ctl_len += <uint8_t>n
+        if part.first & OPCODE >= UWS_OP_CLOSE:
+            mask_copy(part.room + part.room_len, data, n, part.mask_key, 0)
+            part.room_len += <uint8_t>n
         else:
             start = part.len_bytes
             status = _append(part, env, data, n)
             if status != UWS_OK:
                 return status
-            if p.msg_opcode == UWS_OP_TEXT:
+            if p.msg_opcode == UWS_OP_TEXT and not (p.flags & UWS_P_DEFLATED):
                 status = utf8_feed(&p.utf8, part.buf + start, n)
                 if status != UWS_OK:
                     return status
         part.frame_left -= n
-        part.phase = (part.phase + <uint32_t>n) & 3
+        part.mask_key = mask_turn(part.mask_key, n)
     used[0] = n
     if part.frame_left == 0:
         return _end_frame(p, env, out, n_out)
@@ -187,15 +224,19 @@ cdef int _begin_partial(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexce
     if part == NULL:
         return UWS_E_NOMEM
     part.in_frame = 1
-    part.opcode = f.opcode
-    part.fin = f.fin
+    part.first = <uint8_t>(FIN if f.fin else 0) | f.opcode
     part.frame_left = f.payload_len
     part.mask_key = f.mask_key
-    part.phase = 0
-    part.head_len = 0
-    part.ctl_len = 0
-    if f.opcode < UWS_OP_CLOSE and f.opcode != UWS_OP_CONTINUATION:
+    part.room_len = 0
+    if f.opcode >= UWS_OP_CLOSE:
+        return UWS_OK
+    if f.opcode != UWS_OP_CONTINUATION:
         p.msg_opcode = f.opcode
+        p.flags &= ~UWS_P_DEFLATED
+        if f.rsv & UWS_RSV1:
+            p.flags |= UWS_P_DEFLATED
+        part.fragments = 0
+    part.fragments += 1
     return UWS_OK
 
 
@@ -204,8 +245,8 @@ cdef int _cut_head(UwsProto* p, UwsProtoEnv* env, const uint8_t* data, size_t le
     cdef UwsPartial* part = _partial(p, env)
     if part == NULL:
         return UWS_E_NOMEM
-    memcpy(part.head + part.head_len, data, len_bytes)
-    part.head_len += <uint8_t>len_bytes
+    memcpy(part.room + part.room_len, data, len_bytes)
+    part.room_len += <uint8_t>len_bytes
     return UWS_OK
 
 
@@ -223,9 +264,10 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
     cdef UwsPartial* part
     cdef size_t pos = 0, take, used = 0
     cdef int head, status
-    cdef uint8_t joined[14]
+    cdef uint8_t joined[UWS_MAX_MASKED_HEAD_BYTES]
+    cdef int rsv = UWS_RSV1 if p.flags & UWS_P_WINDOW else 0
     n_out[0] = 0
-    while pos < len_bytes and p.phase == UWS_P_OPEN:
+    while pos < len_bytes and not (p.flags & UWS_P_DONE):
         part = p.part
         if part != NULL and part.in_frame:
             status = _payload(p, env, data + pos, len_bytes - pos, &used, out, n_out)
@@ -234,15 +276,15 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
             pos += used
             continue
 
-        if part != NULL and part.head_len != 0:
+        if part != NULL and part.room_len != 0:
             # A header that began in an earlier piece: join it with what is here.
-            take = UWS_MAX_MASKED_HEAD_BYTES - part.head_len
+            take = UWS_MAX_MASKED_HEAD_BYTES - part.room_len
             if len_bytes - pos < take:
                 take = len_bytes - pos
-            memcpy(joined, part.head, part.head_len)
-            memcpy(joined + part.head_len, data + pos, take)
-            take += part.head_len
-            status = frame_check(joined[0], joined[1], p.msg_opcode != 0, 0)
+            memcpy(joined, part.room, part.room_len)
+            memcpy(joined + part.room_len, data + pos, take)
+            take += part.room_len
+            status = frame_check(joined[0], joined[1], p.msg_opcode != 0, rsv)
             if status != UWS_OK:
                 break
             head = frame_decode(joined, take, _max_payload(env, joined[0]), &f)
@@ -254,11 +296,11 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
             if head < 0:
                 status = head
                 break
-            pos += <size_t>head - part.head_len
-            part.head_len = 0
+            pos += <size_t>head - part.room_len
+            part.room_len = 0
         else:
             if len_bytes - pos >= 2:
-                status = frame_check(data[pos], data[pos + 1], p.msg_opcode != 0, 0)
+                status = frame_check(data[pos], data[pos + 1], p.msg_opcode != 0, rsv)
                 if status != UWS_OK:
                     break
                 head = frame_decode(data + pos, len_bytes - pos, _max_payload(env, data[pos]), &f)
@@ -286,14 +328,13 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                 if status != UWS_OK:
                     break
             else:
-                if f.opcode == UWS_OP_TEXT:
+                if f.opcode == UWS_OP_TEXT and not (f.rsv & UWS_RSV1):
                     status = utf8_feed(&p.utf8, data + pos, <size_t>f.payload_len)
                     if status == UWS_OK and p.utf8 != 0:
                         status = UWS_E_UTF8
                     if status != UWS_OK:
                         break
                 _message(&out[n_out[0]], f.opcode, data + pos, <size_t>f.payload_len, 0)
-                p.fragments = 0
             n_out[0] += 1
             pos += <size_t>f.payload_len
             continue
@@ -307,8 +348,8 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                 break
     else:
         part = p.part
-        if part != NULL and not part.in_frame and part.head_len == 0 and p.msg_opcode == 0:
+        if part != NULL and not part.in_frame and part.room_len == 0 and p.msg_opcode == 0:
             _drop_partial(p, env)
         return UWS_OK
-    p.phase = UWS_P_DONE
+    p.flags |= UWS_P_DONE
     return status

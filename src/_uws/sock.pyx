@@ -42,6 +42,11 @@ cdef extern from "sys/socket.h" nogil:
     int getsockname(int, sockaddr*, socklen_t*)
     int getpeername(int, sockaddr*, socklen_t*)
 
+cdef extern from "sys/ioctl.h" nogil:
+    cdef enum:
+        FIONREAD
+    int ioctl(int, unsigned long, ...)
+
 
 cdef ssize_t _recv(int fd, uint8_t* data, size_t len_bytes) noexcept nogil:
     cdef ssize_t n
@@ -146,6 +151,12 @@ cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes
 cdef int sock_spare() noexcept nogil:
     """A descriptor kept so that there is one to refuse clients with when all others are used; -1 if there is none."""
     return c_open("/dev/null", O_RDONLY | O_CLOEXEC)
+
+
+cdef bint sock_unread(int fd) noexcept nogil:
+    """Is there something that has come and has not been received? An end of the stream does not count."""
+    cdef int n = 0
+    return ioctl(fd, FIONREAD, &n) == 0 and n > 0
 
 
 cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil:

@@ -34,6 +34,11 @@ class Options:
     """Longest message, 1 MiB; a longer one closes its connection with 1009. Memory is taken as the bytes
     arrive, never because a length was announced, so this is a limit on what one peer can make us hold."""
 
+    max_incomplete_total_bytes: int = 64 << 20
+    """Messages of all connections that are not complete yet, 64 MiB together. Above it those connections are
+    closed with 1013 whose message has not grown for longest: who begins messages to keep us waiting goes
+    before anybody who sends."""
+
     max_fragments: int = 1024
     """Most fragments of one message; more close the connection with 1008. A million fragments of no bytes
     cost time and are within any limit on bytes."""
@@ -50,6 +55,10 @@ class Options:
     """Undelivered messages of all connections together, 64 MiB: above it no connection that has some waiting
     is read, however little it has. A program that computes for a minute keeps its memory."""
 
+    max_pings_per_second: int = 100
+    """Pings of one connection that are all answered, 100 in a second, at most 255; of more only the newest is
+    (RFC 6455, section 5.5.3), when the second is over. 0: without limit."""
+
     # The opening handshake
 
     max_header_bytes: int = 16 << 10
@@ -64,6 +73,29 @@ class Options:
     handshake_timeout: Duration = 10.0
     """From accept to the last byte of the request head, 10 s in total, however often a byte comes; then 408.
     Nothing waits with it but a few bytes, so slow networks get their time and half-open ones do not stay."""
+
+    request_timeout: Duration = 5.0
+    """How long `on_request` and the other hooks of the handshake may take to decide, 5 s; then 503."""
+
+    # Orphans: connections that nobody needs any more
+
+    ping_interval: Duration | None = 25.0
+    """Silence after which the peer is pinged, 25 s, +-20 % so that pings spread evenly. Any byte counts as
+    life. Below the 30 to 60 s after which proxies and NATs forget a silent connection. None: no pings."""
+
+    ping_timeout: Duration = 10.0
+    """From our ping to the next byte, 10 s; then the peer has vanished, and the connection is dropped."""
+
+    send_timeout: Duration | None = 10.0
+    """How long queued bytes may wait without any progress, 10 s; then the peer does not read, and the
+    connection is dropped. None: as long as TCP keeps it."""
+
+    idle_timeout: Duration | None = None
+    """Longest time without a message either way; pings do not count. Then 1001. None: without limit."""
+
+    max_lifetime: Duration | None = None
+    """Longest life of a connection, +-10 % so that those who came together do not leave together. Then 1001.
+    None: without limit."""
 
     # Sending
 
@@ -148,9 +180,12 @@ class Options:
         for name in _TIMES_OR_NONE:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, seconds(getattr(self, name), name))
-        for name in ("handshake_timeout", "close_timeout", *_TIMES_OR_NONE):
+        for name in ("handshake_timeout", "request_timeout", "close_timeout", "ping_timeout", *_TIMES_OR_NONE):
             if getattr(self, name) == 0:
-                raise ValueError(f"{name}: must be more than 0 seconds")
+                hint = "; None switches it off" if name in _TIMES_OR_NONE else ""
+                raise ValueError(f"{name}: must be more than 0 seconds{hint}")
+        if self.max_pings_per_second > 255:
+            raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
         for name in ("tcp_nodelay", "raise_nofile_limit", "compression"):
             if not isinstance(getattr(self, name), bool):
@@ -191,7 +226,15 @@ class Options:
             "max_header_fields": self.max_header_fields,
             "max_line_bytes": min(self.max_line_bytes, self.max_header_bytes),
             "handshake_timeout_ms": milliseconds(self.handshake_timeout, "handshake_timeout"),
+            "request_timeout_ms": milliseconds(self.request_timeout, "request_timeout"),
             "close_timeout_ms": milliseconds(self.close_timeout, "close_timeout"),
+            "ping_interval_ms": milliseconds(self.ping_interval or 0, "ping_interval"),
+            "ping_timeout_ms": milliseconds(self.ping_timeout, "ping_timeout"),
+            "send_timeout_ms": milliseconds(self.send_timeout or 0, "send_timeout"),
+            "idle_timeout_ms": milliseconds(self.idle_timeout or 0, "idle_timeout"),
+            "max_lifetime_ms": milliseconds(self.max_lifetime or 0, "max_lifetime"),
+            "max_pings_per_second": self.max_pings_per_second,
+            "max_incomplete_total_bytes": self.max_incomplete_total_bytes,
             "max_buffered_bytes": self.max_buffered_bytes,
             "max_inbox_bytes": self.max_inbox_bytes,
             "max_inbox_messages": self.max_inbox_messages,
@@ -209,7 +252,9 @@ class OptionKeywords(TypedDict, total=False):
     """The fields of `Options` as keywords, for type checkers and editors. A test keeps the two the same."""
 
     max_message_bytes: int
+    max_incomplete_total_bytes: int
     max_fragments: int
+    max_pings_per_second: int
     max_inbox_bytes: int
     max_inbox_messages: int
     max_inbox_total_bytes: int
@@ -217,6 +262,12 @@ class OptionKeywords(TypedDict, total=False):
     max_header_fields: int
     max_line_bytes: int
     handshake_timeout: Duration
+    request_timeout: Duration
+    ping_interval: Duration | None
+    ping_timeout: Duration
+    send_timeout: Duration | None
+    idle_timeout: Duration | None
+    max_lifetime: Duration | None
     max_buffered_bytes: int
     tcp_nodelay: bool
     backlog: int
@@ -237,7 +288,9 @@ class OptionKeywords(TypedDict, total=False):
 # The smallest value that makes sense: the shortest valid request has five fields and about 140 bytes.
 _INTS = {
     "max_message_bytes": 1,
+    "max_incomplete_total_bytes": 1,
     "max_fragments": 1,
+    "max_pings_per_second": 0,
     "max_inbox_bytes": 1,
     "max_inbox_messages": 1,
     "max_inbox_total_bytes": 1,
@@ -247,8 +300,23 @@ _INTS = {
     "max_buffered_bytes": 1,
     "backlog": 1,
 }
-_TIMES_OR_NONE = ("tcp_keepalive", "tcp_user_timeout")
-_TIMES = ("handshake_timeout", "close_timeout", "schedule_timeout", "cooldown_time", "io_timeout")
+_TIMES = (
+    "handshake_timeout",
+    "request_timeout",
+    "close_timeout",
+    "ping_timeout",
+    "schedule_timeout",
+    "cooldown_time",
+    "io_timeout",
+)
+_TIMES_OR_NONE = (
+    "ping_interval",
+    "send_timeout",
+    "idle_timeout",
+    "max_lifetime",
+    "tcp_keepalive",
+    "tcp_user_timeout",
+)
 
 
 def _check_int(name: str, value: object, low: int, high: int = _MAX_INT) -> None:

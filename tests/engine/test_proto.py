@@ -9,7 +9,7 @@ import codecs
 import random
 import struct
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 from raw import BINARY, CLOSE, CONT, PING, PONG, TEXT, close_frame, frame, xor_mask
@@ -463,6 +463,97 @@ def test_a_thousand_declared_mebibytes_cost_a_thousand_small_blocks() -> None:
     for proto in protos:
         assert proto.feed(head) == (OK, [])
     assert sum(proto.used_bytes for proto in protos) < 100 * 1024
+
+
+def test_a_partial_state_fits_a_size_class_of_the_allocator() -> None:
+    assert shim.PARTIAL_BYTES == 192
+
+
+def test_what_is_incomplete_is_counted_as_the_allocator_counts_it() -> None:
+    rng = random.Random(5)
+    data = join((TEXT, "x" * 700, False), (PING, b"p" * 90), (CONT, "y" * 3000), (BINARY, bytes(100)))
+    for _ in range(200):
+        room = shim.Env()
+        protos = [Proto(room) for _ in range(3)]
+        for proto in protos:
+            for piece in chopped(data[: rng.randrange(len(data))], rng, 5):
+                proto.feed(piece)
+                assert room.partial_bytes == room.used_bytes
+        for proto in protos:
+            proto.reset()
+        assert (room.partial_bytes, room.live_blocks) == (0, 0)
+
+
+def test_the_stalest_is_whose_message_has_not_grown_for_longest() -> None:
+    room = shim.Env()
+    protos = [Proto(room) for _ in range(4)]
+
+    def stalest() -> list[int]:
+        return [i for i, proto in enumerate(protos) if proto.is_stalest]
+
+    assert stalest() == []
+    start, more = frame(TEXT, "x" * 100, mask=KEY)[:20], frame(TEXT, "x" * 100, mask=KEY)[20:30]
+    for proto in protos:
+        proto.feed(start)
+    assert stalest() == [0]
+    protos[0].feed(more)
+    assert stalest() == [1]
+    # A whole message of somebody else, and nothing at all, change nothing.
+    protos[1].feed(b"")
+    assert stalest() == [1]
+    protos[1].reset()
+    assert stalest() == [2]
+    protos[3].feed(more)
+    protos[2].feed(frame(TEXT, "x" * 100, mask=KEY)[20:])
+    assert stalest() == [0]
+    protos[0].reset()
+    assert stalest() == [3]
+    protos[3].reset()
+    assert stalest() == []
+
+
+def test_order_of_staleness_against_a_list() -> None:
+    rng = random.Random(8)
+    room = shim.Env()
+    protos = [Proto(room) for _ in range(12)]
+    order: list[int] = []
+    for _ in range(3000):
+        i = rng.randrange(12)
+        if rng.random() < 0.3:
+            protos[i].reset()
+            order = [k for k in order if k != i]
+        else:
+            head = b"" if i in order else frame(BINARY, bytes(500), mask=KEY)[:8]
+            if protos[i].feed(head + b"z")[0] == OK and protos[i].feed(b"")[0] == OK:
+                order = [k for k in order if k != i] + [i]
+            if protos[i].room.partial_bytes and rng.random() < 0.1:
+                protos[i].feed(bytes(600))
+                protos[i].reset()
+                order = [k for k in order if k != i]
+        assert [k for k, proto in enumerate(protos) if proto.is_stalest] == order[:1]
+
+
+# ---- RSV1, where compression is negotiated
+
+
+def test_rsv1_is_for_the_first_frame_of_a_message_where_compression_is_negotiated() -> None:
+    for bits in (0, 9, 15):
+        for opcode, inside in product(range(16), (False, True)):
+            data = frame(TEXT, b"x", fin=False, mask=KEY) if inside else b""
+            data += frame(opcode, b"", rsv=4, mask=KEY)[:5]
+            allowed = bits and not inside and opcode in (TEXT, BINARY)
+            assert every_way(data, window_bits=bits)[0] == (OK if allowed else PROTOCOL), (bits, opcode, inside)
+            for rsv in (1, 2, 3, 5, 6, 7):
+                data = frame(opcode, b"", rsv=rsv, mask=KEY)[:5]
+                assert every_way(data, window_bits=bits)[0] == PROTOCOL
+
+
+def test_terms_outlive_messages_and_the_reset() -> None:
+    proto = Proto(window_bits=12)
+    for _ in range(2):
+        assert proto.feed(frame(TEXT, b"", rsv=4, mask=KEY)[:4])[0] == OK
+        proto.reset()
+        assert proto.is_new
 
 
 # ---- every first byte, against an oracle of our own

@@ -6,7 +6,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK, err_close_code
 from _uws.proto cimport (
@@ -17,12 +17,14 @@ from _uws.proto cimport (
     UWS_EVF_OWNED,
     UWS_MIN_FRAME_BYTES,
     UWS_P_DONE,
+    UWS_P_TERMS,
     UwsEvent,
     UwsPartial,
     UwsProto,
     UwsProtoEnv,
     proto_feed,
     proto_reset,
+    proto_stalest,
 )
 from _uws.slab cimport UwsSlab, slab_block_bytes, slab_destroy, slab_give, slab_init, slab_used_bytes
 
@@ -53,22 +55,51 @@ def close_code(int status):
     return err_close_code(status)
 
 
-cdef class Proto:
-    """One connection, fed piece by piece."""
+cdef class Env:
+    """What the connections of one loop share."""
 
     cdef UwsSlab slab
-    cdef UwsProto p
     cdef UwsProtoEnv env
 
     def __cinit__(self, uint64_t max_message_bytes=1 << 20, uint32_t max_fragments=1024):
         assert slab_init(&self.slab) == UWS_OK
-        memset(&self.p, 0, sizeof(UwsProto))
+        memset(&self.env, 0, sizeof(UwsProtoEnv))
         self.env.slab = &self.slab
         self.env.max_message_bytes = max_message_bytes
         self.env.max_fragments = max_fragments
 
     def __dealloc__(self):
         slab_destroy(&self.slab)
+
+    @property
+    def partial_bytes(self):
+        return self.env.partial_bytes
+
+    @property
+    def live_blocks(self):
+        return self.slab.live_blocks
+
+    @property
+    def used_bytes(self):
+        return slab_used_bytes(&self.slab)
+
+
+cdef class Proto:
+    """One connection, fed piece by piece; alone unless it is given an Env.
+
+    window_bits: of permessage-deflate, as if it had been negotiated; 0: it was not.
+    """
+
+    cdef UwsProto p
+    cdef readonly Env room
+
+    def __cinit__(self, Env room=None, int window_bits=0, **limits):
+        memset(&self.p, 0, sizeof(UwsProto))
+        self.p.flags = <uint8_t>window_bits
+        self.room = Env(**limits) if room is None else room
+
+    def __dealloc__(self):
+        proto_reset(&self.p, &self.room.env)
 
     def feed(self, bytes data):
         """(status, events). What an event owns is given back here, as its consumer would."""
@@ -79,6 +110,7 @@ cdef class Proto:
         # Neither success nor failure may leave it as it was.
         cdef int n_out = -1
         cdef int status, i
+        cdef UwsProtoEnv* env = &self.room.env
         if copy == NULL or out == NULL:
             free(copy)
             free(out)
@@ -86,7 +118,7 @@ cdef class Proto:
         try:
             memcpy(copy, <char*>data, n)
             with nogil:
-                status = proto_feed(&self.p, &self.env, copy, n, out, &n_out)
+                status = proto_feed(&self.p, env, copy, n, out, &n_out)
             assert 0 <= n_out <= <int>room, (n_out, room)
             return status, [self._event(&out[i], copy, n) for i in range(n_out)]
         finally:
@@ -96,7 +128,7 @@ cdef class Proto:
     cdef object _event(self, UwsEvent* event, uint8_t* data, size_t n):
         cdef uintptr_t at = <uintptr_t>event.data
         cdef uintptr_t first = <uintptr_t>data
-        cdef uintptr_t scratch = <uintptr_t>self.env.scratch
+        cdef uintptr_t scratch = <uintptr_t>self.room.env.scratch
         cdef size_t size = event.len_bytes
         payload = b""
         if event.flags & UWS_EVF_OWNED:
@@ -107,37 +139,40 @@ cdef class Proto:
             place = "nowhere"
         elif first <= at and at - first <= n and size <= n - (at - first):
             place = "input"
-        elif scratch <= at and at - scratch + size <= sizeof(self.env.scratch):
+        elif scratch <= at and at - scratch + size <= sizeof(self.room.env.scratch):
             place = "scratch"
         else:
             raise AssertionError("a payload outside the input and the scratch that is not the event's own")
         if size:
             payload = PyBytes_FromStringAndSize(<char*>event.data, size)
         if event.flags & UWS_EVF_OWNED:
-            slab_give(&self.slab, event.data)
+            slab_give(&self.room.slab, event.data)
         reply = event.reply_code or None
         return Event(KINDS[event.kind], event.opcode, payload, event.code, reply, place)
 
     def reset(self):
-        proto_reset(&self.p, &self.env)
+        proto_reset(&self.p, &self.room.env)
 
     @property
     def is_new(self):
-        """Whether all of the slot's part is zero, as in a slot that was never used."""
-        cdef size_t i
-        for i in range(sizeof(UwsProto)):
-            if (<uint8_t*>&self.p)[i]:
-                return False
-        return True
+        """Whether nothing of an earlier message is left in the slot's part, as in a slot that was never used."""
+        cdef UwsProto new
+        memset(&new, 0, sizeof(UwsProto))
+        new.flags = self.p.flags & UWS_P_TERMS
+        return memcmp(&new, &self.p, sizeof(UwsProto)) == 0
 
     @property
     def done(self):
-        return self.p.phase == UWS_P_DONE
+        return (self.p.flags & UWS_P_DONE) != 0
+
+    @property
+    def is_stalest(self):
+        return proto_stalest(&self.room.env) == &self.p
 
     @property
     def live_blocks(self):
-        return self.slab.live_blocks
+        return self.room.live_blocks
 
     @property
     def used_bytes(self):
-        return slab_used_bytes(&self.slab)
+        return self.room.used_bytes
