@@ -22,6 +22,7 @@ from .errors import ConnectionClosed
 from .hooks import Hook, adopt_methods, check_hook_name
 from .listening import Listener, listen_all
 from .options import OptionKeywords, Options
+from .proxies import Proxies
 from .signals import SignalWaiter
 
 if TYPE_CHECKING:
@@ -389,6 +390,8 @@ class Server:
             for name, func in self._hooks.items():
                 if name != "on_error":
                     loop.set_hook(name, func)
+            proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
+            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
             for listener in self._listeners:
                 loop.listen(listener.fileno())
             run = self._run = _Run(loop, self._listeners)
