@@ -113,7 +113,9 @@ def read(data: bytes, terms: Terms | None, limit: int) -> Reading:
         filled = coded + (b"\x00\x7e" if extra == 2 else bytes(5) + b"\x01" + bytes(2))[len(coded) : extra]
         length = int.from_bytes(filled, "big") if extra else short
         top_bit = length >> 63 == 1 and len(coded) > 0
-        if top_bit or (len(coded) == extra and extra and length < (126 if extra == 2 else 65_536)):
+        if top_bit or (
+            (len(coded) == extra or found.codes) and extra and length < (126 if extra == 2 else 65_536)
+        ):
             found.codes.add(1002)
             found.facts.add("top bit" if top_bit else "length in a longer form than it needs")
         held = len(message.payload) if message is not None else 0
