@@ -145,6 +145,10 @@ class Conn(Hashable):
     def _end(self, cause: int, code: int, reason: str) -> None:
         """Close as `close` does, for a cause other than the application's own call."""
 
+    @property
+    def _about(self) -> Any:
+        """What `Exchange.accept` or `_identify` was given; None without one."""
+
     def _identify(self, about: Any, expires_ms: int = 0) -> bool:
         """Let `about` say who this is: `user`, `session` and `request` are its attributes, and its `closed(conn)` is
         called when the connection is over. The deadline for strangers ends; a new expiry begins (0: none).

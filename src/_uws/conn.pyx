@@ -205,6 +205,10 @@ cdef class Conn:
     def request(self):
         return None if self.about is None else self.about.request
 
+    @property
+    def _about(self):
+        return self.about
+
     def _identify(self, about, int64_t expires_ms=0):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c

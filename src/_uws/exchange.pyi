@@ -50,7 +50,8 @@ class Exchange:
             subprotocol: One that the client offered; b"" for none. At most 255 bytes.
             headers: Whole field lines, each with its CRLF, checked by the caller.
             about: Kept by the connection's `Conn`, which reads `user`, `session`, `request` of it, and calls its
-                `closed(conn)` when the connection is over. None: nothing is kept.
+                `closed(conn)` when the connection is over. Its attribute `conn` is set to that `Conn` before the
+                connection is open, and also where it was too late. None: nothing is kept.
             auth_timeout_ms: Above 0: close with 3000 after so long unless `Conn._identify` comes first.
             expires_ms: Above 0: close with 3000 after so long.
 

@@ -68,6 +68,7 @@ cdef class Exchange:
             # Before the connection is open: its first callback has to find it.
             conn = conn_make(self.owner, l, self.index, self.generation)
             conn.about = about
+            about.conn = conn
         conn_lock(l)
         c = conn_asking(l, self.index, self.generation)
         if c != NULL:
