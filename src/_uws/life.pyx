@@ -137,9 +137,10 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.state == UWS_S_DEAD:
         conn_settle(l, c)
         return
-    if side != NULL and side.out.head != NULL:
+    if side != NULL and (side.out.head != NULL or side.pong_waits):
         if c.flags & UWS_F_GONE:
             outq_drop(&side.out, &l.slab)
+            side.pong_waits = 0
         else:
             before = side.out.bytes
             status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))

@@ -67,6 +67,9 @@ cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
         return
     if l.limits.max_pings != 0:
         c.proto.spare += 1
+    # An older one that still waits would come out of order.
+    side.pong_waits = 0
+    side.pong_at = 0
     if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, ping.data, ping.len_bytes) == UWS_OK:
         conn_dirty(l, c)
 

@@ -1,7 +1,8 @@
 """A WebSocket server library for Linux: Go's unlimitedws API on an engine that runs without the GIL.
 
 `Server`, `NewServer` and `DefaultServer` make a server; `Options` has every limit and every time; `wsutil`
-has the helpers that callbacks read and write with. The README begins with an example.
+has the helpers that callbacks read and write with; `ws` is the frame level, for those who speak it themselves.
+The README begins with an example.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 # These four import nothing of ours and come first: the engine takes them from here.
 from .address import Address
 from .causes import CloseCause
-from .errors import AddressError, ConnectionClosed, ScheduleTimeoutError, UnlimitedWSError
+from .errors import AddressError, ConnectionClosed, ProtocolError, ScheduleTimeoutError, UnlimitedWSError
 from .opcode import OpCode
 
 # isort: split
-from . import wsutil
+from . import ws, wsutil
 from .conn import Conn
 from .options import Options
 from .pool import Pool
@@ -35,6 +36,7 @@ __all__ = [
     "OpCode",
     "Options",
     "Pool",
+    "ProtocolError",
     "Reject",
     "Request",
     "Response",
@@ -42,6 +44,7 @@ __all__ = [
     "Server",
     "UnlimitedWSError",
     "__version__",
+    "ws",
     "wsutil",
 ]
 

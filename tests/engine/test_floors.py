@@ -49,6 +49,7 @@ FLOORS = {
     "conn": (6, 0),
     "exchange": (6, 1),
     "core": (6, 2),
+    "wire": (6, 0),
 }
 TOP = 6
 # What a file may not say below the top floor ...

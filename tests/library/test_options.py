@@ -15,6 +15,7 @@ INTS = [
     "max_buffered_bytes",
     "max_connections",
     "max_fragments",
+    "max_incomplete_total_bytes",
     "max_header_bytes",
     "max_header_fields",
     "max_inbox_bytes",
@@ -23,13 +24,22 @@ INTS = [
     "max_line_bytes",
     "max_message_bytes",
 ]
-TIMES = ["close_timeout", "cooldown_time", "handshake_timeout", "io_timeout", "schedule_timeout"]
+TIMES = [
+    "close_timeout",
+    "cooldown_time",
+    "handshake_timeout",
+    "io_timeout",
+    "ping_timeout",
+    "request_timeout",
+    "schedule_timeout",
+]
+TIMES_OR_NONE = ["idle_timeout", "max_lifetime", "ping_interval", "send_timeout"]
 SWITCHES = ["compression", "raise_nofile_limit", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names == {*INTS, *TIMES, *SWITCHES, "pool", "page"}
+    assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, "max_pings_per_second", "pool", "page"}
 
 
 def test_limits_are_those_of_the_first_day() -> None:
@@ -197,3 +207,22 @@ def test_time_that_is_not_nothing_never_becomes_nothing() -> None:
 
 def test_line_is_never_longer_than_the_head_it_is_in() -> None:
     assert Options(max_header_bytes=4096).settings()["max_line_bytes"] == 4096
+
+
+@pytest.mark.parametrize("name", TIMES_OR_NONE)
+def test_time_that_may_be_none_is_off_then_and_0_is_refused(name: str) -> None:
+    assert Options.of({name: None}).settings()[f"{name}_ms"] == 0
+    assert Options.of({name: 1.5}).settings()[f"{name}_ms"] == 1500
+    assert getattr(Options.of({name: timedelta(seconds=2)}), name) == 2.0
+    with pytest.raises(ValueError, match=rf"{name}.*None"):
+        Options.of({name: 0})
+    with pytest.raises(TypeError, match=name):
+        Options.of({name: "1"})
+
+
+def test_pings_are_limited_to_what_the_engine_counts() -> None:
+    for good in (0, 1, 255):
+        assert Options(max_pings_per_second=good).settings()["max_pings_per_second"] == good
+    for bad in (-1, 256):
+        with pytest.raises(ValueError, match="max_pings_per_second"):
+            Options(max_pings_per_second=bad)
