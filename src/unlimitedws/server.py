@@ -19,10 +19,13 @@ from _uws.core import Loop
 
 from . import address
 from .address import Address
+from .door import Door
 from .durations import Duration, microseconds, milliseconds, seconds
+from .entrance import Entrance
 from .errors import ConnectionClosed
 from .hooks import Hook, adopt_methods, check_hook_name
 from .options import OptionKeywords, Options
+from .request import Request
 from .signals import SignalWaiter
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ logger = logging.getLogger("unlimitedws")
 
 ConnHook: TypeAlias = Callable[[Conn], object]
 MessageHook: TypeAlias = Callable[[Conn, Any], object]
-ErrorHook: TypeAlias = Callable[[Conn, BaseException], object]
+ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
 
 _GOING_AWAY = 1001
 # After the connections have been dropped, a callback that runs on is given this long to notice.
@@ -48,8 +51,9 @@ _EXIT_TIMEOUT = 1.0
 class _Run:
     """One run of a server, from `start` until its last thread has ended."""
 
-    def __init__(self, loop: Loop, listening: socket.socket) -> None:
+    def __init__(self, loop: Loop, door: Door, listening: socket.socket) -> None:
         self.loop = loop
+        self.door = door
         self.listening = listening
         self.pid = os.getpid()
         self.threads: set[threading.Thread] = set()
@@ -75,7 +79,7 @@ class _Run:
 _running: set[_Run] = set()
 
 
-class Server:
+class Server(Entrance):
     """A WebSocket server.
 
     The socket listens from the moment the server is made, as in Go: the address is known (`local_addr`, also
@@ -113,7 +117,8 @@ class Server:
     last callback of a connection, and exactly one for each that was open."""
 
     on_error: Hook[ErrorHook] = Hook()
-    """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards."""
+    """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards. Where
+    it was a hook of the handshake, or a route, there is no connection yet: then it gets the `Request`."""
 
     def __init__(self, addr: str, **options: Unpack[OptionKeywords]) -> None:
         self._options = Options.of(options)
@@ -123,6 +128,7 @@ class Server:
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
         self._run: _Run | None = None
+        super().__init__()
         self._socket: socket.socket | None = self._listen(self._requested)
         self._local_addr = address.bound_address(self._socket)
         for name, method in self._methods.items():
@@ -318,11 +324,11 @@ class Server:
                 # A child process has the socket of a server that ran when it was forked, but no thread of it.
                 self._close_socket()
                 return
-            own = threading.current_thread() in run.threads
+            own = threading.current_thread() in run.threads | run.door.threads()
         run.shut(limit)
         if not own and not run.ended.wait(limit + _GRACE):
             with self._lock:
-                names = ", ".join(sorted(thread.name for thread in run.threads))
+                names = ", ".join(sorted(thread.name for thread in run.threads | run.door.threads()))
             raise TimeoutError(f"callbacks still run {limit + _GRACE:g} s after stop: {names}")
 
     def __enter__(self) -> Self:
@@ -360,7 +366,7 @@ class Server:
             else:
                 self._hooks[name] = func
             if self._run is not None and name != "on_error":
-                self._run.loop.set_hook(name, func)
+                self._furnish(self._run.loop, self._run.door)
 
     def _begin(self) -> _Run:
         with self._lock:
@@ -371,11 +377,10 @@ class Server:
             if self._socket is None:
                 self._socket = self._listen(Address(self._requested.host, self._local_addr.port))
             loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
-            for name, func in self._hooks.items():
-                if name != "on_error":
-                    loop.set_hook(name, func)
+            door = Door(self._rules, self._options, self._roll, self._failed, self._stop_for)
+            self._furnish(loop, door)
             loop.listen(self._socket.fileno())
-            run = self._run = _Run(loop, self._socket)
+            run = self._run = _Run(loop, door, self._socket)
             _running.add(run)
             try:
                 self._start_thread(run)
@@ -426,21 +431,28 @@ class Server:
             with self._lock:
                 run.threads.discard(threading.current_thread())
                 last = not run.threads
-                if last:
-                    self._end(run)
             if last:
                 try:
+                    # Hooks of requests that nobody waits for any more: they end before the server has.
+                    run.door.close()
+                    with self._lock:
+                        self._end(run)
                     logger.info("stopped listening on %s", self._local_addr)
                 finally:
                     run.ended.set()
                     run.wake()
 
-    def _failed(self, conn: Conn, exc: BaseException, hook: str) -> None:
-        """A callback raised; the loop calls this before it closes the connection."""
+    def _failed(self, conn: Conn | Request, exc: BaseException, hook: str) -> None:
+        """A callback raised; the loop calls this before it closes the connection, the door instead of one."""
         if not isinstance(exc, Exception):
             logger.info("%s of %r raised %r: stopping", hook, conn, exc)
             self._stop_for(exc)
-        elif isinstance(exc, ConnectionClosed) and not conn.is_open and hook != "on_close":
+        elif (
+            isinstance(exc, ConnectionClosed)
+            and isinstance(conn, Conn)
+            and not conn.is_open
+            and hook != "on_close"
+        ):
             # The peer left while the callback was at work. That is its right, and nobody's mistake.
             logger.debug("%s of %r: %s", hook, conn, exc)
         else:
