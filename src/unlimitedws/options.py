@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from .durations import Duration, microseconds, milliseconds, seconds
-from .pool import check_size
+from .pool import MAX_WORKERS, check_size
 from .proxies import Proxies
 
 __all__ = ["OptionKeywords", "Options"]
@@ -76,7 +76,21 @@ class Options:
     Nothing waits with it but a few bytes, so slow networks get their time and half-open ones do not stay."""
 
     request_timeout: Duration = 5.0
-    """How long `on_request` and the other hooks of the handshake may take to decide, 5 s; then 503."""
+    """How long `on_request` and the other hooks of the handshake may take to decide, 5 s; then 503. So long may
+    the handler of a route take, too."""
+
+    request_workers: int = 8
+    """Threads for these hooks where callbacks run inline, so that a slow one holds nobody up. They start when
+    they are needed. Of more requests than they can see to 1024 wait; then 503. With a pool they run on its
+    threads. 0: inline, too, for hooks that only look at the request."""
+
+    auth_timeout: Duration = 10.0
+    """How long a client that was let in with ``Accept(authenticated=False)`` has until it is somebody
+    (`Server.identify`), 10 s; then it is closed with 3000. A `FirstMessageAuth` has its own time."""
+
+    keep_request: bool = False
+    """Whether `conn.request` is there after the handshake. A request is kept whole, so this may cost each
+    connection some kilobytes, and Python is asked for each handshake."""
 
     # Orphans: connections that nobody needs any more
 
@@ -198,14 +212,16 @@ class Options:
         for name in _TIMES_OR_NONE:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, seconds(getattr(self, name), name))
-        for name in ("handshake_timeout", "request_timeout", "close_timeout", "ping_timeout", *_TIMES_OR_NONE):
+        for name in (*_DEADLINES, *_TIMES_OR_NONE):
             if getattr(self, name) == 0:
                 hint = "; None switches it off" if name in _TIMES_OR_NONE else ""
                 raise ValueError(f"{name}: must be more than 0 seconds{hint}")
+        if self.request_workers > MAX_WORKERS:
+            raise ValueError(f"request_workers: must be at most {MAX_WORKERS}, not {self.request_workers}")
         if self.max_pings_per_second > 255:
             raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in ("tcp_nodelay", "raise_nofile_limit", "compression", "proxy_protocol"):
+        for name in ("tcp_nodelay", "raise_nofile_limit", "compression", "keep_request", "proxy_protocol"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
         if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
@@ -285,6 +301,9 @@ class OptionKeywords(TypedDict, total=False):
     max_line_bytes: int
     handshake_timeout: Duration
     request_timeout: Duration
+    request_workers: int
+    auth_timeout: Duration
+    keep_request: bool
     ping_interval: Duration | None
     ping_timeout: Duration
     send_timeout: Duration | None
@@ -322,12 +341,14 @@ _INTS = {
     "max_header_bytes": 256,
     "max_header_fields": 5,
     "max_line_bytes": 64,
+    "request_workers": 0,
     "max_buffered_bytes": 1,
     "backlog": 1,
 }
 _TIMES = (
     "handshake_timeout",
     "request_timeout",
+    "auth_timeout",
     "close_timeout",
     "ping_timeout",
     "schedule_timeout",
@@ -342,6 +363,7 @@ _TIMES_OR_NONE = (
     "tcp_keepalive",
     "tcp_user_timeout",
 )
+_DEADLINES = ("handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout")
 
 
 def _check_int(name: str, value: object, low: int, high: int = _MAX_INT) -> None:

@@ -17,12 +17,15 @@ from _uws.core import Loop
 
 from . import address
 from .address import Address
+from .door import Door
 from .durations import Duration, microseconds, milliseconds, seconds
+from .entrance import Entrance
 from .errors import ConnectionClosed
 from .hooks import Hook, adopt_methods, check_hook_name
 from .listening import Listener, listen_all
 from .options import OptionKeywords, Options
 from .proxies import Proxies
+from .request import Request
 from .signals import SignalWaiter
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ logger = logging.getLogger("unlimitedws")
 
 ConnHook: TypeAlias = Callable[[Conn], object]
 MessageHook: TypeAlias = Callable[[Conn, Any], object]
-ErrorHook: TypeAlias = Callable[[Conn, BaseException], object]
+ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
 Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 
 _GOING_AWAY = 1001
@@ -49,8 +52,9 @@ _EXIT_TIMEOUT = 1.0
 class _Run:
     """One run of a server, from `start` until its last thread has ended."""
 
-    def __init__(self, loop: Loop, listeners: Sequence[Listener]) -> None:
+    def __init__(self, loop: Loop, door: Door, listeners: Sequence[Listener]) -> None:
         self.loop = loop
+        self.door = door
         self.listeners = listeners
         self.pid = os.getpid()
         self.threads: set[threading.Thread] = set()
@@ -76,7 +80,7 @@ class _Run:
 _running: set[_Run] = set()
 
 
-class Server:
+class Server(Entrance):
     """A WebSocket server.
 
     Its socket listens from the moment the server is made, as in Go: the address is known (`local_addr`, also
@@ -118,7 +122,8 @@ class Server:
     last callback of a connection, and exactly one for each that was open."""
 
     on_error: Hook[ErrorHook] = Hook()
-    """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards."""
+    """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards. Where
+    it was a hook of the handshake, or a route, there is no connection yet: then it gets the `Request`."""
 
     def __init__(self, addr: Addresses, **options: Unpack[OptionKeywords]) -> None:
         self._options = Options.of(options)
@@ -130,6 +135,7 @@ class Server:
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
         self._run: _Run | None = None
+        super().__init__()
         self._listeners = listen_all(places, self._options)
         self._local_addrs = tuple(listener.address for listener in self._listeners)
         self._again = [listener.again for listener in self._listeners]
@@ -334,11 +340,11 @@ class Server:
                 # A child process has the sockets of a server that ran when it was forked, but no thread of it.
                 self._close_listeners()
                 return
-            own = threading.current_thread() in run.threads
+            own = threading.current_thread() in run.threads | run.door.threads()
         run.shut(limit)
         if not own and not run.ended.wait(limit + _GRACE):
             with self._lock:
-                names = ", ".join(sorted(thread.name for thread in run.threads))
+                names = ", ".join(sorted(thread.name for thread in run.threads | run.door.threads()))
             raise TimeoutError(f"callbacks still run {limit + _GRACE:g} s after stop: {names}")
 
     def __enter__(self) -> Self:
@@ -376,7 +382,7 @@ class Server:
             else:
                 self._hooks[name] = func
             if self._run is not None and name != "on_error":
-                self._run.loop.set_hook(name, func)
+                self._furnish(self._run.loop, self._run.door)
 
     def _begin(self) -> _Run:
         with self._lock:
@@ -387,14 +393,13 @@ class Server:
             if not self._listeners:
                 self._listeners = listen_all(self._again, self._options)
             loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
-            for name, func in self._hooks.items():
-                if name != "on_error":
-                    loop.set_hook(name, func)
             proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
+            door = Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
+            self._furnish(loop, door)
             loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
             for listener in self._listeners:
                 loop.listen(listener.fileno())
-            run = self._run = _Run(loop, self._listeners)
+            run = self._run = _Run(loop, door, self._listeners)
             _running.add(run)
             try:
                 self._start_thread(run)
@@ -445,21 +450,28 @@ class Server:
             with self._lock:
                 run.threads.discard(threading.current_thread())
                 last = not run.threads
-                if last:
-                    self._end(run)
             if last:
                 try:
+                    # Hooks of requests that nobody waits for any more: they end before the server has.
+                    run.door.close()
+                    with self._lock:
+                        self._end(run)
                     logger.info("stopped listening on %s", self._places())
                 finally:
                     run.ended.set()
                     run.wake()
 
-    def _failed(self, conn: Conn, exc: BaseException, hook: str) -> None:
-        """A callback raised; the loop calls this before it closes the connection."""
+    def _failed(self, conn: Conn | Request, exc: BaseException, hook: str) -> None:
+        """A callback raised; the loop calls this before it closes the connection, the door instead of one."""
         if not isinstance(exc, Exception):
             logger.info("%s of %r raised %r: stopping", hook, conn, exc)
             self._stop_for(exc)
-        elif isinstance(exc, ConnectionClosed) and not conn.is_open and hook != "on_close":
+        elif (
+            isinstance(exc, ConnectionClosed)
+            and isinstance(conn, Conn)
+            and not conn.is_open
+            and hook != "on_close"
+        ):
             # The peer left while the callback was at work. That is its right, and nobody's mistake.
             logger.debug("%s of %r: %s", hook, conn, exc)
         else:

@@ -9,6 +9,7 @@ import pytest
 import unlimitedws
 from unlimitedws import Options
 from unlimitedws.options import OptionKeywords
+from unlimitedws.pool import MAX_WORKERS
 
 INTS = [
     "backlog",
@@ -25,6 +26,7 @@ INTS = [
     "max_message_bytes",
 ]
 TIMES = [
+    "auth_timeout",
     "close_timeout",
     "cooldown_time",
     "handshake_timeout",
@@ -41,12 +43,14 @@ TIMES_OR_NONE = [
     "tcp_keepalive",
     "tcp_user_timeout",
 ]
-SWITCHES = ["compression", "raise_nofile_limit", "tcp_nodelay"]
+SWITCHES = ["compression", "keep_request", "proxy_protocol", "raise_nofile_limit", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, "max_pings_per_second", "pool", "page", "unix_mode"}
+    others = {"max_pings_per_second", "request_workers", "pool", "page"}
+    others |= {"unix_mode", "trusted_proxies", "forwarded_header"}
+    assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
 def test_limits_are_those_of_the_first_day() -> None:
@@ -139,13 +143,41 @@ def test_time_of_another_type_is_refused_by_name(name: str, value: object) -> No
         Options.of({name: value})
 
 
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"trusted_proxies": "10.0.0.0/8"}, TypeError, "trusted_proxies: must be a list of networks"),
+        ({"trusted_proxies": [10]}, TypeError, "trusted_proxies: must be a list of networks"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, ValueError, "trusted_proxies: .*has host bits set"),
+        ({"trusted_proxies": ["proxy.example"]}, ValueError, "trusted_proxies: .*'10.0.0.0/8', or 'unix'"),
+        ({"trusted_proxies": ["10.0.0.1"] * 65}, ValueError, "trusted_proxies: at most 64 networks, not 65"),
+        ({"forwarded_header": "X-Forwarded-For"}, ValueError, "forwarded_header: must be one of 'x-forwarded-for', 'f"),
+        ({"proxy_protocol": True}, ValueError, "proxy_protocol: name the proxies in trusted_proxies"),
+    ],
+)
+def test_impossible_proxies_are_refused_by_name(
+    keywords: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Options(**keywords)
+
+
+def test_proxies_that_are_trusted_are_kept_as_they_were_then() -> None:
+    networks = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "unix"]
+    options = Options(trusted_proxies=networks, proxy_protocol=True)
+    networks.clear()
+    assert options.trusted_proxies == ("10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "unix")
+    assert options.settings()["proxy_protocol"] == 1
+    assert Options().settings()["proxy_protocol"] == 0
+
+
 @pytest.mark.parametrize("value", [-1, 0o1000])
 def test_impossible_mode_of_a_unix_socket_is_refused(value: int) -> None:
     with pytest.raises(ValueError, match=f"unix_mode: must be from 0 to 511, not {value}"):
         Options(unix_mode=value)
 
 
-@pytest.mark.parametrize("name", ["handshake_timeout", "close_timeout", *TIMES_OR_NONE])
+@pytest.mark.parametrize("name", ["handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", *TIMES_OR_NONE])
 def test_deadlines_cannot_be_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be more than 0"):
         Options.of({name: 0})
@@ -239,3 +271,14 @@ def test_pings_are_limited_to_what_the_engine_counts() -> None:
     for bad in (-1, 256):
         with pytest.raises(ValueError, match="max_pings_per_second"):
             Options(max_pings_per_second=bad)
+
+
+def test_request_workers_may_be_none_at_all_and_not_absurdly_many() -> None:
+    assert Options().request_workers == 8
+    assert Options(request_workers=0).request_workers == 0
+    assert Options(request_workers=MAX_WORKERS).request_workers == MAX_WORKERS
+    for bad in (-1, MAX_WORKERS + 1):
+        with pytest.raises(ValueError, match="request_workers: must be"):
+            Options(request_workers=bad)
+    with pytest.raises(TypeError, match="request_workers: must be an int"):
+        Options.of({"request_workers": True})
