@@ -26,7 +26,15 @@ SETTINGS = {
     "max_header_fields": 100,
     "max_line_bytes": 4096,
     "handshake_timeout_ms": 10_000,
+    "request_timeout_ms": 5_000,
     "close_timeout_ms": 10_000,
+    "ping_interval_ms": 0,
+    "ping_timeout_ms": 10_000,
+    "send_timeout_ms": 0,
+    "idle_timeout_ms": 0,
+    "max_lifetime_ms": 0,
+    "max_pings_per_second": 100,
+    "max_incomplete_total_bytes": 64 * MIB,
     "max_buffered_bytes": MIB,
     "max_inbox_bytes": MIB,
     "max_inbox_messages": 1000,
@@ -48,6 +56,7 @@ NOTHING = dict.fromkeys(
         "timers",
         "targets",
         "inbox_bytes",
+        "incomplete_bytes",
         "slab_blocks",
         "slab_used_bytes",
     ),
@@ -73,6 +82,8 @@ class Running:
         on_read: Callable[[Any], object] | None = None,
         on_message: Callable[[Any, Any], object] | None = None,
         on_close: Callable[[Any], object] | None = None,
+        on_request: Callable[[Any], object] | None = None,
+        on_route: Callable[[Any], object] | None = None,
         failed: Callable[[Any, BaseException, str], object] | None = None,
         spawn: Callable[[], object] | None = None,
         page: bytes | None = None,
@@ -96,6 +107,8 @@ class Running:
             self.loop.set_hook("on_close", self._ended)
         self.loop.set_hook("on_read", on_read)
         self.loop.set_hook("on_message", on_message)
+        self.loop.set_hook("on_request", on_request)
+        self.loop.set_hook("on_route", on_route)
         self.sockets = [listener(backlog) for _ in range(listeners)]
         for sock in self.sockets:
             self.loop.listen(sock.fileno())

@@ -7,7 +7,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from _uws.deliver cimport UwsDelivery
 from _uws.proto cimport UwsEvent
-from _uws.state cimport UwsLoop, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
+from _uws.sock cimport sockaddr_storage
+from _uws.state cimport UwsConn, UwsLoop, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
 
 
 cdef inline void conn_lock(UwsLoop* l) noexcept:
@@ -45,14 +46,18 @@ cdef class Conn:
     cdef bint unread                  # the message that on_read was called for has not been read
     cdef object _data
     cdef object said                  # (close code, reason) of the application's own close()
-    cdef object end                   # (close code, reason) once closed
-    cdef object memory                # (local, remote, target) for those who hold it beyond the end
+    cdef object end                   # (close code, reason, cause) once closed
+    cdef object memory                # what _known() knew, for those who hold it beyond the end
+    cdef object about                 # who it is, of the library's
 
     cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1
     cdef int _wait_room(self, uint64_t deadline_us) except -1
     cdef object _gone(self)
     cdef object _known(self, int what)
     cdef int _remember(self) except -1
+    cdef void _pin(self, UwsConn* c) noexcept
 
+
+cdef object address_of(const sockaddr_storage* storage)
 
 cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)

@@ -12,6 +12,7 @@ from typing import Any, final
 from typing_extensions import Buffer
 
 from unlimitedws.address import Address
+from unlimitedws.causes import CloseCause
 from unlimitedws.opcode import OpCode
 
 @final
@@ -51,6 +52,22 @@ class Conn(Hashable):
         """Query of the request's target, as it was sent, without the question mark; often ``""``."""
 
     @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on (RFC 6455, section 1.9); None: none."""
+
+    @property
+    def user(self) -> Any:
+        """Who it is: what `Accept` or `Server.identify` said. None: nobody said."""
+
+    @property
+    def session(self) -> Any:
+        """The user's session, as `Server.disconnect` knows it; None without one."""
+
+    @property
+    def request(self) -> Any:
+        """The upgrade request, a `Request`, where the option `keep_request` is on; None elsewhere."""
+
+    @property
     def is_open(self) -> bool:
         """Whether a message may still be sent: False from the moment a close frame was sent or received.
 
@@ -66,6 +83,12 @@ class Conn(Hashable):
     @property
     def close_reason(self) -> str | None:
         """The text that came with `close_code`, often ``""``. None while open."""
+
+    @property
+    def close_cause(self) -> CloseCause | None:
+        """What ended it, more exactly than a code can: the peer, the application, a limit, a deadline ... None
+        while open.
+        """
 
     @property
     def buffered_amount(self) -> int:
@@ -115,6 +138,23 @@ class Conn(Hashable):
 
         Raises:
             ValueError: code is one that may not be sent (RFC 6455, section 7.4), or reason is too long.
+
+        Thread: any.
+        """
+
+    def _end(self, cause: int, code: int, reason: str) -> None:
+        """Close as `close` does, for a cause other than the application's own call."""
+
+    @property
+    def _about(self) -> Any:
+        """What `Exchange.accept` or `_identify` was given; None without one."""
+
+    def _identify(self, about: Any, expires_ms: int = 0) -> bool:
+        """Let `about` say who this is: `user`, `session` and `request` are its attributes, and its `closed(conn)` is
+        called when the connection is over. The deadline for strangers ends; a new expiry begins (0: none).
+
+        Returns:
+            False: the connection is closed or closing, and nothing was changed.
 
         Thread: any.
         """

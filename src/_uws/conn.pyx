@@ -1,12 +1,14 @@
 # F6. See conn.pxd.
 
+import os
+
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memset
 
 from _uws.clock cimport clock_us
@@ -26,20 +28,25 @@ from _uws.frame cimport (
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_dirty, conn_flush
 from _uws.outq cimport outq_put_frame
-from _uws.slot cimport conn_at, conn_side, conn_takes
+from _uws.slot cimport conn_at, conn_side, conn_takes, tick_now
 from _uws.sock cimport sock_local, sock_peer, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
+    UWS_C_LOCAL,
     UWS_F_GONE,
     UWS_F_OUT_ON,
     UWS_F_PINNED,
+    UWS_M_EXTRA,
+    UWS_M_STRANGER,
     UWS_S_OPEN,
     UwsConn,
 )
+from _uws.tend cimport conn_expires_in
 from _uws.utf8 cimport utf8_feed
 
 cdef extern from "arpa/inet.h" nogil:
     cdef enum:
+        AF_UNIX
         AF_INET
         AF_INET6
         INET6_ADDRSTRLEN
@@ -61,6 +68,7 @@ cdef enum:
     KNOWN_LOCAL = 0
     KNOWN_REMOTE = 1
     KNOWN_TARGET = 2
+    KNOWN_SUBPROTOCOL = 3
 
 cdef uint64_t FOR_EVER_US = 1 << 60
 
@@ -69,14 +77,21 @@ cdef UwsLoop* making = NULL
 
 cdef object OP_TEXT
 cdef object OP_BINARY
+cdef tuple CAUSES
 
 
 cdef inline uint64_t _io_timeout(UwsLoop* l) noexcept nogil:
     return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else FOR_EVER_US
 
 
-cdef object _address(const sockaddr_storage* storage):
-    """A socket's address as an Address; that of a socket without one, such as a Unix socket, is the empty one."""
+cdef str _unix_host(const sockaddr_storage* storage):
+    """How Address writes the name of a Unix socket. What is behind the name is zero bytes."""
+    cdef bytes name = (<char*>&storage.ss_family)[sizeof(storage.ss_family):sizeof(sockaddr_storage)].rstrip(b"\0")
+    return "unix:" + os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name)
+
+
+cdef object address_of(const sockaddr_storage* storage):
+    """A socket's address as an Address; that of a socket without one is the empty one."""
     cdef char text[64]
     if storage.ss_family == AF_INET:
         inet_ntop(AF_INET, &(<sockaddr_in*>storage).sin_addr, text, sizeof(text))
@@ -84,6 +99,8 @@ cdef object _address(const sockaddr_storage* storage):
     if storage.ss_family == AF_INET6:
         inet_ntop(AF_INET6, &(<sockaddr_in6*>storage).sin6_addr, text, sizeof(text))
         return Address(plain_host(text.decode("ascii")), ntohs((<sockaddr_in6*>storage).sin6_port))
+    if storage.ss_family == AF_UNIX:
+        return Address(_unix_host(storage), 0)
     return Address("", 0)
 
 
@@ -123,7 +140,7 @@ cdef class Conn:
         cdef UwsConn* c
         cdef const uint8_t* text = NULL
         cdef size_t len_bytes = 0
-        cdef uint32_t target = 0
+        cdef uint32_t kept = 0
         cdef sockaddr_storage storage
         if self.memory is not None:
             return self.memory[what]
@@ -131,32 +148,35 @@ cdef class Conn:
         memset(&storage, 0, sizeof(storage))
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
-        if c != NULL and what == KNOWN_TARGET:
+        if c != NULL and what >= KNOWN_TARGET:
+            if what == KNOWN_TARGET:
+                kept = c.target
+            elif c.marks & UWS_M_EXTRA:
+                kept = l.extra[self.index].subprotocol
             # With a reference of our own the text stays where it is.
-            target = c.target
-            intern_ref(&l.intern, target)
-            text = intern_get(&l.intern, target, &len_bytes)
+            intern_ref(&l.intern, kept)
+            text = intern_get(&l.intern, kept, &len_bytes)
         elif c != NULL:
             if what == KNOWN_REMOTE:
                 sock_peer(self.index, &storage)
             else:
                 sock_local(self.index, &storage)
         conn_unlock(l)
-        if what != KNOWN_TARGET:
-            return _address(&storage)
-        if target == 0:
-            return "/"
+        if what < KNOWN_TARGET:
+            return address_of(&storage)
+        if kept == 0:
+            return "/" if what == KNOWN_TARGET else None
         try:
             return (<char*>text)[:len_bytes].decode("latin-1")
         finally:
             conn_lock(l)
-            intern_give(&l.intern, target)
+            intern_give(&l.intern, kept)
             conn_unlock(l)
 
     cdef int _remember(self) except -1:
         """What the slot and the socket know is to outlive them."""
         if self.memory is None:
-            self.memory = (self.local_addr, self.remote_addr, self._known(KNOWN_TARGET))
+            self.memory = (self.local_addr, self.remote_addr, self._known(KNOWN_TARGET), self.subprotocol)
         return 0
 
     @property
@@ -181,6 +201,50 @@ cdef class Conn:
         return _split_target(self._known(KNOWN_TARGET))[1]
 
     @property
+    def subprotocol(self):
+        return self._known(KNOWN_SUBPROTOCOL)
+
+    @property
+    def user(self):
+        return None if self.about is None else self.about.user
+
+    @property
+    def session(self):
+        return None if self.about is None else self.about.session
+
+    @property
+    def request(self):
+        return None if self.about is None else self.about.request
+
+    @property
+    def _about(self):
+        return self.about
+
+    def _identify(self, about, int64_t expires_ms=0):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef bint is_open
+        if not 0 <= expires_ms <= 0x7FFFFFFF:
+            raise ValueError("a time is 0 to 24 days")
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        is_open = conn_takes(c)
+        if is_open:
+            c.marks &= ~UWS_M_STRANGER
+            conn_expires_in(l, c, <uint32_t>expires_ms)
+            self._pin(c)
+        conn_unlock(l)
+        if is_open:
+            self.about = about
+        return is_open
+
+    cdef void _pin(self, UwsConn* c) noexcept:
+        """Let the slot keep this object: whoever finds the connection again later has to find what it knows."""
+        if c.conn == <void*>self and not (c.flags & UWS_F_PINNED):
+            c.flags |= UWS_F_PINNED
+            Py_INCREF(self)
+
+    @property
     def is_open(self):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
@@ -197,6 +261,10 @@ cdef class Conn:
     @property
     def close_reason(self):
         return None if self.end is None else self.end[1]
+
+    @property
+    def close_cause(self):
+        return None if self.end is None else CAUSES[self.end[2]]
 
     @property
     def buffered_amount(self):
@@ -219,12 +287,10 @@ cdef class Conn:
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         if value is not None and self.end is None:
-            # Whoever finds the connection again later has to find its data: the slot keeps this object.
             conn_lock(l)
             c = conn_at(l, self.index, self.generation)
-            if c != NULL and c.conn == <void*>self and not (c.flags & UWS_F_PINNED):
-                c.flags |= UWS_F_PINNED
-                Py_INCREF(self)
+            if c != NULL:
+                self._pin(c)
             conn_unlock(l)
         self._data = value
 
@@ -269,6 +335,8 @@ cdef class Conn:
             raise MemoryError
         l.count.messages_out += 1
         l.count.bytes_out += len_bytes
+        if l.limits.idle_timeout_ms != 0 and c.marks & UWS_M_EXTRA:
+            l.extra[self.index].spoke = tick_now(l)
         conn_dirty(l, c)
         if c.side.out.bytes < CORK_BYTES or c.flags & UWS_F_OUT_ON:
             conn_unlock(l)
@@ -286,6 +354,9 @@ cdef class Conn:
         _write(self, UWS_OP_PING, payload, False)
 
     def close(self, code=1000, str reason not None=""):
+        self._end(UWS_C_LOCAL, code, reason)
+
+    def _end(self, int cause, code, str reason not None):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef bytes text = reason.encode()
@@ -304,7 +375,7 @@ cdef class Conn:
         if c != NULL:
             if conn_takes(c):
                 self.said = said
-            status = conn_close(l, c, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
+            status = conn_close(l, c, cause, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
         conn_unlock(l)
         if status != UWS_OK:
             raise MemoryError
@@ -477,8 +548,10 @@ def write_server_binary(Conn conn not None, msg):
 
 # At the end, when every name of this module is there: the package `unlimitedws` takes them from here.
 from unlimitedws.address import Address, plain_host
+from unlimitedws.causes import CloseCause
 from unlimitedws.errors import ConnectionClosed
 from unlimitedws.opcode import OpCode
 
+CAUSES = (None, *CloseCause)
 OP_TEXT = OpCode.TEXT
 OP_BINARY = OpCode.BINARY

@@ -13,6 +13,8 @@ cdef class Loop:
     cdef object on_read
     cdef object on_message
     cdef object on_close
+    cdef object on_request
+    cdef object on_route
     cdef object spawn
     cdef object failed
     cdef uint32_t max_runners
@@ -21,6 +23,7 @@ cdef class Loop:
     cdef uint64_t spawn_at_ms         # no runner is asked for before; 0: any time
 
     cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1
+    cdef int _asked(self, UwsDelivery* d) except -1
     cdef int _callbacks(self, UwsDelivery* d, Conn conn) except -1
     cdef int _closed(self, UwsDelivery* d, Conn conn) except -1
     cdef void _report(self, Conn conn, str hook) noexcept

@@ -39,6 +39,14 @@ class Loop:
                 max_buffered_bytes        send buffer of one connection
                 max_inbox_bytes           undelivered messages of one connection, then reading it pauses
                 max_inbox_messages        the same, counted
+                request_timeout_ms        for Python to answer a request; then 503
+                ping_interval_ms          silence after which the peer is pinged; 0 here and below: never
+                ping_timeout_ms           from our ping to the next byte; then the connection is dropped
+                send_timeout_ms           queued bytes without progress; then the connection is dropped
+                idle_timeout_ms           without a message either way; then 1001
+                max_lifetime_ms           of a connection, +-10 %; then 1001
+                max_pings_per_second      of one connection that are all answered, 255 at most; 0: no limit
+                max_incomplete_total_bytes    incomplete messages of all; then the stalest are closed with 1013
                 max_inbox_total_bytes     undelivered messages of all; then those that have some pause
                 max_connections           0: as many as there are descriptors; more are refused with 503
                 schedule_timeout_us       how long the poller may be away running callbacks before the watchdog
@@ -79,11 +87,26 @@ class Loop:
         Args:
             name: "on_connect", "on_read", "on_close" (called with the connection), or "on_message"
                 (connection, message), which is used instead of "on_read" where it is set. A hook that is None
-                costs nothing.
+                costs nothing. Or "on_request" and "on_route", called with an `Exchange`: for each valid
+                upgrade request, and for each plain GET but one of the page. They answer it at once, or keep it
+                and answer later.
             func: The function; None clears the hook.
 
         Raises:
             ValueError: There is no hook of that name.
+
+        Thread: any, at any time.
+        """
+
+    def set_subprotocols(self, names: list[bytes]) -> None:
+        """Subprotocols, the one we like best first, for requests that no on_request is asked about: the first of ours
+        that a client offers is agreed on.
+
+        Args:
+            names: At most 32 tokens of 1 to 255 bytes, checked by the caller.
+
+        Raises:
+            ValueError: There are more than 32.
 
         Thread: any, at any time.
         """

@@ -19,21 +19,28 @@ from _uws.clock cimport clock_ms
 from _uws.conn cimport Conn, conn_lock, conn_make, conn_unlock, event_payload, event_text
 from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_next, deliver_next_note
 from _uws.errs cimport UWS_E_ARG, UWS_OK
+from _uws.exchange cimport Exchange, exchange_fail, exchange_make
 from _uws.frame cimport UWS_OP_TEXT
 from _uws.life cimport conn_consumed, conn_end, conn_goodbye
 from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_OPEN, UwsEvent
+from _uws.intern cimport intern_give, intern_take
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_OPEN, UWS_EV_REQUEST, UwsEvent
 from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
 from _uws.slot cimport conn_at
 from _uws.state cimport (
+    UWS_CAUSES,
     UWS_C_CALLBACK,
     UWS_F_PINNED,
+    UWS_MAX_HTTP_STATUS,
+    UWS_MAX_SUBPROTOCOLS,
     UWS_M_MUTE,
     UWS_S_OPEN,
     UWS_W_CLOSE,
     UWS_W_MESSAGE,
     UWS_W_OPEN,
+    UWS_W_REQUEST,
+    UWS_W_ROUTE,
     UwsBatch,
     UwsConn,
     UwsCounters,
@@ -64,7 +71,9 @@ cdef UwsLoop* all_loops = NULL
 
 cdef tuple SETTINGS = (
     "max_message_bytes", "max_fragments", "max_header_bytes", "max_header_fields", "max_line_bytes",
-    "handshake_timeout_ms", "close_timeout_ms", "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
+    "handshake_timeout_ms", "request_timeout_ms", "close_timeout_ms", "ping_interval_ms", "ping_timeout_ms",
+    "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
+    "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
     "jobs",
 )
@@ -89,7 +98,15 @@ cdef class Loop:
         limits.upgrade.max_fields = settings["max_header_fields"]
         limits.upgrade.max_line_bytes = settings["max_line_bytes"]
         limits.handshake_timeout_ms = settings["handshake_timeout_ms"]
+        limits.request_timeout_ms = settings["request_timeout_ms"]
         limits.close_timeout_ms = settings["close_timeout_ms"]
+        limits.ping_interval_ms = settings["ping_interval_ms"]
+        limits.ping_timeout_ms = settings["ping_timeout_ms"]
+        limits.send_timeout_ms = settings["send_timeout_ms"]
+        limits.idle_timeout_ms = settings["idle_timeout_ms"]
+        limits.max_lifetime_ms = settings["max_lifetime_ms"]
+        limits.max_pings = settings["max_pings_per_second"]
+        limits.max_partial_bytes = settings["max_incomplete_total_bytes"]
         limits.max_buffered_bytes = settings["max_buffered_bytes"]
         limits.max_inbox_bytes = settings["max_inbox_bytes"]
         limits.max_inbox_messages = settings["max_inbox_messages"]
@@ -168,6 +185,10 @@ cdef class Loop:
             self.on_message = func
         elif name == "on_close":
             self.on_close = func
+        elif name == "on_request":
+            self.on_request = func
+        elif name == "on_route":
+            self.on_route = func
         else:
             raise ValueError(f"there is no hook named {name!r}")
         cdef uint32_t want = 0
@@ -177,9 +198,33 @@ cdef class Loop:
             want |= UWS_W_MESSAGE
         if self.on_close is not None:
             want |= UWS_W_CLOSE
+        if self.on_request is not None:
+            want |= UWS_W_REQUEST
+        if self.on_route is not None:
+            want |= UWS_W_ROUTE
         conn_lock(self.l)
         self.l.want = want
         conn_unlock(self.l)
+
+    def set_subprotocols(self, list names not None):
+        cdef UwsLoop* l = self.l
+        cdef bytes name
+        cdef int i
+        if len(names) > UWS_MAX_SUBPROTOCOLS:
+            raise ValueError(f"at most {UWS_MAX_SUBPROTOCOLS} subprotocols, not {len(names)}")
+        cdef list checked = [bytes(name) for name in names]
+        conn_lock(l)
+        for i in range(l.n_subprotocols):
+            intern_give(&l.intern, l.subprotocol[i])
+        l.n_subprotocols = 0
+        for i in range(len(checked)):
+            name = <bytes>checked[i]
+            l.subprotocol[i] = intern_take(&l.intern, <const uint8_t*>PyBytes_AS_STRING(name), len(name))
+            if l.subprotocol[i] != 0:
+                l.n_subprotocols += 1
+        conn_unlock(l)
+        if l.n_subprotocols != len(checked):
+            raise MemoryError
 
     def set_time(self, str name, int64_t value):
         if not 0 <= value <= 0xFFFFFFFF:
@@ -212,20 +257,30 @@ cdef class Loop:
         cdef UwsLoop* l = self.l
         cdef UwsCounters c
         cdef uint32_t connections, descriptors, runners, parked, ready, timers, targets
-        cdef size_t inbox_bytes, used_bytes, held_bytes, blocks
+        cdef size_t inbox_bytes, used_bytes, held_bytes, blocks, partial
+        cdef uint64_t[18] closed_by
+        cdef uint64_t[600] answered
+        cdef int i
         conn_lock(l)
         c = l.count
         connections, descriptors, runners, parked = l.n_open, l.n_conns, l.runners, l.parked
         ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
-        inbox_bytes, blocks = l.inbox_bytes, l.slab.live_blocks
+        inbox_bytes, blocks, partial = l.inbox_bytes, l.slab.live_blocks, l.env.partial_bytes
+        memcpy(closed_by, l.closed_by, sizeof(closed_by))
+        memcpy(answered, l.answered, sizeof(answered))
         used_bytes, held_bytes = slab_used_bytes(&l.slab), slab_held_bytes(&l.slab)
         conn_unlock(l)
         figures = {
             "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
             "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
-            "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes, "slab_blocks": blocks,
+            "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes, "slab_blocks": blocks,
         }
         figures.update(c)
+        for i in range(1, UWS_CAUSES):
+            figures[f"closed_by_{CloseCause(i).name.lower()}"] = closed_by[i]
+        for i in range(100, UWS_MAX_HTTP_STATUS + 1):
+            if answered[i] != 0:
+                figures[f"answered_{i}"] = answered[i]
         return figures
 
     # ---- runners
@@ -278,6 +333,7 @@ cdef class Loop:
                         loop_close(l)
                 # It calls nobody any more. A Conn that somebody keeps need not keep what the hooks hold.
                 self.on_connect = self.on_read = self.on_message = self.on_close = None
+                self.on_request = self.on_route = None
                 self.spawn = self.failed = None
 
     cdef int _spare(self) except -1:
@@ -329,6 +385,7 @@ cdef class Loop:
         cdef UwsEvent* event
         cdef object hook
         cdef str name = ""
+        cdef void* known
         while True:
             event = deliver_next(d)
             if event == NULL:
@@ -342,6 +399,14 @@ cdef class Loop:
             if event.kind == UWS_EV_CLOSE:
                 self._closed(d, conn)
                 return 0
+            if event.kind == UWS_EV_REQUEST:
+                self._asked(d)
+                # It may be open by now, with a Conn that knows who it is.
+                conn_lock(l)
+                known = l.table[d.index].conn
+                conn_unlock(l)
+                conn = <Conn>known if known != NULL else None
+                continue
             if l.table[d.index].marks & UWS_M_MUTE:
                 continue
             if event.kind == UWS_EV_OPEN:
@@ -376,6 +441,26 @@ cdef class Loop:
             conn.unread = False
         return 0
 
+    cdef int _asked(self, UwsDelivery* d) except -1:
+        """A request waits for its answer. Who is asked answers it, now or later; the engine watches the deadline."""
+        cdef UwsLoop* l = self.l
+        cdef Exchange exchange = exchange_make(self, l, d.index, d.generation)
+        if exchange is None:
+            return 0
+        hook = self.on_request if exchange.is_upgrade else self.on_route
+        try:
+            if hook is not None:
+                hook(exchange)
+            elif exchange.is_upgrade:
+                # It has been taken away since: as if it had never been there.
+                exchange.accept()
+            else:
+                exchange_fail(l, d.index, d.generation)
+        except BaseException:
+            self._report(None, "on_request")
+            exchange_fail(l, d.index, d.generation)
+        return 0
+
     cdef void _report(self, Conn conn, str hook) noexcept:
         # What reporting itself raises goes to sys.unraisablehook: nobody else is left to tell.
         self.failed(conn, sys.exc_info()[1], hook)
@@ -405,7 +490,7 @@ cdef class Loop:
         if conn is None and hook is not None:
             conn = conn_make(self, l, d.index, d.generation)
         if conn is not None:
-            conn.end = (event.code, event_text(event))
+            conn.end = (event.code, event_text(event), event.cause)
             conn.delivery = d
             conn.thread = PyThread_get_thread_ident()
             conn.unread = False
@@ -422,6 +507,11 @@ cdef class Loop:
                 hook(conn)
             except BaseException:
                 self._fail(conn, "on_close")
+        if conn is not None and conn.about is not None:
+            try:
+                conn.about.closed(conn)
+            except BaseException:
+                self._report(conn, "on_close")
         if conn is not None:
             conn.delivery = NULL
             if Py_REFCNT(<PyObject*>conn) > 1 + pinned:
@@ -462,5 +552,8 @@ def _after_fork_in_child():
         conn_unlock(l)
         l = l.next_loop
 
+
+# At the end, as in conn.
+from unlimitedws.causes import CloseCause
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -11,9 +11,14 @@ cdef void conn_flush_all(UwsLoop* l) noexcept nogil
 cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
+cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void conn_answered(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef int conn_close(UwsLoop* l, UwsConn* c, uint16_t code, const uint8_t* reason, size_t len_bytes) noexcept nogil
+cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil
+cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
+                    size_t len_bytes) noexcept nogil
+cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
+                     size_t len_bytes) noexcept nogil
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
                    const uint8_t* reason, size_t len_bytes) noexcept nogil
 cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil

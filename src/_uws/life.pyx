@@ -3,10 +3,15 @@
 # state       what happens                                   next          in
 # FREE        accepted                                       UPGRADING     conn_begin
 # UPGRADING   valid request, 101 queued                      OPEN          conn_upgraded
+#             valid request, and Python is to decide         ASKING        conn_ask
 #             refused or served; response queued             LINGER        conn_answered
 #             EOF, error                                     FREE          conn_eof
 #             deadline: 408 queued                           LINGER        conn_expired
-# OPEN        conn.close(), close frame queued               CLOSE_SENT    conn_close
+# ASKING      Python accepts, 101 queued                     OPEN          conn_upgraded
+#             Python answers otherwise                       LINGER        conn_answered
+#             deadline: 503 queued                           LINGER        conn_expired
+#             error                                          DEAD          conn_eof
+# OPEN        conn.close(), a deadline; close frame queued   CLOSE_SENT    conn_close
 #             close frame, broken rule, EOF, error           ENDING        conn_end
 # CLOSE_SENT  the peer's close frame, EOF, error             ENDING        conn_end
 #             deadline                                       DEAD          conn_expired
@@ -23,7 +28,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from _uws.clock cimport clock_ms
-from _uws.errs cimport UWS_E_HTTP_408, UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK
+from _uws.errs cimport UWS_E_HTTP_408, UWS_E_HTTP_503, UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK, err_http_status
 from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_PONG, close_frame
 from _uws.inbox cimport inbox_drop
 from _uws.intern cimport intern_give
@@ -33,15 +38,27 @@ from _uws.post cimport post_event, post_nudge
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED, proto_reset
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.slab cimport slab_give, slab_take
-from _uws.slot cimport conn_index, conn_poll_for, conn_reading, conn_side, conn_trim, conn_unpoll, side_give_request
+from _uws.slot cimport (
+    conn_ending_cause,
+    conn_index,
+    conn_poll_for,
+    conn_reading,
+    conn_side,
+    conn_trim,
+    conn_unpoll,
+    side_give_request,
+    tick_now,
+)
 from _uws.sock cimport sock_end_sending, sock_reset
 from _uws.state cimport (
     UWS_C_ABORT,
     UWS_C_CALLBACK,
+    UWS_C_CLOSE_TIMEOUT,
+    UWS_C_IDLE,
+    UWS_C_LIFETIME,
     UWS_C_LOCAL,
     UWS_C_LOST,
     UWS_C_SHUTDOWN,
-    UWS_C_TIMEOUT,
     UWS_F_BUSY,
     UWS_F_CLOSE_DONE,
     UWS_F_CLOSE_OUT,
@@ -56,11 +73,14 @@ from _uws.state cimport (
     UWS_F_READY,
     UWS_F_SHUT,
     UWS_F_UNPOLLED,
+    UWS_M_EXTRA,
     UWS_M_HEARD,
     UWS_M_LISTEN,
     UWS_M_MUTE,
     UWS_M_RESET,
     UWS_M_SAID,
+    UWS_PING_WINDOW,
+    UWS_S_ASKING,
     UWS_S_CLOSE_SENT,
     UWS_S_DEAD,
     UWS_S_ENDING,
@@ -69,6 +89,7 @@ from _uws.state cimport (
     UWS_S_OPEN,
     UWS_S_UPGRADING,
     UWS_W_CLOSE,
+    UwsExtra,
     UwsSide,
     pthread_cond_broadcast,
     pthread_mutex_lock,
@@ -111,16 +132,19 @@ cdef void conn_flush_all(UwsLoop* l) noexcept nogil:
 cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Send what c has queued. The slot may be free afterwards."""
     cdef UwsSide* side = c.side
+    cdef size_t before
     cdef int status = UWS_OK
     if c.state == UWS_S_DEAD:
         conn_settle(l, c)
         return
-    if side != NULL and side.out.head != NULL:
+    if side != NULL and (side.out.head != NULL or side.pong_waits):
         if c.flags & UWS_F_GONE:
             outq_drop(&side.out, &l.slab)
+            side.pong_waits = 0
         else:
+            before = side.out.bytes
             status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
-            if status == UWS_OK and side.pong_waits:
+            if status == UWS_OK and side.pong_waits and side.pong_at == 0:
                 side.pong_waits = 0
                 if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, side.pong,
                                                                  side.pong_len) == UWS_OK:
@@ -128,6 +152,10 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
         if side.waiters != 0:
             pthread_cond_broadcast(&l.wait_cond)
         if status == UWS_MORE:
+            if side.out.bytes != before or not (c.flags & UWS_F_OUT_ON):
+                side.stuck = tick_now(l)
+                if c.state == UWS_S_OPEN and l.limits.send_timeout_ms != 0 and not (c.flags & UWS_F_OUT_ON):
+                    _sooner(l, c, side.stuck + l.limits.send_timeout_ms // UWS_TICK_MS + 1)
             conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), True)
             return
         if status == UWS_E_SYS:
@@ -159,6 +187,19 @@ cdef inline void _deadline(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept
               <uint32_t>((clock_ms() - l.start_ms + timeout_ms + UWS_TICK_MS - 1) // UWS_TICK_MS) + 1)
 
 
+cdef inline void _sooner(UwsLoop* l, UwsConn* c, uint32_t tick) noexcept nogil:
+    """Let the timer run at tick at the latest."""
+    if c.link.deadline == 0 or <int32_t>(c.link.deadline - tick) > 0:
+        wheel_set(&l.wheel, conn_index(l, c), tick)
+
+
+cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """There are too many pings: the pong that waits leaves when their next second begins."""
+    if c.side.pong_at == 0:
+        c.side.pong_at = (l.tick | (UWS_PING_WINDOW - 1)) + 1
+        _sooner(l, c, c.side.pong_at)
+
+
 # ---- the states
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil:
@@ -178,24 +219,39 @@ cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil:
 
 
 cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil:
-    """UPGRADING -> OPEN; the caller has queued the 101."""
+    """UPGRADING or ASKING -> OPEN; the caller has queued the 101."""
     if c.side != NULL:
         side_give_request(l, c.side)
     wheel_cancel(&l.wheel, conn_index(l, c))
     c.state = UWS_S_OPEN
+    l.answered[101] += 1
+    if c.flags & UWS_F_PAUSED:
+        c.flags &= ~UWS_F_PAUSED
+        conn_reading(l, c)
     c.flags |= UWS_F_COUNTED
     l.n_open += 1
 
 
-cdef void conn_answered(UwsLoop* l, UwsConn* c) noexcept nogil:
-    """UPGRADING -> LINGER; the caller has queued an HTTP response that is not 101."""
+cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """UPGRADING -> ASKING; the caller keeps the request in the side block."""
+    c.state = UWS_S_ASKING
+    _deadline(l, c, l.limits.request_timeout_ms)
+
+
+cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
+    """UPGRADING or ASKING -> LINGER; the caller has queued an HTTP response that is not 101."""
     if c.side != NULL:
         side_give_request(l, c.side)
     c.state = UWS_S_LINGER
+    l.answered[http_status] += 1
+    if c.flags & UWS_F_PAUSED:
+        c.flags &= ~UWS_F_PAUSED
+        conn_reading(l, c)
     _deadline(l, c, l.limits.close_timeout_ms)
 
 
-cdef int conn_close(UwsLoop* l, UwsConn* c, uint16_t code, const uint8_t* reason, size_t len_bytes) noexcept nogil:
+cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
+                    size_t len_bytes) noexcept nogil:
     """OPEN -> CLOSE_SENT: start the closing handshake (RFC 6455, section 7.1.2). Messages that wait for their callback
     are dropped. A connection that is ENDING gets this close frame instead of the one it would have got. Nothing
     happens in another state. UWS_OK or UWS_E_NOMEM."""
@@ -211,12 +267,28 @@ cdef int conn_close(UwsLoop* l, UwsConn* c, uint16_t code, const uint8_t* reason
     if c.state == UWS_S_ENDING:
         return UWS_OK
     c.state = UWS_S_CLOSE_SENT
+    c.proto.spare = <uint8_t>cause
     if c.flags & UWS_F_PAUSED:
         # The peer's answer is what we wait for now.
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
     _deadline(l, c, l.limits.close_timeout_ms)
     return UWS_OK
+
+
+cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
+                     size_t len_bytes) noexcept nogil:
+    """End an open connection for a reason of our own. Where the cause leaves the peer its rights, its messages are
+    delivered and answered first, and the close frame leaves behind the answers."""
+    if c.flags & UWS_F_PENDING and _keeps_to_protocol(cause):
+        conn_end(l, c, cause, code, code, reason, len_bytes)
+    elif conn_close(l, c, cause, code, reason, len_bytes) != UWS_OK:
+        conn_abort(l, c, cause)
+
+
+cdef inline bint _keeps_to_protocol(int cause) noexcept nogil:
+    """Does the peer's close frame still come, perhaps, though we ended the connection?"""
+    return cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN or cause == UWS_C_IDLE or cause == UWS_C_LIFETIME
 
 
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
@@ -230,7 +302,7 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
     if c.state != UWS_S_OPEN and c.state != UWS_S_CLOSE_SENT:
         return
     wheel_cancel(&l.wheel, conn_index(l, c))
-    if cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN:
+    if _keeps_to_protocol(cause):
         c.marks |= UWS_M_LISTEN
     else:
         proto_reset(&c.proto, &l.env)
@@ -239,6 +311,7 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
         c.flags &= ~UWS_F_COUNTED
         l.n_open -= 1
         l.count.closed += 1
+        l.closed_by[cause] += 1
     memset(&event, 0, sizeof(event))
     event.kind = UWS_EV_CLOSE
     event.cause = <uint8_t>cause
@@ -283,7 +356,7 @@ cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept n
     # There is one close frame from each side (section 5.5.1).
     if c.side.reply_code != 0 and not (c.marks & UWS_M_SAID) and not (c.flags & UWS_F_GONE):
         c.marks |= UWS_M_SAID
-        if event != NULL and event.cause == UWS_C_SHUTDOWN:
+        if event != NULL and _keeps_to_protocol(event.cause):
             reason = event.data
             len_bytes = event.len_bytes
         n = close_frame(frame, c.side.reply_code, reason, len_bytes)
@@ -312,12 +385,14 @@ cdef void conn_eof(UwsLoop* l, UwsConn* c, bint gone) noexcept nogil:
         conn_unpoll(l, c)
     else:
         conn_reading(l, c)
-    if c.state == UWS_S_UPGRADING:
+    if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
         _drop(l, c)
     elif c.state == UWS_S_OPEN:
+        if not gone:
+            l.count.half_closed += 1
         conn_end(l, c, UWS_C_LOST, 1006, 0, NULL, 0)
     elif c.state == UWS_S_CLOSE_SENT:
-        conn_end(l, c, UWS_C_LOCAL, 1006, 0, NULL, 0)
+        conn_end(l, c, conn_ending_cause(c), 1006, 0, NULL, 0)
     elif c.state == UWS_S_LINGER:
         if gone or c.side == NULL or c.side.out.head == NULL:
             _drop(l, c)
@@ -338,21 +413,23 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
 
 
 cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
-    """The connection's timer ran out."""
+    """The timer of a connection that is not open ran out."""
     cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
     cdef size_t n
+    cdef int status
     if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
         l.count.timeouts += 1
-    if c.state == UWS_S_UPGRADING:
-        n = response_refuse(response, sizeof(response), UWS_E_HTTP_408)
+    if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
+        status = UWS_E_HTTP_408 if c.state == UWS_S_UPGRADING else UWS_E_HTTP_503
+        n = response_refuse(response, sizeof(response), status)
         l.count.refused += 1
         if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, response, n) != UWS_OK:
             _drop(l, c)
             return
-        conn_answered(l, c)
+        conn_answered(l, c, err_http_status(status))
         conn_dirty(l, c)
     elif c.state == UWS_S_CLOSE_SENT:
-        conn_abort(l, c, UWS_C_TIMEOUT)
+        conn_abort(l, c, conn_ending_cause(c) if c.proto.spare != UWS_C_LOCAL else UWS_C_CLOSE_TIMEOUT)
     elif c.state == UWS_S_ENDING:
         conn_goodbye(l, c, NULL)
     elif c.state == UWS_S_LINGER:
@@ -379,6 +456,13 @@ cdef void _drop(UwsLoop* l, UwsConn* c) noexcept nogil:
             sock_end_sending(conn_index(l, c))
 
 
+cdef void _forget(UwsLoop* l, UwsExtra* extra) noexcept nogil:
+    intern_give(&l.intern, extra.subprotocol)
+    intern_give(&l.intern, extra.peer)
+    intern_give(&l.intern, extra.forwarded)
+    memset(extra, 0, sizeof(UwsExtra))
+
+
 cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     """DEAD -> FREE, if nothing points at the slot any more."""
     cdef int32_t index = conn_index(l, c)
@@ -395,6 +479,8 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
         l.inbox_count -= c.side.inbox.count
         inbox_drop(&c.side.inbox, &l.slab)
         slab_give(&l.slab, c.side)
+    if c.marks & UWS_M_EXTRA:
+        _forget(l, &l.extra[index])
     intern_give(&l.intern, c.target)
     memset(c, 0, sizeof(UwsConn))
     c.generation = generation + 1

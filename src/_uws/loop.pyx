@@ -10,7 +10,7 @@ from _uws.accept cimport accept_batch, accept_pause, accept_resume
 from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_E_ARG, UWS_E_SYS, UWS_OK
 from _uws.intern cimport intern_destroy, intern_init
-from _uws.life cimport conn_abort, conn_close, conn_end, conn_expired, conn_flush, conn_flush_all
+from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave
 from _uws.poller cimport (
     EPOLLERR,
     EPOLLHUP,
@@ -30,8 +30,8 @@ from _uws.post cimport post_nudge
 from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_init
-from _uws.slot cimport conn_unpoll
-from _uws.sock cimport sock_plain, sock_setup, sock_spare
+from _uws.slot cimport conn_reading, conn_unpoll
+from _uws.sock cimport sock_plain, sock_spare
 from _uws.state cimport (
     UWS_ARENA_BYTES,
     UWS_ARENA_PAD,
@@ -41,19 +41,21 @@ from _uws.state cimport (
     UWS_F_EOF,
     UWS_F_GONE,
     UWS_F_PAUSED,
-    UWS_F_PENDING,
     UWS_MAX_LISTENERS,
     UWS_O_DOG,
     UWS_READ_BYTES,
     UWS_SCRATCH_EVENTS,
+    UWS_S_ASKING,
     UWS_S_FREE,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
+    UwsExtra,
     pthread_cond_t,
     pthread_mutex_lock,
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
+from _uws.tend cimport conn_timer
 from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
 
 cdef extern from "sys/random.h" nogil:
@@ -126,6 +128,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
         if errno != EINTR:
             return UWS_E_SYS
     intern_init(&l.intern, seed)
+    l.rng = seed | 1
     slab_init(&l.slab)
     l.env.slab = &l.slab
     l.env.max_message_bytes = max_message_bytes
@@ -139,8 +142,9 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     pthread_condattr_destroy(&monotonic)
     l.table_cap = max_fds
     l.table = <UwsConn*>_map(<size_t>max_fds * sizeof(UwsConn))
+    l.extra = <UwsExtra*>_map(<size_t>max_fds * sizeof(UwsExtra))
     l.scratch = <UwsEvent*>_map(UWS_SCRATCH_EVENTS * sizeof(UwsEvent))
-    if l.table == NULL or l.scratch == NULL or poller_init(&l.poller) != UWS_OK:
+    if l.table == NULL or l.extra == NULL or l.scratch == NULL or poller_init(&l.poller) != UWS_OK:
         loop_destroy(l)
         return UWS_E_SYS
     l.spare_fd = sock_spare()
@@ -166,6 +170,8 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
             if l.table[i].state != UWS_S_FREE:
                 close(<int>i)
         munmap(l.table, <size_t>l.table_cap * sizeof(UwsConn))
+    if l.extra != NULL:
+        munmap(l.extra, <size_t>l.table_cap * sizeof(UwsExtra))
     if l.scratch != NULL:
         munmap(l.scratch, UWS_SCRATCH_EVENTS * sizeof(UwsEvent))
     loop_close(l)
@@ -176,6 +182,7 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     pthread_cond_destroy(&l.wait_cond)
     pthread_mutex_destroy(&l.lock)
     l.table = NULL
+    l.extra = NULL
     l.scratch = NULL
     (&errno)[0] = saved
 
@@ -188,7 +195,6 @@ cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
         return UWS_E_ARG
     if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
         return UWS_E_SYS
-    sock_setup(fd)
     l.listener[l.n_listeners] = fd
     l.n_listeners += 1
     l.accepting = 1
@@ -242,6 +248,14 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
             return
     if not (events & (EPOLLIN | EPOLLHUP | EPOLLERR)):
         return
+    if c.state == UWS_S_ASKING:
+        # What comes before the answer waits in the kernel; only few clients send any.
+        if events & (EPOLLHUP | EPOLLERR):
+            conn_eof(l, c, True)
+        else:
+            c.flags |= UWS_F_PAUSED
+            conn_reading(l, c)
+        return
     if c.flags & (UWS_F_EOF | UWS_F_PAUSED):
         if events & (EPOLLHUP | EPOLLERR):
             # Both directions are shut. A paused connection's last data stays in the kernel until it is read on.
@@ -255,10 +269,10 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
 
 
 cdef void _expire(UwsLoop* l) noexcept nogil:
-    cdef uint32_t tick = <uint32_t>((l.now_ms - l.start_ms) // UWS_TICK_MS)
+    cdef uint32_t tick = l.tick
     cdef int32_t index = wheel_expire(&l.wheel, tick)
     while index >= 0:
-        conn_expired(l, &l.table[index])
+        conn_timer(l, &l.table[index])
         index = wheel_expire(&l.wheel, tick)
 
 
@@ -279,6 +293,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     pthread_mutex_lock(&l.lock)
     l.polling = 0
     l.now_ms = clock_ms()
+    l.tick = <uint32_t>((l.now_ms - l.start_ms) // UWS_TICK_MS)
     for i in range(n):
         tag = l.poller.ready[i].data.u64
         if tag >> 56 == UWS_TAG_WAKE:
@@ -329,14 +344,10 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
     l.accept_at_ms = 0
     for i in range(l.table_top):
         c = &l.table[i]
-        if c.state == UWS_S_UPGRADING:
+        if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
             conn_abort(l, c, UWS_C_SHUTDOWN)
         elif c.state == UWS_S_OPEN:
-            if c.flags & UWS_F_PENDING:
-                # Its messages are delivered and answered first; the close frame leaves behind the answers.
-                conn_end(l, c, UWS_C_SHUTDOWN, code, code, reason, len_bytes)
-            elif conn_close(l, c, code, reason, len_bytes) != UWS_OK:
-                conn_abort(l, c, UWS_C_SHUTDOWN)
+            conn_leave(l, c, UWS_C_SHUTDOWN, code, reason, len_bytes)
     post_nudge(l)
 
 

@@ -12,6 +12,7 @@ cdef enum UwsEventKind:
     UWS_EV_CLOSE = 3          # the connection ends: the last event of a connection
     UWS_EV_PING = 4           # only between proto and the loop, which answers it
     UWS_EV_PONG = 5
+    UWS_EV_REQUEST = 6        # the loop's: a request waits for Python's answer
 
 cdef enum UwsEventFlag:
     UWS_EVF_OWNED = 1         # data is a slab block: whoever consumes the event gives it back

@@ -13,6 +13,6 @@ cdef enum:
 
 cdef size_t response_accept(uint8_t* out, size_t cap, const UwsUpgrade* u,
                             const uint8_t* subprotocol, size_t subprotocol_len,
-                            const uint8_t* extensions, size_t extensions_len) noexcept nogil
+                            const uint8_t* extensions, size_t extensions_len, bint more) noexcept nogil
 
 cdef size_t response_refuse(uint8_t* out, size_t cap, int status) noexcept nogil

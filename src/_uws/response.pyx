@@ -45,11 +45,12 @@ cdef inline void _put_text(_Writer* w, const char* text) noexcept nogil:
 
 cdef size_t response_accept(uint8_t* out, size_t cap, const UwsUpgrade* u,
                             const uint8_t* subprotocol, size_t subprotocol_len,
-                            const uint8_t* extensions, size_t extensions_len) noexcept nogil:
+                            const uint8_t* extensions, size_t extensions_len, bint more) noexcept nogil:
     """Write the 101 response (RFC 6455, section 4.2.2, item 5).
 
     u: UWS_OK was returned for it.
     subprotocol, extensions: what was negotiated; NULL and 0 for none.
+    more: the caller adds further field lines, and the empty one that ends the head.
     Returns the response's bytes; 0 if they do not fit, if u is no accepted upgrade, or if a value holds bytes
         that its grammar does not have, such as those that would end its line.
     """
@@ -77,7 +78,7 @@ cdef size_t response_accept(uint8_t* out, size_t cap, const UwsUpgrade* u,
     if extensions_len:
         _put_text(&w, b"\r\nSec-WebSocket-Extensions: ")
         _put(&w, extensions, extensions_len)
-    _put_text(&w, b"\r\n\r\n")
+    _put_text(&w, b"\r\n" if more else b"\r\n\r\n")
     return 0 if w.is_full else w.len
 
 

@@ -3,16 +3,20 @@
 
 from libc.stdint cimport int32_t, uint32_t
 
+from _uws.clock cimport clock_ms
 from _uws.state cimport (
+    UWS_C_LOCAL,
     UWS_F_GONE,
     UWS_M_SAID,
     UWS_S_ENDING,
     UWS_S_FREE,
     UWS_S_OPEN,
     UwsConn,
+    UwsExtra,
     UwsLoop,
     UwsSide,
 )
+from _uws.wheel cimport UWS_TICK_MS
 
 
 cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -37,7 +41,19 @@ cdef inline bint conn_takes(const UwsConn* c) noexcept nogil:
             and not (c.marks & UWS_M_SAID))
 
 
+cdef inline int conn_ending_cause(const UwsConn* c) noexcept nogil:
+    """Why we sent a close frame: CLOSE_SENT keeps it where OPEN counts pings."""
+    return c.proto.spare if c.proto.spare != 0 else UWS_C_LOCAL
+
+
+cdef inline uint32_t tick_now(UwsLoop* l) noexcept nogil:
+    """The current tick, for those who cannot know that a turn is under way; UwsLoop.tick may be hours old."""
+    l.tick = <uint32_t>((clock_ms() - l.start_ms) // UWS_TICK_MS)
+    return l.tick
+
+
 cdef UwsSide* conn_side(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef UwsExtra* conn_extra(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_trim(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void side_give_request(UwsLoop* l, UwsSide* side) noexcept nogil
 cdef void conn_poll_for(UwsLoop* l, UwsConn* c, bint reading, bint writing) noexcept nogil

@@ -14,6 +14,7 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_READY,
     UWS_F_UNPOLLED,
+    UWS_M_EXTRA,
 )
 
 
@@ -26,6 +27,12 @@ cdef UwsSide* conn_side(UwsLoop* l, UwsConn* c) noexcept nogil:
         if c.side != NULL:
             memset(c.side, 0, sizeof(UwsSide))
     return c.side
+
+
+cdef UwsExtra* conn_extra(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """The row beside the connection's slot; what is free is all zero, as it was mapped."""
+    c.marks |= UWS_M_EXTRA
+    return &l.extra[conn_index(l, c)]
 
 
 cdef void side_give_request(UwsLoop* l, UwsSide* side) noexcept nogil:

@@ -32,6 +32,7 @@ cdef enum UwsState:
     UWS_S_ENDING = 4          # it is over, but messages before the end are not delivered yet: replies still leave
     UWS_S_LINGER = 5          # nothing more to say: flush, FIN, drop what still comes in, until the peer's FIN
     UWS_S_DEAD = 6            # the transport is gone; the CLOSE event has not been consumed
+    UWS_S_ASKING = 7          # the request is complete, and Python has been asked what to answer
 
 cdef enum UwsConnFlag:
     UWS_F_DIRTY = 1           # on the list of connections with something to flush
@@ -56,17 +57,30 @@ cdef enum UwsMark:
     UWS_M_HEARD = 4           # the peer's close frame has come
     UWS_M_RESET = 16          # RST has been sent
     UWS_M_LISTEN = 8          # ... or is still looked for: we ended a connection that keeps to the protocol
+    UWS_M_PINGED = 32         # our ping is out, and nothing has come since
+    UWS_M_EXTRA = 64          # it has a row in UwsLoop.extra
+    UWS_M_STRANGER = 128      # upgraded, but not authenticated yet
 
-# Why a connection ended (UwsEvent.cause).
+# Why a connection ended (UwsEvent.cause). unlimitedws.CloseCause has the same numbers.
 cdef enum UwsCause:
     UWS_C_PEER = 1            # the peer's close frame came first
     UWS_C_LOCAL = 2           # conn.close()
-    UWS_C_PROTOCOL = 3        # it broke the protocol or a limit
-    UWS_C_CALLBACK = 4        # a callback raised
-    UWS_C_LOST = 5            # FIN or RST without a close frame
-    UWS_C_ABORT = 6           # conn.abort()
-    UWS_C_SHUTDOWN = 7        # the server stops
-    UWS_C_TIMEOUT = 8         # our close frame was not answered in time
+    UWS_C_PROTOCOL = 3        # it broke the protocol
+    UWS_C_LIMIT = 4           # it went above a limit
+    UWS_C_CALLBACK = 5        # a callback raised
+    UWS_C_LOST = 6            # FIN or RST without a close frame
+    UWS_C_ABORT = 7           # conn.abort()
+    UWS_C_SHUTDOWN = 8        # the server stops
+    UWS_C_CLOSE_TIMEOUT = 9   # our close frame was not answered in time
+    UWS_C_PING_TIMEOUT = 10   # our ping was not
+    UWS_C_IDLE = 11           # no message for idle_timeout
+    UWS_C_LIFETIME = 12       # older than max_lifetime
+    UWS_C_SLOW_READER = 13    # what we had queued for it got nowhere
+    UWS_C_UNAUTHENTICATED = 14    # it did not say in time who it is
+    UWS_C_EXPIRED = 15        # its credential has
+    UWS_C_REVOKED = 16        # server.disconnect()
+    UWS_C_MEMORY = 17         # we have none for it
+    UWS_CAUSES = 18
 
 # One block of bytes to be sent; its bytes follow the struct.
 cdef struct UwsChunk:
@@ -103,7 +117,9 @@ cdef struct UwsSide:
     int32_t ready_next
     uint16_t reply_code       # of the close frame that we still owe; 0: none
     uint32_t waiters          # threads that wait for a message or for room
-    uint8_t pong_waits        # a pong was put off because the queue does not drain
+    uint32_t stuck            # tick of the last progress, while the kernel takes no more
+    uint32_t pong_at          # tick before which the pong that was put off may not leave; 0: any time
+    uint8_t pong_waits        # a pong was put off: the queue does not drain, or there were too many pings
     uint8_t pong_len
     uint8_t pong[125]
 
@@ -118,6 +134,17 @@ cdef struct UwsConn:
     uint8_t marks             # UwsMark
     uint16_t flags
     uint32_t target           # id of the request target in the intern table; 0 is "/"
+
+# What some connections have for as long as they live: a row beside their slot (UWS_M_EXTRA), in a table of which only
+# the rows in use take memory. Ticks are the wheel's; 0 is none.
+cdef struct UwsExtra:
+    void* deflate             # its own compression contexts
+    uint32_t ends             # tick of max_lifetime
+    uint32_t expires          # ... at which its credential does, or a stranger has to be known
+    uint32_t spoke            # ... of its last message either way, where idle_timeout is set
+    uint32_t subprotocol      # ids in the intern table: the subprotocol agreed on,
+    uint32_t peer             # the address that a PROXY header gave,
+    uint32_t forwarded        # and the field in which trusted proxies name theirs
 
 # A poller's events on their way to the callbacks. The thread that polls fills it; spans are taken under the lock.
 cdef struct UwsBatch:
@@ -135,11 +162,16 @@ cdef enum:
     UWS_SCRATCH_EVENTS = 10924    # what they can hold: 65536 / UWS_MIN_FRAME_BYTES, and one
     UWS_ARENA_PAD = 64
     UWS_MAX_LISTENERS = 16
+    UWS_MAX_SUBPROTOCOLS = 32
+    UWS_PING_WINDOW = 64      # ticks in which max_pings are answered, about a second; a power of two
+    UWS_MAX_HTTP_STATUS = 599
 
 cdef enum UwsWant:
     UWS_W_OPEN = 1
     UWS_W_MESSAGE = 2
     UWS_W_CLOSE = 4
+    UWS_W_REQUEST = 8         # what to answer a valid upgrade request
+    UWS_W_ROUTE = 16          # ... and a plain GET
 
 cdef enum UwsOwner:
     UWS_O_NONE = 0
@@ -149,7 +181,15 @@ cdef enum UwsOwner:
 cdef struct UwsLimits:
     UwsUpgradeLimits upgrade
     uint32_t handshake_timeout_ms
+    uint32_t request_timeout_ms   # for Python to decide
     uint32_t close_timeout_ms
+    uint32_t ping_interval_ms     # of silence; this and the times below: 0 is never
+    uint32_t ping_timeout_ms
+    uint32_t send_timeout_ms      # without progress of what is queued
+    uint32_t idle_timeout_ms
+    uint32_t max_lifetime_ms
+    uint32_t max_pings            # of one connection in a second that are all answered; 0: no limit
+    size_t max_partial_bytes      # incomplete messages of all connections
     size_t max_buffered_bytes
     size_t max_inbox_bytes
     uint32_t max_inbox_messages
@@ -170,7 +210,9 @@ cdef struct UwsCounters:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t pings
+    uint64_t pings_out
     uint64_t pongs_put_off
+    uint64_t half_closed      # peers that sent FIN without a close frame
     uint64_t closed
     uint64_t timeouts         # handshakes and close handshakes past their deadline
     uint64_t takeovers        # the watchdog took the role of a poller that was away
@@ -192,6 +234,11 @@ cdef struct UwsLoop:
     uint64_t now_ms           # of this turn
     uint64_t start_ms
     UwsCounters count
+    uint64_t closed_by[18]    # UwsCause
+    uint64_t answered[600]    # requests by HTTP status
+    uint32_t tick             # of this turn: now_ms, as the wheel counts
+    uint64_t rng              # for jitter
+    UwsExtra* extra
     uint32_t n_conns          # slots that are not free
     uint32_t n_open           # upgraded and not closed yet
     uint32_t want             # UwsWant: what Python has hooks for
@@ -216,6 +263,8 @@ cdef struct UwsLoop:
     uint64_t accept_at_ms     # accepting pauses until then; 0: it does not
     uint8_t* page             # body and head of the page at "/"; NULL: none
     size_t page_len
+    uint32_t subprotocol[32]  # ids in the intern table, the one we like best first
+    int n_subprotocols
 
     # who polls
     uint8_t owner

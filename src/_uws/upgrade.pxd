@@ -50,5 +50,8 @@ cdef void upgrade_init(UwsUpgrade* u) noexcept nogil
 cdef int upgrade_parse(UwsUpgrade* u, const uint8_t* head, size_t len_bytes,
                        const UwsUpgradeLimits* limits) noexcept nogil
 
+# All subprotocols offered, in the client's order, in all their fields: how many.
+cdef int upgrade_protocols(const UwsUpgrade* u, const uint8_t* head, UwsSpan* found) noexcept nogil
+
 cdef int upgrade_target(const UwsUpgrade* u, const uint8_t* head,
                         UwsSpan* path, UwsSpan* query) noexcept nogil

@@ -308,20 +308,16 @@ cdef int _collect_protocols(const uint8_t* head, uint32_t pos, uint32_t end, Uws
         count[0] += 1
 
 
-cdef int _judge_protocols(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
-    """No subprotocol is offered twice (RFC 6455, section 4.1, item 10), in all its fields together."""
-    cdef UwsSpan[UWS_UPGRADE_MAX_PROTOCOLS] found
-    cdef uint32_t count = 0
+cdef int _all_protocols(const UwsUpgrade* u, const uint8_t* head, UwsSpan* found, uint32_t* count) noexcept nogil:
+    """Collect them from all their fields. The head is complete, and its lines are valid."""
     cdef uint32_t pos = u.protocol.off + u.protocol.len
     cdef uint32_t end, line_end
     cdef const uint8_t* mark
-    cdef int status = _collect_protocols(head, u.protocol.off, pos, found, &count)
-    u.looked += u.protocol.len
+    cdef int status = _collect_protocols(head, u.protocol.off, pos, found, count)
     if not u.seen & SEEN_PROTOCOL_AGAIN:
         return status
-    u.looked += u.head_len - pos
     while status == UWS_MORE:
-        # The head is complete and its lines are valid: LF ends each, and all but the last hold a colon.
+        # LF ends each line, and all but the last hold a colon.
         mark = <const uint8_t*>memchr(head + pos, c'\n', u.head_len - pos)
         pos = <uint32_t>(mark - head) + 1
         if head[pos] == c'\r':
@@ -330,9 +326,30 @@ cdef int _judge_protocols(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
         line_end = <uint32_t>(mark - head) - 1
         end = http_skip(head, pos, line_end, C_TOKEN)
         if _field(head + pos, end - pos) == F_PROTOCOL:
-            status = _collect_protocols(head, end + 1, line_end, found, &count)
+            status = _collect_protocols(head, end + 1, line_end, found, count)
         pos = line_end
     return status
+
+
+cdef int _judge_protocols(UwsUpgrade* u, const uint8_t* head) noexcept nogil:
+    """No subprotocol is offered twice (RFC 6455, section 4.1, item 10), in all its fields together."""
+    cdef UwsSpan[UWS_UPGRADE_MAX_PROTOCOLS] found
+    cdef uint32_t count = 0
+    u.looked += u.protocol.len
+    if u.seen & SEEN_PROTOCOL_AGAIN:
+        u.looked += u.head_len - u.protocol.off - u.protocol.len
+    return _all_protocols(u, head, found, &count)
+
+
+cdef int upgrade_protocols(const UwsUpgrade* u, const uint8_t* head, UwsSpan* found) noexcept nogil:
+    """The subprotocols of a request that was accepted.
+
+    found: room for UWS_UPGRADE_MAX_PROTOCOLS.
+    """
+    cdef uint32_t count = 0
+    if u.seen & SEEN_PROTOCOL:
+        _all_protocols(u, head, found, &count)
+    return <int>count
 
 
 cdef int _judge_head(UwsUpgrade* u, const uint8_t* head) noexcept nogil:

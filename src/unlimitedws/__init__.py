@@ -1,37 +1,50 @@
 """A WebSocket server library for Linux: Go's unlimitedws API on an engine that runs without the GIL.
 
 `Server`, `NewServer` and `DefaultServer` make a server; `Options` has every limit and every time; `wsutil`
-has the helpers that callbacks read and write with. The README begins with an example.
+has the helpers that callbacks read and write with; `ws` is the frame level, for those who speak it themselves.
+The README begins with an example.
 """
 
 from __future__ import annotations
 
-# These three import nothing of ours and come first: the engine takes them from here.
+# These four import nothing of ours and come first: the engine takes them from here.
 from .address import Address
-from .errors import AddressError, ConnectionClosed, ScheduleTimeoutError, UnlimitedWSError
+from .causes import CloseCause
+from .errors import AddressError, ConnectionClosed, ProtocolError, ScheduleTimeoutError, UnlimitedWSError
 from .opcode import OpCode
 
 # isort: split
-from . import wsutil
+from . import ws, wsutil
 from .conn import Conn
 from .options import Options
 from .pool import Pool
+from .request import Accept, Authenticator, Cookies, Headers, Reject, Request, Response
 from .server import DefaultServer, NewServer, Server
 
 __all__ = [
+    "Accept",
     "Address",
     "AddressError",
+    "Authenticator",
+    "CloseCause",
     "Conn",
     "ConnectionClosed",
+    "Cookies",
     "DefaultServer",
+    "Headers",
     "NewServer",
     "OpCode",
     "Options",
     "Pool",
+    "ProtocolError",
+    "Reject",
+    "Request",
+    "Response",
     "ScheduleTimeoutError",
     "Server",
     "UnlimitedWSError",
     "__version__",
+    "ws",
     "wsutil",
 ]
 

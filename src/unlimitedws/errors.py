@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AddressError", "ConnectionClosed", "ScheduleTimeoutError", "UnlimitedWSError"]
+__all__ = ["AddressError", "ConnectionClosed", "ProtocolError", "ScheduleTimeoutError", "UnlimitedWSError"]
 
 
 class UnlimitedWSError(Exception):
@@ -29,6 +29,25 @@ class ConnectionClosed(UnlimitedWSError):
 
     def __str__(self) -> str:
         return f"connection closed: {self.code}" + (f" ({self.reason})" if self.reason else "")
+
+
+class ProtocolError(UnlimitedWSError):
+    """Frames were read, with `unlimitedws.ws`, that break the protocol.
+
+    A server's own connections are watched by the engine, which closes them; there nobody sees this.
+
+    Attributes:
+        code: Close code to fail the connection with (RFC 6455, section 7.1.7): mostly 1002.
+        reason: The rule that was broken.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.code})"
 
 
 class ScheduleTimeoutError(UnlimitedWSError, TimeoutError):

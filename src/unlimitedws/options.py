@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from .durations import Duration, microseconds, milliseconds, seconds
-from .pool import check_size
+from .pool import MAX_WORKERS, check_size
 
 __all__ = ["OptionKeywords", "Options"]
 
@@ -34,6 +34,11 @@ class Options:
     """Longest message, 1 MiB; a longer one closes its connection with 1009. Memory is taken as the bytes
     arrive, never because a length was announced, so this is a limit on what one peer can make us hold."""
 
+    max_incomplete_total_bytes: int = 64 << 20
+    """Messages of all connections that are not complete yet, 64 MiB together. Above it those connections are
+    closed with 1013 whose message has not grown for longest: who begins messages to keep us waiting goes
+    before anybody who sends."""
+
     max_fragments: int = 1024
     """Most fragments of one message; more close the connection with 1008. A million fragments of no bytes
     cost time and are within any limit on bytes."""
@@ -50,6 +55,10 @@ class Options:
     """Undelivered messages of all connections together, 64 MiB: above it no connection that has some waiting
     is read, however little it has. A program that computes for a minute keeps its memory."""
 
+    max_pings_per_second: int = 100
+    """Pings of one connection that are all answered, 100 in a second, at most 255; of more only the newest is
+    (RFC 6455, section 5.5.3), when the second is over. 0: without limit."""
+
     # The opening handshake
 
     max_header_bytes: int = 16 << 10
@@ -65,6 +74,43 @@ class Options:
     """From accept to the last byte of the request head, 10 s in total, however often a byte comes; then 408.
     Nothing waits with it but a few bytes, so slow networks get their time and half-open ones do not stay."""
 
+    request_timeout: Duration = 5.0
+    """How long `on_request` and the other hooks of the handshake may take to decide, 5 s; then 503. So long may
+    the handler of a route take, too."""
+
+    request_workers: int = 8
+    """Threads for these hooks where callbacks run inline, so that a slow one holds nobody up. They start when
+    they are needed. Of more requests than they can see to 1024 wait; then 503. With a pool they run on its
+    threads. 0: inline, too, for hooks that only look at the request."""
+
+    auth_timeout: Duration = 10.0
+    """How long a client that was let in with ``Accept(authenticated=False)`` has until it is somebody
+    (`Server.identify`), 10 s; then it is closed with 3000. A `FirstMessageAuth` has its own time."""
+
+    keep_request: bool = False
+    """Whether `conn.request` is there after the handshake. A request is kept whole, so this may cost each
+    connection some kilobytes, and Python is asked for each handshake."""
+
+    # Orphans: connections that nobody needs any more
+
+    ping_interval: Duration | None = 25.0
+    """Silence after which the peer is pinged, 25 s, +-20 % so that pings spread evenly. Any byte counts as
+    life. Below the 30 to 60 s after which proxies and NATs forget a silent connection. None: no pings."""
+
+    ping_timeout: Duration = 10.0
+    """From our ping to the next byte, 10 s; then the peer has vanished, and the connection is dropped."""
+
+    send_timeout: Duration | None = 10.0
+    """How long queued bytes may wait without any progress, 10 s; then the peer does not read, and the
+    connection is dropped. None: as long as TCP keeps it."""
+
+    idle_timeout: Duration | None = None
+    """Longest time without a message either way; pings do not count. Then 1001. None: without limit."""
+
+    max_lifetime: Duration | None = None
+    """Longest life of a connection, +-10 % so that those who came together do not leave together. Then 1001.
+    None: without limit."""
+
     # Sending
 
     max_buffered_bytes: int = 1 << 20
@@ -74,6 +120,27 @@ class Options:
     tcp_nodelay: bool = True
     """Send at once, without Nagle's algorithm: what belongs together is joined already, before the kernel
     sees it."""
+
+    # Listening
+
+    backlog: int = 4096
+    """Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn. 4096 is
+    that setting's default: a burst of reconnecting clients should find room."""
+
+    unix_mode: int = 0o600
+    """Permissions of a Unix socket's file, the umask notwithstanding; connecting takes the right to write.
+    Whoever connects is believed to be a proxy where `trusted_proxies` has "unix", so nobody but the server's
+    own user may unless this says so: 0o660 and a group for a proxy that runs as another user."""
+
+    tcp_keepalive: Duration | None = 60.0
+    """After so long a silence the kernel probes whether the peer is still there, three times, a sixth of this
+    apart; 60 s, so a machine that has gone is known to be gone after 90 s. Whole seconds. None: no probes.
+    Beneath the pings of the protocol, which find the same sooner, and for connections that are not pinged."""
+
+    tcp_user_timeout: Duration | None = 90.0
+    """How long what was sent may stay unacknowledged before the kernel gives the connection up; its own rule
+    is some 15 minutes. 90 s, not less than what `tcp_keepalive` takes in all: Linux lets the first unanswered
+    probe be the last where this is shorter, and one packet is easily lost. None: the kernel's rule."""
 
     # Callbacks
 
@@ -107,10 +174,6 @@ class Options:
     """Most connections, handshakes included; more are refused with 503. None: as many as there are
     descriptors."""
 
-    backlog: int = 4096
-    """Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn. 4096 is
-    that setting's default: a burst of reconnecting clients should find room."""
-
     raise_nofile_limit: bool = True
     """Raise RLIMIT_NOFILE to its hard limit when the server starts: the usual soft limit, 1024, is kept low
     for programs that use select(), and a connection is a descriptor."""
@@ -128,10 +191,19 @@ class Options:
         for name in _TIMES:
             # Frozen is for those who come after us.
             object.__setattr__(self, name, seconds(getattr(self, name), name))
-        for name in ("handshake_timeout", "close_timeout"):
+        for name in _TIMES_OR_NONE:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, seconds(getattr(self, name), name))
+        for name in (*_DEADLINES, *_TIMES_OR_NONE):
             if getattr(self, name) == 0:
-                raise ValueError(f"{name}: must be more than 0 seconds")
-        for name in ("tcp_nodelay", "raise_nofile_limit", "compression"):
+                hint = "; None switches it off" if name in _TIMES_OR_NONE else ""
+                raise ValueError(f"{name}: must be more than 0 seconds{hint}")
+        if self.request_workers > MAX_WORKERS:
+            raise ValueError(f"request_workers: must be at most {MAX_WORKERS}, not {self.request_workers}")
+        if self.max_pings_per_second > 255:
+            raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
+        _check_int("unix_mode", self.unix_mode, 0, 0o777)
+        for name in ("tcp_nodelay", "raise_nofile_limit", "compression", "keep_request"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
         if self.max_connections is not None:
@@ -170,7 +242,15 @@ class Options:
             "max_header_fields": self.max_header_fields,
             "max_line_bytes": min(self.max_line_bytes, self.max_header_bytes),
             "handshake_timeout_ms": milliseconds(self.handshake_timeout, "handshake_timeout"),
+            "request_timeout_ms": milliseconds(self.request_timeout, "request_timeout"),
             "close_timeout_ms": milliseconds(self.close_timeout, "close_timeout"),
+            "ping_interval_ms": milliseconds(self.ping_interval or 0, "ping_interval"),
+            "ping_timeout_ms": milliseconds(self.ping_timeout, "ping_timeout"),
+            "send_timeout_ms": milliseconds(self.send_timeout or 0, "send_timeout"),
+            "idle_timeout_ms": milliseconds(self.idle_timeout or 0, "idle_timeout"),
+            "max_lifetime_ms": milliseconds(self.max_lifetime or 0, "max_lifetime"),
+            "max_pings_per_second": self.max_pings_per_second,
+            "max_incomplete_total_bytes": self.max_incomplete_total_bytes,
             "max_buffered_bytes": self.max_buffered_bytes,
             "max_inbox_bytes": self.max_inbox_bytes,
             "max_inbox_messages": self.max_inbox_messages,
@@ -188,7 +268,9 @@ class OptionKeywords(TypedDict, total=False):
     """The fields of `Options` as keywords, for type checkers and editors. A test keeps the two the same."""
 
     max_message_bytes: int
+    max_incomplete_total_bytes: int
     max_fragments: int
+    max_pings_per_second: int
     max_inbox_bytes: int
     max_inbox_messages: int
     max_inbox_total_bytes: int
@@ -196,15 +278,27 @@ class OptionKeywords(TypedDict, total=False):
     max_header_fields: int
     max_line_bytes: int
     handshake_timeout: Duration
+    request_timeout: Duration
+    request_workers: int
+    auth_timeout: Duration
+    keep_request: bool
+    ping_interval: Duration | None
+    ping_timeout: Duration
+    send_timeout: Duration | None
+    idle_timeout: Duration | None
+    max_lifetime: Duration | None
     max_buffered_bytes: int
     tcp_nodelay: bool
+    backlog: int
+    unix_mode: int
+    tcp_keepalive: Duration | None
+    tcp_user_timeout: Duration | None
     pool: tuple[int, int] | None
     schedule_timeout: Duration
     cooldown_time: Duration
     io_timeout: Duration
     close_timeout: Duration
     max_connections: int | None
-    backlog: int
     raise_nofile_limit: bool
     page: bytes | None
     compression: bool
@@ -213,21 +307,42 @@ class OptionKeywords(TypedDict, total=False):
 # The smallest value that makes sense: the shortest valid request has five fields and about 140 bytes.
 _INTS = {
     "max_message_bytes": 1,
+    "max_incomplete_total_bytes": 1,
     "max_fragments": 1,
+    "max_pings_per_second": 0,
     "max_inbox_bytes": 1,
     "max_inbox_messages": 1,
     "max_inbox_total_bytes": 1,
     "max_header_bytes": 256,
     "max_header_fields": 5,
     "max_line_bytes": 64,
+    "request_workers": 0,
     "max_buffered_bytes": 1,
     "backlog": 1,
 }
-_TIMES = ("handshake_timeout", "close_timeout", "schedule_timeout", "cooldown_time", "io_timeout")
+_TIMES = (
+    "handshake_timeout",
+    "request_timeout",
+    "auth_timeout",
+    "close_timeout",
+    "ping_timeout",
+    "schedule_timeout",
+    "cooldown_time",
+    "io_timeout",
+)
+_TIMES_OR_NONE = (
+    "ping_interval",
+    "send_timeout",
+    "idle_timeout",
+    "max_lifetime",
+    "tcp_keepalive",
+    "tcp_user_timeout",
+)
+_DEADLINES = ("handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout")
 
 
-def _check_int(name: str, value: object, low: int) -> None:
+def _check_int(name: str, value: object, low: int, high: int = _MAX_INT) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: must be an int, not {value!r}")
-    if not low <= value <= _MAX_INT:
-        raise ValueError(f"{name}: must be from {low} to {_MAX_INT}, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: must be from {low} to {high}, not {value!r}")

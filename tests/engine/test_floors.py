@@ -41,11 +41,16 @@ FLOORS = {
     "life": (5, 3),
     "accept": (5, 4),
     "deliver": (5, 4),
-    "read": (5, 4),
-    "loop": (5, 5),
-    "role": (5, 6),
+    "tend": (5, 4),
+    "traffic": (5, 4),
+    "handshake": (5, 5),
+    "read": (5, 6),
+    "loop": (5, 7),
+    "role": (5, 8),
     "conn": (6, 0),
-    "core": (6, 1),
+    "exchange": (6, 1),
+    "core": (6, 2),
+    "wire": (6, 0),
 }
 TOP = 6
 # What a file may not say below the top floor ...

@@ -31,6 +31,7 @@ from _uws.slot cimport conn_side
 from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_C_ABORT,
+    UWS_C_LOCAL,
     UWS_F_BUSY,
     UWS_F_PAUSED,
     UWS_F_PENDING,
@@ -132,7 +133,7 @@ cdef class Bare:
         post_spill(&self.l)
 
     def close(self, int fd):
-        assert conn_close(&self.l, self.at(fd), 1000, NULL, 0) == UWS_OK
+        assert conn_close(&self.l, self.at(fd), UWS_C_LOCAL, 1000, NULL, 0) == UWS_OK
 
     def abort(self, int fd):
         conn_abort(&self.l, self.at(fd), UWS_C_ABORT)

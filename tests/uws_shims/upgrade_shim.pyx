@@ -146,7 +146,7 @@ cdef class Upgrade:
         for _i in range(rounds):
             upgrade_init(&self.u)
             status |= upgrade_parse(&self.u, data, n, &self.limits)
-            status |= response_accept(out, 512, &self.u, NULL, 0, NULL, 0) == 0
+            status |= response_accept(out, 512, &self.u, NULL, 0, NULL, 0, False) == 0
         end = time.perf_counter_ns()
         if status:
             raise ValueError(f"not an upgrade: {status}")
@@ -162,7 +162,8 @@ cdef class Upgrade:
             status = upgrade_parse(&self.u, data, i, &self.limits)
         return status, time.perf_counter_ns() - begin
 
-    def accept(self, bytes subprotocol=None, bytes extensions=None, size_t cap=512):
+    def accept(self, bytes subprotocol=None, bytes extensions=None, size_t cap=512,
+               bint more=False):
         cdef const uint8_t* p = <const uint8_t*><char*>subprotocol if subprotocol is not None else NULL
         cdef const uint8_t* e = <const uint8_t*><char*>extensions if extensions is not None else NULL
         cdef uint8_t* out = <uint8_t*>malloc(cap if cap else 1)
@@ -170,7 +171,7 @@ cdef class Upgrade:
         if out == NULL:
             raise MemoryError
         try:
-            n = response_accept(out, cap, &self.u, p, len(subprotocol or b""), e, len(extensions or b""))
+            n = response_accept(out, cap, &self.u, p, len(subprotocol or b""), e, len(extensions or b""), more)
             return PyBytes_FromStringAndSize(<char*>out, n) if n else None
         finally:
             free(out)

@@ -1,0 +1,229 @@
+# F5. See handshake.pxd.
+
+from libc.string cimport memcmp, memcpy, memset
+
+from _uws.errs cimport UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK, err_http_status
+from _uws.intern cimport intern_get, intern_take
+from _uws.life cimport conn_answered, conn_ask, conn_dirty, conn_end, conn_eof, conn_upgraded
+from _uws.outq cimport outq_put
+from _uws.post cimport post_event
+from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UwsEvent
+from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_accept, response_refuse
+from _uws.slab cimport slab_give, slab_grow, slab_take
+from _uws.slot cimport conn_at, conn_extra, conn_side
+from _uws.state cimport (
+    UWS_C_MEMORY,
+    UWS_M_STRANGER,
+    UWS_S_ASKING,
+    UWS_W_OPEN,
+    UWS_W_REQUEST,
+    UWS_W_ROUTE,
+    UwsExtra,
+    UwsSide,
+)
+from _uws.tend cimport conn_expires_in, conn_tended
+from _uws.traffic cimport conn_frames
+from _uws.upgrade cimport UwsSpan, UwsUpgrade, upgrade_init, upgrade_parse, upgrade_protocols, upgrade_target
+
+cdef enum:
+    RESPONSE_BYTES = 1024         # the 101 without the application's fields
+
+
+cdef void conn_request(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t len_bytes) noexcept nogil:
+    """Go on with the request head. One that comes in one piece, as nearly all do, is parsed where it was received."""
+    cdef UwsUpgrade whole
+    cdef UwsUpgrade* u = &whole
+    cdef UwsSide* side = c.side
+    cdef uint8_t* head = data
+    cdef size_t have = len_bytes, before = 0, rest
+    cdef UwsAcceptance plain
+    cdef int status
+    if side != NULL and side.upgrade != NULL:
+        u = side.upgrade
+        before = side.head_len
+        if not _keep(l, side, data, len_bytes):
+            conn_eof(l, c, True)
+            return
+        head = side.head
+        have = side.head_len
+    else:
+        upgrade_init(u)
+    status = upgrade_parse(u, head, have, &l.limits.upgrade)
+    if status == UWS_MORE:
+        if u == &whole and not _keep_all(l, c, u, data, len_bytes):
+            conn_eof(l, c, True)
+        return
+    if status == UWS_OK and not (l.want & UWS_W_REQUEST):
+        # The head ended within what was received just now: what is behind it are the first frames.
+        rest = u.head_len - before
+        memset(&plain, 0, sizeof(plain))
+        if not _accept(l, c, u, head, &plain):
+            conn_eof(l, c, True)
+        elif rest < len_bytes:
+            conn_frames(l, b, c, data + rest, len_bytes - rest)
+    elif status == UWS_OK or (l.want & UWS_W_ROUTE and status == UWS_E_HTTP_426 and u.is_plain_get
+                              and not _is_page(l, u, head)):
+        if u == &whole and not _keep_all(l, c, u, data, len_bytes):
+            conn_eof(l, c, True)
+            return
+        _ask(l, c)
+    else:
+        _refuse(l, c, u, head, status)
+
+
+cdef bint _keep(UwsLoop* l, UwsSide* side, const uint8_t* data, size_t len_bytes) noexcept nogil:
+    """Append to the bytes of the request head; read() sees to it that they are not many more than it may have."""
+    cdef uint8_t* grown
+    if side.head_cap - side.head_len < len_bytes:
+        grown = <uint8_t*>slab_grow(&l.slab, side.head, side.head_len, side.head_len + len_bytes, &side.head_cap)
+        if grown == NULL:
+            return False
+        side.head = grown
+    memcpy(side.head + side.head_len, data, len_bytes)
+    side.head_len += len_bytes
+    return True
+
+
+cdef bint _keep_all(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* data, size_t len_bytes) noexcept nogil:
+    """Keep a request that was parsed where it was received. False: out of memory."""
+    cdef UwsSide* side = conn_side(l, c)
+    if side == NULL:
+        return False
+    side.upgrade = <UwsUpgrade*>slab_take(&l.slab, sizeof(UwsUpgrade), NULL)
+    if side.upgrade == NULL:
+        return False
+    side.upgrade[0] = u[0]
+    return _keep(l, side, data, len_bytes)
+
+
+# ---- without Python
+
+cdef size_t _choose(UwsLoop* l, const UwsUpgrade* u, const uint8_t* head, const uint8_t** chosen) noexcept nogil:
+    """The first of our subprotocols that the client offers (RFC 6455, section 4.2.2, item 5): its length, 0 for none."""
+    cdef UwsSpan[64] offered
+    cdef const uint8_t* ours
+    cdef size_t len_bytes = 0
+    cdef int i, k, n
+    if l.n_subprotocols == 0 or u.protocol.len == 0:
+        return 0
+    n = upgrade_protocols(u, head, offered)
+    for i in range(l.n_subprotocols):
+        ours = intern_get(&l.intern, l.subprotocol[i], &len_bytes)
+        for k in range(n):
+            if offered[k].len == len_bytes and memcmp(head + offered[k].off, ours, len_bytes) == 0:
+                chosen[0] = ours
+                return len_bytes
+    return 0
+
+
+cdef bint _is_page(UwsLoop* l, const UwsUpgrade* u, const uint8_t* head) noexcept nogil:
+    cdef UwsSpan path, query
+    return l.page != NULL and upgrade_target(u, head, &path, &query) == UWS_OK and path.len == 1
+
+
+cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* head,
+                  const UwsAcceptance* with_) noexcept nogil:
+    """Queue the 101, remember what the request leaves behind, and open. False: out of memory."""
+    cdef uint8_t response[RESPONSE_BYTES]
+    cdef const uint8_t* subprotocol = with_.subprotocol
+    cdef size_t subprotocol_len = with_.subprotocol_len
+    cdef const uint8_t* target = head + u.target.off
+    cdef UwsSide* side = conn_side(l, c)
+    cdef UwsExtra* extra
+    cdef UwsEvent event
+    cdef size_t n
+    if not (l.want & UWS_W_REQUEST):
+        subprotocol_len = _choose(l, u, head, &subprotocol)
+    n = response_accept(response, sizeof(response), u, subprotocol, subprotocol_len, NULL, 0, with_.headers_len != 0)
+    if side == NULL or n == 0 or outq_put(&side.out, &l.slab, response, n) != UWS_OK:
+        return False
+    if with_.headers_len != 0 and (outq_put(&side.out, &l.slab, with_.headers, with_.headers_len) != UWS_OK
+                                   or outq_put(&side.out, &l.slab, <const uint8_t*>b"\r\n", 2) != UWS_OK):
+        return False
+    if subprotocol_len != 0:
+        extra = conn_extra(l, c)
+        extra.subprotocol = intern_take(&l.intern, subprotocol, subprotocol_len)
+        if extra.subprotocol == 0:
+            return False
+    if not (u.target.len == 1 and target[0] == 47):
+        c.target = intern_take(&l.intern, target, u.target.len)
+        if c.target == 0:
+            return False
+    l.count.upgraded += 1
+    conn_upgraded(l, c)
+    conn_dirty(l, c)
+    if with_.auth_timeout_ms != 0:
+        c.marks |= UWS_M_STRANGER
+        conn_expires_in(l, c, with_.auth_timeout_ms)
+    elif with_.expires_ms != 0:
+        conn_expires_in(l, c, with_.expires_ms)
+    conn_tended(l, c)
+    if l.want & UWS_W_OPEN:
+        memset(&event, 0, sizeof(event))
+        event.kind = UWS_EV_OPEN
+        if post_event(l, c, &event) != UWS_OK:
+            conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
+    return True
+
+
+cdef void _refuse(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* head, int status) noexcept nogil:
+    """Queue the response to a request that is no upgrade: the page at "/", or a refusal."""
+    if status == UWS_E_HTTP_426 and u.is_plain_get and _is_page(l, u, head):
+        conn_answer(l, c, 200, l.page, l.page_len)
+    else:
+        conn_refuse(l, c, status)
+
+
+cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
+    """Refuse the request (status: UWS_E_HTTP_*). The slot may be free afterwards."""
+    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
+    cdef size_t n = response_refuse(response, sizeof(response), status)
+    l.count.refused += 1
+    conn_answer(l, c, err_http_status(status), response, n)
+
+
+cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil:
+    """Queue a whole HTTP response, behind which the connection ends. False: out of memory, it has ended."""
+    cdef UwsSide* side = conn_side(l, c)
+    if side == NULL or outq_put(&side.out, &l.slab, response, len_bytes) != UWS_OK:
+        conn_eof(l, c, True)
+        return False
+    conn_answered(l, c, http_status)
+    conn_dirty(l, c)
+    return True
+
+
+# ---- with Python
+
+cdef void _ask(UwsLoop* l, UwsConn* c) noexcept nogil:
+    cdef UwsEvent event
+    memset(&event, 0, sizeof(event))
+    event.kind = UWS_EV_REQUEST
+    conn_ask(l, c)
+    if post_event(l, c, &event) != UWS_OK:
+        conn_refuse(l, c, UWS_E_HTTP_503)
+
+
+cdef UwsConn* conn_asking(UwsLoop* l, int32_t index, uint32_t generation) noexcept nogil:
+    """The connection whose request a handle means, if it still waits for its answer; NULL if not."""
+    cdef UwsConn* c = conn_at(l, index, generation)
+    return c if c != NULL and c.state == UWS_S_ASKING else NULL
+
+
+cdef bint conn_accept(UwsLoop* l, UwsConn* c, const UwsAcceptance* with_) noexcept nogil:
+    """ASKING -> OPEN as Python wants it; c waits for its answer. False: out of memory, it has ended."""
+    cdef UwsSide* side = c.side
+    cdef UwsUpgrade* u = side.upgrade
+    cdef uint8_t* head = side.head
+    cdef size_t len_bytes = side.head_len, begin = u.head_len
+    # The first frames may be behind the head: it outlives the state that it belonged to.
+    side.head = NULL
+    side.upgrade = NULL
+    cdef bint done = _accept(l, c, u, head, with_)
+    if not done:
+        conn_eof(l, c, True)
+    elif begin < len_bytes:
+        conn_frames(l, NULL, c, head + begin, len_bytes - begin)
+    slab_give(&l.slab, u)
+    slab_give(&l.slab, head)
+    return done

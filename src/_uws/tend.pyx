@@ -1,0 +1,206 @@
+# F5. See tend.pxd.
+#
+# what                                     its sign                                what we do             cause
+# the peer has vanished                    no byte for an interval: ping; then     drop                   PING_TIMEOUT
+#                                          none for ping_timeout
+# it does not read                         queued bytes without progress for       drop                   SLOW_READER
+#                                          send_timeout
+# it says nothing                          no message either way in idle_timeout   close 1001             IDLE
+# it is too old                            max_lifetime, +-10 %                    close 1001             LIFETIME
+# it has not said who it is                auth_timeout                            close 3000             UNAUTHENTICATED
+# it is not any more who it was            its credential's expiry                 close 3000             EXPIRED
+#
+# A request that is late, a close frame that is not answered and a FIN that does not come are life's: they belong to
+# other states. All of this goes on while Python is busy.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport strlen
+
+from _uws.errs cimport UWS_OK
+from _uws.frame cimport UWS_OP_PING
+from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_leave
+from _uws.outq cimport outq_put_frame
+from _uws.slot cimport conn_extra, conn_index, conn_side, tick_now
+from _uws.sock cimport sock_unread
+from _uws.state cimport (
+    UWS_C_EXPIRED,
+    UWS_C_IDLE,
+    UWS_C_LIFETIME,
+    UWS_C_PING_TIMEOUT,
+    UWS_C_SLOW_READER,
+    UWS_C_UNAUTHENTICATED,
+    UWS_F_OUT_ON,
+    UWS_F_PAUSED,
+    UWS_M_EXTRA,
+    UWS_M_PINGED,
+    UWS_M_STRANGER,
+    UWS_S_OPEN,
+    UwsExtra,
+)
+from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
+
+cdef enum:
+    NEVER = 0x7FFFFFFF            # ticks
+    GOING_AWAY = 1001
+    UNAUTHORIZED = 3000           # registered with IANA beside those of RFC 6455, section 7.4.2
+
+
+cdef inline uint32_t _ticks(uint32_t ms) noexcept nogil:
+    return ms // UWS_TICK_MS + 1
+
+
+cdef uint32_t _random(UwsLoop* l, uint32_t below) noexcept nogil:
+    """xorshift64*: to spread timers, for nothing that has to be secret."""
+    cdef uint64_t factor = 0x2545F4914F6CDD1D
+    cdef uint64_t x = l.rng
+    x ^= x >> 12
+    x ^= x << 25
+    x ^= x >> 27
+    l.rng = x
+    return <uint32_t>((x * factor >> 32) * below >> 32)
+
+
+cdef inline uint32_t _about(UwsLoop* l, uint32_t ticks, uint32_t percent) noexcept nogil:
+    """ticks, more or less by up to percent: connections that came together do not stay together."""
+    cdef uint32_t spread = <uint32_t>(<uint64_t>ticks * percent // 100)
+    return ticks - spread + _random(l, 2 * spread + 1)
+
+
+cdef inline int32_t _until(uint32_t at, uint32_t now) noexcept nogil:
+    """Ticks until at; 0 or less: it is there. The counter wraps after two years."""
+    return <int32_t>(at - now)
+
+
+cdef bint _leave(UwsLoop* l, UwsConn* c, int cause, int code, const char* reason) noexcept nogil:
+    conn_leave(l, c, cause, <uint16_t>code, <const uint8_t*>reason, strlen(reason))
+    return True
+
+
+cdef bint _terms_end(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexcept nogil:
+    """The deadlines of the row beside the slot. True: one of them is over, and so is the connection."""
+    cdef UwsExtra* x = &l.extra[conn_index(l, c)]
+    cdef uint32_t idle
+    if x.expires != 0:
+        if _until(x.expires, now) <= 0:
+            if c.marks & UWS_M_STRANGER:
+                return _leave(l, c, UWS_C_UNAUTHENTICATED, UNAUTHORIZED, b"authentication timeout")
+            return _leave(l, c, UWS_C_EXPIRED, UNAUTHORIZED, b"credential expired")
+        wait[0] = min(wait[0], _until(x.expires, now))
+    if x.ends != 0:
+        if _until(x.ends, now) <= 0:
+            return _leave(l, c, UWS_C_LIFETIME, GOING_AWAY, b"maximum lifetime")
+        wait[0] = min(wait[0], _until(x.ends, now))
+    if l.limits.idle_timeout_ms != 0:
+        idle = x.spoke + _ticks(l.limits.idle_timeout_ms)
+        if _until(idle, now) <= 0:
+            return _leave(l, c, UWS_C_IDLE, GOING_AWAY, b"idle")
+        wait[0] = min(wait[0], _until(idle, now))
+    return False
+
+
+cdef bint _stuck(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexcept nogil:
+    """A queue that does not drain. True: for too long, and the connection is over."""
+    cdef uint32_t limit = _ticks(l.limits.send_timeout_ms)
+    if _until(c.side.stuck + limit, now) <= 0:
+        # We may have been asleep ourselves, and the kernel may have room by now.
+        conn_flush(l, c)
+        if c.state != UWS_S_OPEN:
+            return True
+        if c.flags & UWS_F_OUT_ON and _until(c.side.stuck + limit, now) <= 0:
+            conn_abort(l, c, UWS_C_SLOW_READER)
+            return True
+    if c.flags & UWS_F_OUT_ON:
+        wait[0] = min(wait[0], _until(c.side.stuck + limit, now))
+    return False
+
+
+cdef bint _vanished(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexcept nogil:
+    """Ping who has been silent. True: it was pinged, is silent still, and the connection is over."""
+    cdef uint32_t interval = _ticks(l.limits.ping_interval_ms)
+    cdef uint32_t patience = _ticks(l.limits.ping_timeout_ms)
+    if c.flags & UWS_F_PAUSED:
+        # It is we who do not listen.
+        c.marks &= ~UWS_M_PINGED
+        c.proto.heard = now
+    elif c.flags & UWS_F_OUT_ON and _until(c.side.stuck, c.proto.heard) > 0:
+        # It reads, if slowly: that is life too, and a ping would only line up behind.
+        c.marks &= ~UWS_M_PINGED
+        c.proto.heard = c.side.stuck
+    if c.marks & UWS_M_PINGED:
+        if _until(c.proto.heard + patience, now) > 0:
+            wait[0] = min(wait[0], _until(c.proto.heard + patience, now))
+            return False
+        if not sock_unread(conn_index(l, c)):
+            conn_abort(l, c, UWS_C_PING_TIMEOUT)
+            return True
+        # Its answer is there; we have not come to reading it.
+        c.marks &= ~UWS_M_PINGED
+        c.proto.heard = now
+    elif now - c.proto.heard >= interval - interval // 5 and not (c.flags & UWS_F_OUT_ON):
+        if conn_side(l, c) != NULL and outq_put_frame(&c.side.out, &l.slab, UWS_OP_PING, NULL, 0) == UWS_OK:
+            conn_dirty(l, c)
+            c.marks |= UWS_M_PINGED
+            # From here on it counts the patience, and any byte that comes ends it.
+            c.proto.heard = now
+            l.count.pings_out += 1
+            # Where pings come more often than answers are waited for, the next one is not late.
+            wait[0] = min(wait[0], <int32_t>min(patience, interval))
+            return False
+    wait[0] = min(wait[0], max(_until(c.proto.heard + _about(l, interval, 20), now), 1))
+    return False
+
+
+cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
+    """Do what is due, and set the timer to what comes next."""
+    cdef int32_t wait = NEVER
+    if c.side != NULL and c.side.pong_at != 0:
+        wait = _until(c.side.pong_at, now)
+        if wait <= 0:
+            # There were too many pings; a new second has begun, and the newest of them is answered.
+            wait = NEVER
+            c.side.pong_at = 0
+            conn_dirty(l, c)
+    if c.marks & UWS_M_EXTRA and _terms_end(l, c, now, &wait):
+        return
+    if c.flags & UWS_F_OUT_ON and l.limits.send_timeout_ms != 0 and _stuck(l, c, now, &wait):
+        return
+    if l.limits.ping_interval_ms != 0 and _vanished(l, c, now, &wait):
+        return
+    if wait == NEVER:
+        wheel_cancel(&l.wheel, conn_index(l, c))
+    else:
+        wheel_set(&l.wheel, conn_index(l, c), now + <uint32_t>wait)
+
+
+cdef void conn_timer(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """The connection's timer ran out. The slot may be free afterwards."""
+    if c.state == UWS_S_OPEN:
+        _look(l, c, l.tick)
+    else:
+        conn_expired(l, c)
+
+
+cdef void conn_tended(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """A connection is open now: set its deadlines."""
+    cdef uint32_t now = tick_now(l)
+    cdef UwsExtra* x
+    c.proto.heard = now
+    if l.limits.max_lifetime_ms != 0 or l.limits.idle_timeout_ms != 0:
+        x = conn_extra(l, c)
+        x.spoke = now
+        if l.limits.max_lifetime_ms != 0:
+            x.ends = now + _about(l, _ticks(l.limits.max_lifetime_ms), 10)
+    _look(l, c, now)
+
+
+cdef void conn_expires_in(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil:
+    """Close c after timeout_ms, from now and not from the turn's beginning; 0: it does not expire."""
+    cdef uint32_t at
+    if timeout_ms == 0:
+        if c.marks & UWS_M_EXTRA:
+            l.extra[conn_index(l, c)].expires = 0
+        return
+    at = tick_now(l) + _ticks(timeout_ms)
+    conn_extra(l, c).expires = at
+    if c.link.deadline == 0 or _until(c.link.deadline, at) > 0:
+        wheel_set(&l.wheel, conn_index(l, c), at)

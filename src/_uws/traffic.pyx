@@ -1,0 +1,160 @@
+# F5. See traffic.pxd.
+
+from libc.stdint cimport uint16_t
+from libc.string cimport memcpy
+
+from _uws.errs cimport (
+    UWS_E_FRAGMENTS,
+    UWS_E_NOMEM,
+    UWS_E_TOO_BIG,
+    UWS_OK,
+    err_close_code,
+)
+from _uws.frame cimport UWS_OP_PONG
+from _uws.life cimport conn_abort, conn_dirty, conn_end, conn_remind
+from _uws.outq cimport outq_put_frame
+from _uws.post cimport post_event, post_lost
+from _uws.proto cimport (
+    UWS_EV_CLOSE,
+    UWS_EV_MESSAGE,
+    UWS_EV_PING,
+    UWS_EVF_OWNED,
+    UwsEvent,
+    UwsProto,
+    proto_feed,
+    proto_stalest,
+)
+from _uws.slab cimport slab_give, slab_take
+from _uws.slot cimport conn_ending_cause, conn_side
+from _uws.state cimport (
+    UWS_C_LIMIT,
+    UWS_C_MEMORY,
+    UWS_C_PEER,
+    UWS_C_PROTOCOL,
+    UWS_F_GONE,
+    UWS_M_EXTRA,
+    UWS_M_HEARD,
+    UWS_S_CLOSE_SENT,
+    UWS_S_LINGER,
+    UWS_S_OPEN,
+    UWS_W_MESSAGE,
+    UwsSide,
+)
+
+cdef enum:
+    PONG_BACKLOG_BYTES = 16384    # queued bytes above which only the last ping is answered (RFC 6455, section 5.5.3)
+    TRY_AGAIN_LATER = 1013
+
+
+cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
+    cdef UwsSide* side
+    cdef bint too_many
+    l.count.pings += 1
+    if c.state != UWS_S_OPEN or c.flags & UWS_F_GONE:
+        return
+    side = conn_side(l, c)
+    if side == NULL:
+        return    # a ping that is not answered under want of memory is allowed to be the peer's problem
+    too_many = l.limits.max_pings != 0 and c.proto.spare >= l.limits.max_pings
+    if too_many or side.out.bytes > PONG_BACKLOG_BYTES:
+        # A peer that pings and does not read, or does little else than ping, gets one pong for all of its pings.
+        side.pong_waits = 1
+        side.pong_len = <uint8_t>ping.len_bytes
+        memcpy(side.pong, ping.data, ping.len_bytes)
+        l.count.pongs_put_off += 1
+        if too_many:
+            conn_remind(l, c)
+        return
+    if l.limits.max_pings != 0:
+        c.proto.spare += 1
+    # An older one that still waits would come out of order.
+    side.pong_waits = 0
+    side.pong_at = 0
+    if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, ping.data, ping.len_bytes) == UWS_OK:
+        conn_dirty(l, c)
+
+
+cdef bint _own(UwsLoop* l, UwsEvent* event) noexcept nogil:
+    """Give the event a copy of its payload. False: out of memory."""
+    cdef uint8_t* copy
+    if event.len_bytes == 0 or event.flags & UWS_EVF_OWNED:
+        return True
+    copy = <uint8_t*>slab_take(&l.slab, event.len_bytes, NULL)
+    if copy == NULL:
+        return False
+    memcpy(copy, event.data, event.len_bytes)
+    event.data = copy
+    event.flags |= UWS_EVF_OWNED
+    return True
+
+
+cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcept nogil:
+    l.count.messages_in += 1
+    if c.marks & UWS_M_EXTRA:
+        l.extra[c - l.table].spoke = l.tick
+    if c.state != UWS_S_OPEN or not (l.want & UWS_W_MESSAGE):
+        if event.flags & UWS_EVF_OWNED:
+            slab_give(&l.slab, event.data)
+        return
+    if b == NULL:
+        if not _own(l, event):
+            conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
+            return
+    elif event.len_bytes != 0 and not (event.flags & UWS_EVF_OWNED):
+        # An empty message of empty fragments has no payload anywhere.
+        b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
+    if post_event(l, c, event) != UWS_OK:
+        post_lost(l, c, event)
+        conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
+
+
+cdef inline int _cause_of(int status) noexcept nogil:
+    if status == UWS_E_TOO_BIG or status == UWS_E_FRAGMENTS:
+        return UWS_C_LIMIT
+    return UWS_C_MEMORY if status == UWS_E_NOMEM else UWS_C_PROTOCOL
+
+
+cdef void _shed(UwsLoop* l) noexcept nogil:
+    """Incomplete messages take more than they may, all together: who has sent nothing of his for longest has to go. One
+    who is in the middle of sending is the last to be hit, and one who began a message to keep us waiting the first."""
+    cdef UwsProto* p
+    while l.env.partial_bytes > l.limits.max_partial_bytes:
+        p = proto_stalest(&l.env)
+        if p == NULL:
+            return
+        # It is the first member of its slot.
+        conn_end(l, <UwsConn*>p, UWS_C_LIMIT, TRY_AGAIN_LATER, TRY_AGAIN_LATER, NULL, 0)
+        if p.part != NULL:
+            # It is over, and was listened to for its close frame only.
+            conn_abort(l, <UwsConn*>p, UWS_C_LIMIT)
+
+
+cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t len_bytes) noexcept nogil:
+    """Decode what came, answer what the protocol itself answers, and send the rest on its way.
+
+    b: the batch whose arena data is in; NULL where it is elsewhere, and messages need a copy of it.
+    """
+    cdef UwsEvent* event
+    cdef int i, n = 0, status
+    cdef uint16_t code
+    status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
+    for i in range(n):
+        event = &l.scratch[i]
+        if event.kind == UWS_EV_MESSAGE:
+            _message(l, b, c, event)
+        elif event.kind == UWS_EV_PING:
+            _pong(l, c, event)
+        elif event.kind == UWS_EV_CLOSE:
+            c.marks |= UWS_M_HEARD
+            if c.state == UWS_S_LINGER:
+                # The last word has been said on both sides: the end of this turn closes.
+                if conn_side(l, c) != NULL:
+                    conn_dirty(l, c)
+                return
+            conn_end(l, c, conn_ending_cause(c) if c.state == UWS_S_CLOSE_SENT else UWS_C_PEER, event.code,
+                     event.reply_code, event.data, event.len_bytes)
+    if status < 0:
+        code = <uint16_t>err_close_code(status)
+        conn_end(l, c, _cause_of(status), code, code, NULL, 0)
+    if l.env.partial_bytes > l.limits.max_partial_bytes:
+        _shed(l)
