@@ -24,6 +24,7 @@ from .errors import ConnectionClosed
 from .hooks import Hook, adopt_methods, check_hook_name
 from .listening import Listener, listen_all
 from .options import OptionKeywords, Options
+from .proxies import Proxies
 from .request import Request
 from .signals import SignalWaiter
 
@@ -394,6 +395,8 @@ class Server(Entrance):
             loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
             door = Door(self._rules, self._options, self._roll, self._failed, self._stop_for)
             self._furnish(loop, door)
+            proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
+            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
             for listener in self._listeners:
                 loop.listen(listener.fileno())
             run = self._run = _Run(loop, door, self._listeners)
