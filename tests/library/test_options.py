@@ -23,6 +23,7 @@ INTS = [
     "max_inbox_total_bytes",
     "max_line_bytes",
     "max_message_bytes",
+    "max_stream_bytes",
 ]
 TIMES = [
     "close_timeout",
@@ -34,7 +35,7 @@ TIMES = [
     "schedule_timeout",
 ]
 TIMES_OR_NONE = ["idle_timeout", "max_lifetime", "ping_interval", "send_timeout"]
-SWITCHES = ["compression", "raise_nofile_limit", "tcp_nodelay"]
+SWITCHES = ["compression", "raise_nofile_limit", "streaming", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
