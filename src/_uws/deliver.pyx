@@ -138,7 +138,8 @@ cdef inline bint _is_read(const UwsEvent* event) noexcept nogil:
 
 
 cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept nogil:
-    """Let d.event be the connection's next message, or piece of one, and wait for it if need be. A CLOSE is left where it is."""
+    """Let d.event be the connection's next message, or piece of one, and wait for it if need be. A CLOSE is left where
+    it is."""
     cdef UwsConn* c
     cdef UwsSide* side
     cdef uint64_t deadline = clock_us() + timeout_us

@@ -75,7 +75,7 @@ cdef struct UwsProto:
 cdef struct UwsProtoEnv:
     UwsSlab* slab
     uint64_t max_message_bytes
-    uint64_t max_stream_bytes # of a message that is streamed, instead
+    uint64_t max_stream_bytes  # of a message that is streamed, instead
     uint32_t max_fragments    # of one that is not
     uint8_t stream            # messages that begin now are streamed, but for compressed ones
     size_t partial_bytes      # of all incomplete frames and messages, as the slab rounds them up

@@ -1,4 +1,4 @@
-"""Pieces of messages that are streamed. Imports nothing of ours but the opcodes: the engine takes `Fragment` from here."""
+"""Pieces of messages that are streamed. Imports but the opcodes of ours: the engine takes `Fragment` from here."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class MessageReader:
             pieces = [self._rest]
             self._rest = b""
             try:
-                pieces.extend(self)
+                for piece in self:
+                    pieces.append(piece)
             except BaseException:
                 # What came before a timeout is there for the next call.
                 self._rest = b"".join(pieces)

@@ -34,13 +34,20 @@ TIMES = [
     "request_timeout",
     "schedule_timeout",
 ]
-TIMES_OR_NONE = ["idle_timeout", "max_lifetime", "ping_interval", "send_timeout"]
+TIMES_OR_NONE = [
+    "idle_timeout",
+    "max_lifetime",
+    "ping_interval",
+    "send_timeout",
+    "tcp_keepalive",
+    "tcp_user_timeout",
+]
 SWITCHES = ["compression", "raise_nofile_limit", "streaming", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, "max_pings_per_second", "pool", "page"}
+    assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, "max_pings_per_second", "pool", "page", "unix_mode"}
 
 
 def test_limits_are_those_of_the_first_day() -> None:
@@ -113,13 +120,13 @@ def test_largest_number_is_taken(name: str) -> None:
     assert getattr(Options.of({name: 2**31 - 1}), name) == 2**31 - 1
 
 
-@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
 @pytest.mark.parametrize("value", [2, 2.0, timedelta(seconds=2)])
 def test_time_is_seconds_or_timedelta(name: str, value: object) -> None:
     assert getattr(Options.of({name: value}), name) == 2.0
 
 
-@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
 @pytest.mark.parametrize("value", [-0.001, float("nan"), float("inf"), timedelta(days=-1), timedelta(days=2)])
 def test_impossible_time_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be from 0 to 86400 seconds"):
@@ -133,8 +140,14 @@ def test_time_of_another_type_is_refused_by_name(name: str, value: object) -> No
         Options.of({name: value})
 
 
-@pytest.mark.parametrize("name", ["handshake_timeout", "close_timeout"])
-def test_deadlines_of_the_engine_cannot_be_nothing(name: str) -> None:
+@pytest.mark.parametrize("value", [-1, 0o1000])
+def test_impossible_mode_of_a_unix_socket_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=f"unix_mode: must be from 0 to 511, not {value}"):
+        Options(unix_mode=value)
+
+
+@pytest.mark.parametrize("name", ["handshake_timeout", "close_timeout", *TIMES_OR_NONE])
+def test_deadlines_cannot_be_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be more than 0"):
         Options.of({name: 0})
 
@@ -210,7 +223,7 @@ def test_line_is_never_longer_than_the_head_it_is_in() -> None:
     assert Options(max_header_bytes=4096).settings()["max_line_bytes"] == 4096
 
 
-@pytest.mark.parametrize("name", TIMES_OR_NONE)
+@pytest.mark.parametrize("name", sorted({*TIMES_OR_NONE} - {"tcp_keepalive", "tcp_user_timeout"}))
 def test_time_that_may_be_none_is_off_then_and_0_is_refused(name: str) -> None:
     assert Options.of({name: None}).settings()[f"{name}_ms"] == 0
     assert Options.of({name: 1.5}).settings()[f"{name}_ms"] == 1500
