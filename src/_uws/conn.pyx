@@ -164,6 +164,9 @@ cdef class Conn:
             else:
                 sock_local(self.index, &storage)
         conn_unlock(l)
+        if c == NULL and self.memory is not None:
+            # It ended while the lock was waited for, and what it knew was remembered before.
+            return self.memory[what]
         if what < KNOWN_TARGET:
             return address_of(&storage)
         if kept == 0:

@@ -134,7 +134,8 @@ cdef class Loop:
         cdef uint64_t max_message_bytes = settings["max_message_bytes"]
         cdef uint64_t max_stream_bytes = settings["max_stream_bytes"]
         cdef uint32_t max_fragments = settings["max_fragments"]
-        self.streaming = settings["streaming"]
+        cdef uint32_t streaming = settings["streaming"]
+        self.streaming = streaming != 0
         self.max_runners = settings["runners"]
         self.spawn = spawn
         self.failed = failed
