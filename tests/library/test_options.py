@@ -9,6 +9,7 @@ import pytest
 import unlimitedws
 from unlimitedws import Options
 from unlimitedws.options import OptionKeywords
+from unlimitedws.pool import MAX_WORKERS
 
 INTS = [
     "backlog",
@@ -25,6 +26,7 @@ INTS = [
     "max_message_bytes",
 ]
 TIMES = [
+    "auth_timeout",
     "close_timeout",
     "cooldown_time",
     "handshake_timeout",
@@ -41,12 +43,12 @@ TIMES_OR_NONE = [
     "tcp_keepalive",
     "tcp_user_timeout",
 ]
-SWITCHES = ["compression", "raise_nofile_limit", "streaming", "tcp_nodelay"]
+SWITCHES = ["compression", "keep_request", "raise_nofile_limit", "streaming", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    others = {"max_pings_per_second", "max_stream_bytes", "pool", "page", "unix_mode"}
+    others = {"max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page", "unix_mode"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
@@ -157,7 +159,7 @@ def test_impossible_mode_of_a_unix_socket_is_refused(value: int) -> None:
         Options(unix_mode=value)
 
 
-@pytest.mark.parametrize("name", ["handshake_timeout", "close_timeout", *TIMES_OR_NONE])
+@pytest.mark.parametrize("name", ["handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", *TIMES_OR_NONE])
 def test_deadlines_cannot_be_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be more than 0"):
         Options.of({name: 0})
@@ -251,3 +253,14 @@ def test_pings_are_limited_to_what_the_engine_counts() -> None:
     for bad in (-1, 256):
         with pytest.raises(ValueError, match="max_pings_per_second"):
             Options(max_pings_per_second=bad)
+
+
+def test_request_workers_may_be_none_at_all_and_not_absurdly_many() -> None:
+    assert Options().request_workers == 8
+    assert Options(request_workers=0).request_workers == 0
+    assert Options(request_workers=MAX_WORKERS).request_workers == MAX_WORKERS
+    for bad in (-1, MAX_WORKERS + 1):
+        with pytest.raises(ValueError, match="request_workers: must be"):
+            Options(request_workers=bad)
+    with pytest.raises(TypeError, match="request_workers: must be an int"):
+        Options.of({"request_workers": True})
