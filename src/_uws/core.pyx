@@ -449,10 +449,13 @@ cdef class Loop:
             return 0
         hook = self.on_request if exchange.is_upgrade else self.on_route
         try:
-            if hook is None:
-                # It has been taken away since.
-                raise RuntimeError("nobody decides on requests any more")
-            hook(exchange)
+            if hook is not None:
+                hook(exchange)
+            elif exchange.is_upgrade:
+                # It has been taken away since: as if it had never been there.
+                exchange.accept()
+            else:
+                exchange_fail(l, d.index, d.generation)
         except BaseException:
             self._report(None, "on_request")
             exchange_fail(l, d.index, d.generation)

@@ -51,7 +51,14 @@ class BoundHook(Generic[F]):
 
 
 class Hook(Generic[F]):
-    """Descriptor of a hook: ``server.on_read = f``, ``@server.on_read``, and None to clear it."""
+    """Descriptor of a hook: ``server.on_read = f``, ``@server.on_read``, and None to clear it.
+
+    Args:
+        may_be_async: Whether it may be a coroutine function.
+    """
+
+    def __init__(self, *, may_be_async: bool = False) -> None:
+        self.may_be_async = may_be_async
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -72,12 +79,13 @@ def set_hook(owner: HookOwner, name: str, func: Callable[..., object] | None) ->
     """Set a hook, or clear it with None.
 
     Raises:
-        TypeError: func cannot be called, or is a coroutine function: nobody would await it.
+        TypeError: func cannot be called, or is a coroutine function where nobody would await it.
     """
     if func is not None:
         if not callable(func):
             raise TypeError(f"{name}: must be a function or None, not {func!r}")
-        if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
+        hook: Hook[Any] = getattr(type(owner), name)
+        if inspect.isasyncgenfunction(func) or (inspect.iscoroutinefunction(func) and not hook.may_be_async):
             raise TypeError(f"{name}: {func!r} is async; a callback is a plain function")
     owner._set_hook(name, func)
 
@@ -89,7 +97,9 @@ def adopt_methods(cls: type, inherited: dict[str, Callable[..., object]]) -> dic
     """
     methods = dict(inherited)
     for name, value in list(vars(cls).items()):
-        if isinstance(value, Hook) or not any(isinstance(vars(base).get(name), Hook) for base in cls.__mro__[1:]):
+        if isinstance(value, Hook) or not any(
+            isinstance(vars(base).get(name), Hook) for base in cls.__mro__[1:]
+        ):
             continue
         methods[name] = value
         delattr(cls, name)
@@ -103,7 +113,9 @@ def check_hook_name(owner: object, name: str) -> None:
         AttributeError: There is no such hook; the message names the nearest.
     """
     if name.startswith("on_") and not isinstance(getattr(type(owner), name, None), Hook):
-        names = sorted({n for kind in type(owner).__mro__ for n, v in vars(kind).items() if isinstance(v, Hook)})
+        names = sorted(
+            {n for kind in type(owner).__mro__ for n, v in vars(kind).items() if isinstance(v, Hook)}
+        )
         near = difflib.get_close_matches(name, names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
         raise AttributeError(f"there is no hook {name!r}{hint}")

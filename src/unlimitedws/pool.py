@@ -25,7 +25,7 @@ __all__ = ["Pool", "check_size"]
 logger = logging.getLogger("unlimitedws")
 
 # Threads are the kernel's; a number above this is a slip of the finger.
-_MAX_WORKERS = 1 << 15
+MAX_WORKERS = 1 << 15
 _MAX_JOBS = 1 << 30
 
 
@@ -36,7 +36,7 @@ def check_size(workers: int, jobs: int) -> None:
         TypeError: One of them is not an int.
         ValueError: workers is 0 ("no worker"), jobs is 0 ("no job in queue"), or one is negative or absurd.
     """
-    for name, value, most in (("workers", workers, _MAX_WORKERS), ("jobs", jobs, _MAX_JOBS)):
+    for name, value, most in (("workers", workers, MAX_WORKERS), ("jobs", jobs, _MAX_JOBS)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"pool: {name} must be an int, not {value!r}")
         if not 0 <= value <= most:
@@ -125,6 +125,11 @@ class Pool:
         busy = sum(thread.is_alive() for thread in threads)
         if busy:
             raise TimeoutError(f"{busy} of the pool's threads still run after {timeout} s")
+
+    def threads(self) -> set[threading.Thread]:
+        """Return the threads there are, at work and idle. Thread: any."""
+        with self._lock:
+            return set(self._threads)
 
     def __enter__(self) -> Self:
         return self

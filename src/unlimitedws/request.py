@@ -332,9 +332,14 @@ class Accept:
         if not isinstance(self.authenticated, bool):
             raise TypeError(f"authenticated: must be True or False, not {self.authenticated!r}")
 
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The further fields, as names and values."""
+        return _pairs(self.headers)
+
     def field_lines(self) -> bytes:
         """Return the further fields as they go over the wire, each line with its CR LF."""
-        return _field_lines(_pairs(self.headers))
+        return _field_lines(self.fields)
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ class SignedCookie:
         """Return whose cookie it is; None where it is not ours, changed, or too old. Thread: any."""
         try:
             payload, signed = self._serializer.loads(value, max_age=self._age(), return_timestamp=True)
-        # ValueError: what itsdangerous lets through of what its parsers raise.
-        except (self._itsdangerous.BadData, ValueError, OverflowError) as exc:
+        # The latter three: what itsdangerous lets through, for times beyond the calendar above all.
+        except (self._itsdangerous.BadData, ValueError, OverflowError, OSError) as exc:
             logger.info("SignedCookie: %s", type(exc).__name__)
             return None
         # Signed with our secret and salt, but by something else.

@@ -1,0 +1,232 @@
+"""Who is connected: what each connection knows of its user, and the way from a user to the connections.
+
+Connections are found by what the application calls a user and a session. Nothing is kept of those that have
+neither. Called by the door, by `Server`, and by the engine when a connection is over; any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from _uws.conn import Conn
+
+from .causes import CloseCause
+
+__all__ = ["About", "Roll", "check_close", "milliseconds_until"]
+
+# RFC 6455, section 7.4: those that may be sent. And section 5.5: a control frame has 125 bytes, two of them the code.
+_CODES = (*range(1000, 1004), *range(1007, 1015), *range(3000, 5000))
+_MAX_REASON_BYTES = 123
+# The engine counts the time until an expiry in 31 bits of milliseconds: 24 days.
+_MAX_MS = 2**31 - 1
+
+
+class About:
+    """What a connection is kept together with. Its `Conn` reads the first three.
+
+    Attributes:
+        user, session: Who it is; None: nobody said.
+        request: The upgrade request where the option `keep_request` is on; else None.
+        conn: The connection; None before it is open and after it is over. The engine sets it.
+        stranger: Who is to check the first message, while the connection has not said who it is; else None.
+        revoked: Close code and reason, once `disconnect` has met it.
+    """
+
+    __slots__ = ("_over", "_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "user")
+
+    def __init__(self, roll: Roll, user: object = None, session: object = None) -> None:
+        self._roll = roll
+        self._over = False
+        self._settled = False
+        self.user = user
+        self.session = session
+        self.request: Any = None
+        self.conn: Conn | None = None
+        self.stranger: Any = None
+        self.revoked: tuple[int, str] | None = None
+
+    def closed(self, conn: Conn) -> None:
+        """The connection is over: forget it. The engine calls this once, after `on_close`."""
+        self._roll.drop(self)
+
+
+class _Revocation(NamedTuple):
+    """One call of `disconnect`, kept for the requests that were being decided on meanwhile."""
+
+    at: float
+    user: object
+    session: object
+    code: int
+    reason: str
+
+    def means(self, user: object, session: object) -> bool:
+        return (self.user is None or self.user == user) and (self.session is None or self.session == session)
+
+
+class Roll:
+    """The connections of each user and of each session.
+
+    Args:
+        window: Seconds that a decision on a request may take. A user who is disconnected while his request is
+            decided on does not get in: who decides may have looked before he was struck off.
+    """
+
+    def __init__(self, window: float) -> None:
+        self.window = window
+        # Reentrant: an application's object may go away, and call us, wherever we let go of a reference.
+        self._lock = threading.RLock()
+        # One is the usual number, and a set for it would be five times the size of the rest.
+        self._users: dict[object, About | set[About]] = {}
+        self._sessions: dict[object, About | set[About]] = {}
+        self._recent: deque[_Revocation] = deque()
+
+    def __len__(self) -> int:
+        """Return how many users and sessions are known, for tests."""
+        return len(self._users) + len(self._sessions)
+
+    def admit(self, about: About, since: float) -> bool:
+        """Enter somebody who is about to be let in; `drop` follows, at the latest when the connection is over.
+
+        Args:
+            about: Who it is.
+            since: When the decision on it began, by the monotonic clock.
+
+        Returns:
+            False: it was disconnected since; nothing is entered.
+        """
+        with self._lock:
+            if self._was_revoked(about.user, about.session, since):
+                return False
+            self._enter(about)
+            return True
+
+    def settle(self, about: About) -> None:
+        """The connection is open: end it, if it was disconnected on the way from `admit` to here."""
+        with self._lock:
+            about._settled = True
+            revoked, conn = about.revoked, about.conn
+        if revoked is not None and conn is not None:
+            conn._end(CloseCause.REVOKED, *revoked)
+
+    def drop(self, about: About) -> None:
+        """Forget somebody, for good."""
+        with self._lock:
+            about._over = True
+            about.conn = None
+            self._strike(about)
+
+    def identify(
+        self, conn: Conn, user: object, session: object, expires_ms: int, since: float | None = None
+    ) -> bool:
+        """Let a connection be of somebody from now on.
+
+        Args:
+            conn: The connection.
+            user, session: Who it is.
+            expires_ms: Milliseconds until it is closed; 0: never.
+            since: As `admit`; None: whoever was disconnected before this call is let in.
+
+        Returns:
+            False: the connection is over, or it was disconnected since.
+        """
+        with self._lock:
+            if since is not None and self._was_revoked(user, session, since):
+                return False
+            about = conn._about
+            if about is None:
+                about = About(self, user, session)
+                about.conn = conn
+                about._settled = True
+            if about._over or not conn._identify(about, expires_ms):
+                return False
+            # If it is over by now: its `drop` waits for our lock.
+            self._strike(about)
+            about.user, about.session, about.stranger = user, session, None
+            self._enter(about)
+            return True
+
+    def disconnect(self, user: object, session: object, code: int, reason: str) -> int:
+        """Close the connections of a user, of a session, or of a user's session. See `Server.disconnect`."""
+        now = time.monotonic()
+        count = 0
+        conns: list[Conn] = []
+        revocation = _Revocation(now, user, session, code, reason)
+        with self._lock:
+            known = self._sessions.get(session) if user is None else self._users.get(user)
+            for about in _each(known):
+                if not revocation.means(about.user, about.session):
+                    continue
+                conn = about.conn
+                if conn is not None and conn.is_open:
+                    conns.append(conn)
+                elif not about._settled and about.revoked is None:
+                    # Not open yet: it ends as soon as it is.
+                    count += 1
+                about.revoked = (code, reason)
+            while self._recent and self._recent[0].at < now - self.window:
+                self._recent.popleft()
+            self._recent.append(revocation)
+        for conn in conns:
+            conn._end(CloseCause.REVOKED, code, reason)
+        return count + len(conns)
+
+    def _was_revoked(self, user: object, session: object, since: float) -> bool:
+        return any(one.at >= since and one.means(user, session) for one in self._recent)
+
+    def _enter(self, about: About) -> None:
+        for table, key in ((self._users, about.user), (self._sessions, about.session)):
+            if key is None:
+                continue
+            known = table.get(key)
+            if known is None:
+                table[key] = about
+            elif isinstance(known, set):
+                known.add(about)
+            else:
+                table[key] = {known, about}
+
+    def _strike(self, about: About) -> None:
+        for table, key in ((self._users, about.user), (self._sessions, about.session)):
+            known = None if key is None else table.get(key)
+            if isinstance(known, set):
+                known.discard(about)
+                if len(known) == 1:
+                    table[key] = known.pop()
+            elif known is about:
+                del table[key]
+
+
+def _each(known: About | set[About] | None) -> Iterator[About]:
+    found: Iterable[About] = () if known is None else known if isinstance(known, set) else (known,)
+    return iter(found)
+
+
+def milliseconds_until(expires: float | None, grace: float = 0.0) -> int:
+    """Return how long it is until a Unix time plus grace, as the engine takes it; 0 for None.
+
+    What is over ends in a millisecond; what is further away than 24 days ends then.
+    """
+    if expires is None:
+        return 0
+    return round(min(max((expires + grace - time.time()) * 1e3, 1), _MAX_MS))
+
+
+def check_close(code: int, reason: str) -> None:
+    """Refuse what a close frame cannot say.
+
+    Raises:
+        TypeError: code is no int, reason no str.
+        ValueError: code may not be sent (RFC 6455, section 7.4), or reason is too long.
+    """
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"a close code is an int, not {type(code).__name__}")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
+    if code not in _CODES:
+        raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
+    if len(reason.encode()) > _MAX_REASON_BYTES:
+        raise ValueError(f"a close reason has at most {_MAX_REASON_BYTES} bytes, not {len(reason.encode())}")

@@ -1,0 +1,380 @@
+"""The door of a running server: puts each request to the hooks, and tells the engine what they decided.
+
+Owns the order of the hooks and the threads they run on. Called by the engine, for upgrades and for plain GETs;
+goes on from any thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
+from threading import Thread
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from _uws.exchange import Exchange
+
+from .about import About, Roll, milliseconds_until
+from .durations import milliseconds, seconds
+from .gate import Gate
+from .helpers import Helpers
+from .options import Options
+from .request import Accept, Authenticator, Decision, Reject, Request, Response
+from .routes import Routes, answer_of
+
+__all__ = ["Door", "FirstMessage", "Rules"]
+
+# As the engine words its own.
+_ERROR = Response(500, "The server failed to handle this request.\n").encode()
+_BUSY = Reject(503, "The server is too busy; try again soon.\n", {"Retry-After": "1"}).encode()
+_REVOKED = Reject(403).encode()
+_NO_ROUTE = (
+    b"HTTP/1.1 426 Upgrade Required\r\nConnection: close, Upgrade\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 51\r\nUpgrade: websocket\r\n\r\nThis address speaks WebSocket: ask for an upgrade.\n"
+)
+
+# Fields of the handshake itself, which gobwas does not show to OnHeader either; Host has a hook of its own.
+_NOT_SHOWN = ("connection", "host", "upgrade")
+_NOT_SHOWN_PREFIX = "sec-websocket-"
+
+
+class FirstMessage(Protocol):
+    """An authenticator's part that decides by a connection's first message: `unlimitedws.auth` has one."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds from the handshake to the message."""
+
+    def check_message(self, conn: Any, message: str | bytes) -> Any:
+        """Return an `Accept`, None where nobody was recognized, or an awaitable of either."""
+
+
+class Rules:
+    """What a server decides by. Outlives its runs; changed at any time, one attribute at a time.
+
+    Attributes:
+        hooks: The server's, by name.
+        auth: Asked first; None: nobody is.
+        subprotocols: Ours, the one we like best first.
+        routes: For requests that are no upgrades.
+    """
+
+    def __init__(self, hooks: Mapping[str, Callable[..., Any]]) -> None:
+        self.hooks = hooks
+        self.auth: Authenticator | None = None
+        self.subprotocols: tuple[str, ...] = ()
+        self.routes = Routes()
+
+
+class _Step(NamedTuple):
+    """The next function to call, and what the log is to call it."""
+
+    name: str
+    func: Callable[..., Any]
+    args: tuple[object, ...]
+
+
+# Asks for one call after the other, and returns what is to be answered: so it does not matter where they run.
+_Steps: TypeAlias = Generator[_Step, Any, Accept | Response]
+
+
+class _Ask:
+    """One request on its way to its answer."""
+
+    __slots__ = ("exchange", "request", "since", "step", "steps")
+
+    def __init__(self, exchange: Exchange, request: Request, steps: _Steps) -> None:
+        self.exchange = exchange
+        self.request = request
+        self.steps = steps
+        self.step = _Step("on_request", _nothing, ())
+        self.since = time.monotonic()
+
+
+class Door:
+    """Decides on requests while a server runs.
+
+    A hook that is a coroutine function runs on one asyncio thread. A plain one runs on the thread that the
+    engine calls with where the server has a pool; elsewhere, and behind a coroutine, on one of the helpers.
+
+    Args:
+        rules: Looked at anew for each request.
+        options: The server's.
+        roll: Where those who come in are entered.
+        failed: A hook raised: called with the request, the exception (any BaseException), and the hook's name.
+        fatal: See `Helpers`.
+
+    Attributes:
+        helpers: The threads beside the engine's.
+        gate: Stands before the callbacks, where connections begin as strangers; None elsewhere.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        options: Options,
+        roll: Roll,
+        failed: Callable[[Request, BaseException, str], object],
+        fatal: Callable[[BaseException], object],
+    ) -> None:
+        self._rules = rules
+        self._keep_request = options.keep_request
+        self._limit = seconds(options.request_timeout, "request_timeout")
+        self._auth_timeout = options.auth_timeout
+        self._roll = roll
+        self._failed = failed
+        self._may_block = options.pool is not None
+        self.helpers = Helpers(options.request_workers, fatal)
+        self.gate: Gate | None = None
+
+    def on_request(self, exchange: Exchange) -> None:
+        """Decide on an upgrade. The engine's hook. Does not raise."""
+        request = _request_of(exchange)
+        self._begin(_Ask(exchange, request, self._admission(request)))
+
+    def on_route(self, exchange: Exchange) -> None:
+        """Answer a plain GET. The engine's hook. Does not raise."""
+        request = _request_of(exchange)
+        handler = self._rules.routes.get(request.path)
+        if handler is None:
+            exchange.answer(426, _NO_ROUTE)
+        else:
+            self._begin(_Ask(exchange, request, _answering(handler, request)))
+
+    def threads(self) -> set[Thread]:
+        """Return the threads that hooks run on, beside the engine's. Thread: any."""
+        return self.helpers.threads()
+
+    def close(self) -> None:
+        """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
+        self.helpers.close()
+
+    # What is asked, in which order
+
+    def _admission(self, request: Request) -> _Steps:
+        rules = self._rules
+        hooks = rules.hooks
+        accept = Accept()
+        auth = rules.auth
+        if auth is not None:
+            said = _decision((yield _Step("auth.check", auth.check, (request,))), "auth.check")
+            if isinstance(said, Reject):
+                return said
+            if said is not None:
+                accept = _offered(request, said)
+                request.user, request.session = accept.user, accept.session
+        hook = hooks.get("on_request")
+        if hook is not None:
+            said = _decision((yield _Step("on_request", hook, (request,))), "on_request")
+            if isinstance(said, Reject):
+                return said
+            if said is not None:
+                accept = _joined(accept, _offered(request, said))
+        hook = hooks.get("on_host")
+        if hook is not None:
+            refused = _objection((yield _Step("on_host", hook, (request.host,))), "on_host")
+            if refused is not None:
+                return refused
+        hook = hooks.get("on_header")
+        if hook is not None:
+            for name, value in request.headers.raw:
+                if name.lower() in _NOT_SHOWN or name.lower().startswith(_NOT_SHOWN_PREFIX):
+                    continue
+                refused = _objection((yield _Step("on_header", hook, (name, value))), "on_header")
+                if refused is not None:
+                    return refused
+        return accept
+
+    def _first_message(self) -> FirstMessage | None:
+        return getattr(self._rules.auth, "first_message", None)
+
+    # Where it runs. Nothing below raises.
+
+    def _begin(self, ask: _Ask) -> None:
+        """Ask the first one, on a thread of the engine's."""
+        try:
+            if self._next(ask, None):
+                self._place(ask, self._may_block)
+        except BaseException as exc:
+            self._fail(ask, exc)
+
+    def _next(self, ask: _Ask, result: object) -> bool:
+        """Find out what is to be called next. False: nothing more, the request has its answer."""
+        try:
+            ask.step = ask.steps.send(result)
+        except StopIteration as stop:
+            self._finish(ask, stop.value)
+            return False
+        return True
+
+    def _place(self, ask: _Ask, may_block: bool) -> None:
+        """Have the next call made, here where this thread may block, or where it belongs."""
+        step = ask.step
+        if iscoroutinefunction(step.func):
+            self._await(ask, partial(step.func, *step.args))
+        elif may_block:
+            self._call(ask)
+        elif not self.helpers.submit(partial(self._call, ask)):
+            ask.exchange.answer(503, _BUSY)
+
+    def _call(self, ask: _Ask) -> None:
+        """Make calls, one after the other, as long as they are plain ones."""
+        try:
+            # It may have waited for this thread for longer than anybody waits for the answer.
+            while ask.exchange.pending:
+                result = ask.step.func(*ask.step.args)
+                if isawaitable(result):
+                    if not self._await(ask, partial(_given, result)) and iscoroutine(result):
+                        result.close()
+                    return
+                if not self._next(ask, result):
+                    return
+                if iscoroutinefunction(ask.step.func):
+                    self._place(ask, True)
+                    return
+        except BaseException as exc:
+            self._fail(ask, exc)
+
+    def _await(self, ask: _Ask, work: Callable[[], Any]) -> bool:
+        left = max(ask.since + self._limit - time.monotonic(), 0.0)
+        if self.helpers.submit_async(work, left, partial(self._awaited, ask)):
+            return True
+        ask.exchange.answer(503, _BUSY)
+        return False
+
+    def _awaited(self, ask: _Ask, result: object, error: BaseException | None) -> None:
+        """A coroutine has returned, on the asyncio thread."""
+        from .aio import Late
+
+        if isinstance(error, Late):
+            ask.exchange.answer(503, _BUSY)
+            return
+        try:
+            if error is not None:
+                raise error
+            if ask.exchange.pending and self._next(ask, result):
+                self._place(ask, False)
+        except BaseException as exc:
+            self._fail(ask, exc)
+        finally:
+            del error
+
+    # The answer
+
+    def _finish(self, ask: _Ask, decision: Accept | Response) -> None:
+        if isinstance(decision, Response):
+            ask.exchange.answer(decision.status, decision.encode())
+        else:
+            self._accept(ask, decision)
+
+    def _accept(self, ask: _Ask, accept: Accept) -> None:
+        stranger = None if accept.authenticated else self._first_message()
+        about: About | None = None
+        if (
+            accept.user is not None
+            or accept.session is not None
+            or self._keep_request
+            or stranger is not None
+        ):
+            about = About(self._roll, accept.user, accept.session)
+            about.request = ask.request if self._keep_request else None
+            about.stranger = stranger
+            if not self._roll.admit(about, ask.since):
+                ask.exchange.answer(403, _REVOKED)
+                return
+        patience = 0
+        if not accept.authenticated:
+            patience = milliseconds(
+                self._auth_timeout if stranger is None else stranger.timeout, "auth_timeout"
+            )
+        subprotocol = accept.subprotocol or self._chosen(ask.request) or ""
+        is_open = False
+        try:
+            is_open = ask.exchange.accept(
+                subprotocol.encode(),
+                accept.field_lines(),
+                about,
+                patience,
+                milliseconds_until(accept.expires),
+            )
+        finally:
+            if about is not None and not is_open:
+                self._roll.drop(about)
+        if about is not None and is_open:
+            self._roll.settle(about)
+
+    def _chosen(self, request: Request) -> str | None:
+        """The first of our subprotocols that the client offers."""
+        ours = self._rules.subprotocols
+        if not ours:
+            return None
+        offered = request.subprotocols
+        return next((name for name in ours if name in offered), None)
+
+    def _fail(self, ask: _Ask, exc: BaseException) -> None:
+        """A hook raised, or returned what it must not."""
+        try:
+            ask.exchange.answer(500, _ERROR)
+        finally:
+            self._failed(ask.request, exc, ask.step.name)
+
+
+def _nothing() -> None:
+    """What an ask has for a step before its first."""
+
+
+def _given(result: Any) -> Any:
+    return result
+
+
+def _request_of(exchange: Exchange) -> Request:
+    return Request(exchange.head, exchange.remote_addr, exchange.local_addr)
+
+
+def _answering(handler: Callable[[Request], Any], request: Request) -> _Steps:
+    name = f"route {request.path}"
+    return answer_of((yield _Step(name, handler, (request,))), name)
+
+
+def _decision(said: object, name: str) -> Decision:
+    """Return what was said if it is a decision.
+
+    Raises:
+        TypeError: It is none. True, say, lets nobody in.
+    """
+    if said is None or isinstance(said, Accept | Reject):
+        return said
+    raise TypeError(f"{name} must return Accept, Reject or None, not {type(said).__name__}")
+
+
+def _objection(said: object, name: str) -> Reject | None:
+    """Return what was said by a hook that may only object. Raises as `_decision`."""
+    if said is None or isinstance(said, Reject):
+        return said
+    raise TypeError(f"{name} must return Reject or None, not {type(said).__name__}")
+
+
+def _offered(request: Request, accept: Accept) -> Accept:
+    """Return accept if its subprotocol is one of the client's.
+
+    Raises:
+        ValueError: It is not: the client would have to fail the connection (RFC 6455, section 4.1).
+    """
+    if accept.subprotocol is not None and accept.subprotocol not in request.subprotocols:
+        # What was offered is not in the message: a token may be among it.
+        raise ValueError(f"Accept: the client does not offer the subprotocol {accept.subprotocol!r}")
+    return accept
+
+
+def _joined(auth: Accept, said: Accept) -> Accept:
+    """What an authenticator and `on_request` have said together. Neither can lengthen what the other allows."""
+    ends = [one.expires for one in (auth, said) if one.expires is not None]
+    return Accept(
+        subprotocol=auth.subprotocol if said.subprotocol is None else said.subprotocol,
+        headers=(*auth.fields, *said.fields),
+        user=auth.user if said.user is None else said.user,
+        session=auth.session if said.session is None else said.session,
+        expires=min(ends, default=None),
+        authenticated=auth.authenticated and said.authenticated,
+    )

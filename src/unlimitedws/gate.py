@@ -1,0 +1,144 @@
+"""Stands before the callbacks while a connection has not said who it is: its first message has to.
+
+Only where the server's authenticator wants that; elsewhere the engine calls the application's hooks themselves.
+Called by the engine in their place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable, iscoroutine
+from typing import Any
+
+from _uws.conn import Conn, read_client_data
+
+from .about import About, Roll, milliseconds_until
+from .causes import CloseCause
+from .helpers import Helpers
+from .opcode import OpCode
+from .request import Accept
+
+__all__ = ["Gate"]
+
+logger = logging.getLogger("unlimitedws")
+
+_UNAUTHENTICATED = 3000
+
+
+class Gate:
+    """The callbacks of a server whose connections begin as strangers.
+
+    A stranger has no callback at all: `on_connect` runs when it is somebody, and `on_close` only then. So the
+    application never sees a connection whose user it cannot ask for.
+
+    Args:
+        hooks: The application's, by name; looked at anew for each call.
+        roll: Where those who are recognized are entered.
+        helpers: For verifiers that are coroutine functions.
+    """
+
+    def __init__(self, hooks: Mapping[str, Callable[..., object]], roll: Roll, helpers: Helpers) -> None:
+        self._hooks = hooks
+        self._roll = roll
+        self._helpers = helpers
+
+    def callback(self, name: str) -> Callable[..., object] | None:
+        """Return what the engine is to call for a hook; None: nothing.
+
+        Without a hook for messages there still is one, which they are waited for with.
+        """
+        if name == "on_message" and not ("on_message" in self._hooks or "on_read" in self._hooks):
+            return self.on_message
+        callback: Callable[..., object] = getattr(self, name)
+        return callback if name in self._hooks else None
+
+    def on_connect(self, conn: Conn) -> None:
+        """A connection is open."""
+        if _stranger(conn) is None:
+            self._run("on_connect", conn)
+
+    def on_message(self, conn: Conn, message: str | bytes) -> None:
+        """A message has come, where the application has `on_message`, or nothing for messages."""
+        about = _stranger(conn)
+        if about is None:
+            self._run("on_message", conn, message)
+        else:
+            self._recognize(conn, about, message)
+
+    def on_read(self, conn: Conn) -> None:
+        """A message has come, where the application has `on_read`."""
+        about = _stranger(conn)
+        if about is None:
+            self._run("on_read", conn)
+        else:
+            message, opcode = read_client_data(conn)
+            self._recognize(conn, about, message.decode() if opcode == OpCode.TEXT else message)
+
+    def on_close(self, conn: Conn) -> None:
+        """A connection is over."""
+        if _stranger(conn) is None:
+            self._run("on_close", conn)
+
+    def _run(self, name: str, *args: object) -> None:
+        hook = self._hooks.get(name)
+        if hook is not None:
+            hook(*args)
+
+    def _recognize(self, conn: Conn, about: About, message: str | bytes) -> None:
+        if not conn.is_open:
+            # It has been refused, and sends on.
+            return
+        since = time.monotonic()
+        accept = about.stranger.check_message(conn, message)
+        if isawaitable(accept):
+            accept = self._wait(accept, about.stranger.timeout)
+        if accept is None:
+            conn._end(CloseCause.UNAUTHENTICATED, _UNAUTHENTICATED, "")
+            return
+        if not isinstance(accept, Accept):
+            raise TypeError(f"check_message must return Accept or None, not {type(accept).__name__}")
+        ends_ms = milliseconds_until(accept.expires)
+        if self._roll.identify(conn, accept.user, accept.session, ends_ms, since):
+            self._run("on_connect", conn)
+        else:
+            # Disconnected by the application meanwhile; where it is closed already, this changes nothing.
+            conn._end(CloseCause.REVOKED, _UNAUTHENTICATED, "")
+
+    def _wait(self, work: Awaitable[Any], limit: float) -> Any:
+        """Return what is awaited; None where it takes too long, or the server stops.
+
+        Its next messages have to wait for it, and they do behind this thread.
+        """
+        done = threading.Event()
+        outcome: list[Any] = [None, None]
+
+        def finish(result: object, error: BaseException | None) -> None:
+            outcome[:] = result, error
+            done.set()
+
+        if not self._helpers.submit_async(lambda: work, limit, finish):
+            if iscoroutine(work):
+                work.close()
+            return None
+        done.wait()
+        result, error = outcome
+        outcome.clear()
+        from .aio import Late
+
+        if isinstance(error, Late):
+            logger.info("a first message was not verified within %g s", limit)
+            return None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
+        return result
+
+
+def _stranger(conn: Conn) -> About | None:
+    about: About | None = conn._about
+    return None if about is None or about.stranger is None else about
