@@ -1,6 +1,6 @@
-# F3. Sans-IO WebSocket connection (RFC 6455, sections 5 to 7): bytes in, events out. Opens no socket, reads no clock.
-# Owns the partial state of a frame or message that is cut by the end of the input (UwsPartial, from the slab).
-# Called by the loop, by tests byte by byte, and by fuzzers.
+# F3. Sans-IO WebSocket connection (RFC 6455, sections 5 to 7): bytes in, events out. Opens no socket, reads
+# no clock. Owns the partial state of a frame or message that is cut by the end of the input (UwsPartial, from
+# the slab). Called by the loop, by tests byte by byte, and by fuzzers.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -19,7 +19,7 @@ cdef enum UwsEventFlag:
 
 # UwsProto.flags. The terms are set once, when the connection is upgraded; all zero: nothing was negotiated.
 cdef enum UwsProtoFlag:
-    UWS_P_WINDOW = 0x0F       # permessage-deflate: the window bits that our deflater keeps to; 0: none negotiated
+    UWS_P_WINDOW = 0x0F       # permessage-deflate: the window bits of our deflater; 0: it was not negotiated
     UWS_P_OURS_KEPT = 0x10    # our context lives from message to message
     UWS_P_PEERS_KEPT = 0x20   # the client's does
     UWS_P_TERMS = 0x3F
@@ -41,7 +41,7 @@ cdef struct UwsEvent:
 # 192 bytes, a size class of the slab.
 cdef struct UwsPartial:
     UwsProto* owner
-    UwsPartial* newer         # ring of all partial states, by when they last grew; newer of the newest is the stalest
+    UwsPartial* newer         # ring of all partial states, by when they last grew; behind the newest: the stalest
     UwsPartial* older
     uint8_t* buf              # the message so far, from the slab; NULL: nothing yet
     size_t len_bytes
@@ -54,7 +54,8 @@ cdef struct UwsPartial:
     uint8_t room_len
     uint8_t room[125]         # in a frame: payload of a control frame; between two: a header that was cut
 
-# 16 bytes, in the connection's slot; all zero is an open connection with nothing negotiated and nothing pending.
+# 16 bytes, in the connection's slot; all zero is an open connection with nothing negotiated and nothing
+# pending.
 cdef struct UwsProto:
     UwsPartial* part          # NULL between messages
     uint32_t heard            # the loop's: when input last came
@@ -79,7 +80,7 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                     UwsEvent* out, int* n_out) noexcept nogil
 cdef void proto_reset(UwsProto* p, UwsProtoEnv* env) noexcept nogil
 
-# Whose incomplete message has not grown for longest; NULL: nobody's is incomplete. Nothing is refused here for what
-# all of them hold together (env.partial_bytes): whoever sets a budget ends these until it is kept.
+# Whose incomplete message has not grown for longest; NULL: nobody's is incomplete. Nothing is refused here
+# for what all of them hold together (env.partial_bytes): whoever sets a budget ends these until it is kept.
 cdef inline UwsProto* proto_stalest(const UwsProtoEnv* env) noexcept nogil:
     return env.stalest.owner if env.stalest != NULL else NULL

@@ -120,7 +120,8 @@ cdef inline void _message(UwsEvent* ev, int opcode, uint8_t* data, size_t len_by
 
 
 cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t len_bytes) noexcept nogil:
-    """Unmask len_bytes of the current frame onto the end of the message. Memory follows what has arrived, never
+    """Unmask len_bytes of the current frame onto the end of the message. Memory follows what has arrived,
+    never
     what was declared: at most twice the bytes received."""
     cdef size_t want, before = part.cap_bytes
     cdef uint8_t* grown
@@ -254,11 +255,12 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                     UwsEvent* out, int* n_out) noexcept nogil:
     """Decode all of data, which is unmasked in place.
 
-    out: room for len_bytes / UWS_MIN_FRAME_BYTES + 1 events. MESSAGE events point into data, or own a slab block
-        (UWS_EVF_OWNED). Control events point into data or into env.scratch: read them before the next call.
+    out: room for len_bytes / UWS_MIN_FRAME_BYTES + 1 events. MESSAGE events point into data, or own a slab
+        block (UWS_EVF_OWNED). Control events point into data or into env.scratch: read them before the next
+        call.
     n_out: events written; set whether the call succeeds or not: what came before an error is valid.
-    Returns UWS_OK; or a negative status with which the connection fails (RFC 6455, section 7.1.7): the caller sends
-        the close frame. After an error or a CLOSE event all input is ignored.
+    Returns UWS_OK; or a negative status with which the connection fails (RFC 6455, section 7.1.7): the caller
+        sends the close frame. After an error or a CLOSE event all input is ignored.
     """
     cdef UwsFrame f
     cdef UwsPartial* part

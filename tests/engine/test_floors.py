@@ -28,6 +28,7 @@ FLOORS = {
     "frame": (2, 0),
     "upgrade": (2, 0),
     "response": (2, 1),
+    "deflate": (2, 1),
     "proto": (3, 0),
     "poller": (4, 0),
     "sock": (4, 0),
