@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
@@ -24,6 +25,8 @@ __all__ = ["SignedCookie"]
 
 logger = logging.getLogger("unlimitedws.auth")
 
+# As issued: content, perhaps compressed, time, signature. The decoders below would skip what is not base64.
+_FORM = re.compile(r"\.?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 # RFC 2104, section 3, wants as long a key as the hash; half of it is what nobody has ever guessed.
 _MIN_SECRET_BYTES = 16
 
@@ -86,6 +89,9 @@ class SignedCookie:
 
     def __call__(self, value: str) -> Identity | None:
         """Return whose cookie it is; None where it is not ours, changed, or too old. Thread: any."""
+        if not _FORM.fullmatch(value):
+            logger.info("SignedCookie: the value is not one of issue")
+            return None
         try:
             payload, signed = self._serializer.loads(value, max_age=self._age(), return_timestamp=True)
         # The latter three: what itsdangerous lets through, for times beyond the calendar above all.
