@@ -6,6 +6,8 @@ ADDR ?= :8000
 JOBS ?= $(shell nproc)
 # For pytest and the benchmarks: make test ARGS="-k frame"
 ARGS ?=
+# How many random streams `make differential` compares.
+N ?= 100000
 
 VENV := .venv
 DEV := .venv-dev
@@ -17,13 +19,14 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn bench bench-smoke idle handshake lint versions clean
+.PHONY: help run test autobahn differential bench bench-smoke idle handshake lint versions clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          the echo server on $(ADDR), and its page on http://localhost$(ADDR)/"
 	@echo "make test         all tests"
 	@echo "make autobahn     the Autobahn cases; report in autobahn-report/"
+	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
 	@echo "make bench        throughput beside picows, websockets and a floor in C"
 	@echo "make bench-smoke  one short round of it"
 	@echo "make idle         memory of 10,000 idle connections"
@@ -40,6 +43,9 @@ test: $(DEV)/built
 
 autobahn: $(DEV)/built
 	$(PY) tests/conformance/autobahn.py --outdir autobahn-report $(ARGS)
+
+differential: $(DEV)/built
+	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(N) $(ARGS)
 
 bench: $(DEV)/built
 	$(PY) bench/echo.py $(ARGS)

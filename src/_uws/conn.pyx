@@ -1,5 +1,7 @@
 # F6. See conn.pxd.
 
+import os
+
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -44,6 +46,7 @@ from _uws.utf8 cimport utf8_feed
 
 cdef extern from "arpa/inet.h" nogil:
     cdef enum:
+        AF_UNIX
         AF_INET
         AF_INET6
         INET6_ADDRSTRLEN
@@ -81,8 +84,14 @@ cdef inline uint64_t _io_timeout(UwsLoop* l) noexcept nogil:
     return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else FOR_EVER_US
 
 
+cdef str _unix_host(const sockaddr_storage* storage):
+    """How Address writes the name of a Unix socket. What is behind the name is zero bytes."""
+    cdef bytes name = (<char*>&storage.ss_family)[sizeof(storage.ss_family):sizeof(sockaddr_storage)].rstrip(b"\0")
+    return "unix:" + os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name)
+
+
 cdef object address_of(const sockaddr_storage* storage):
-    """A socket's address as an Address; that of a socket without one, such as a Unix socket, is the empty one."""
+    """A socket's address as an Address; that of a socket without one is the empty one."""
     cdef char text[64]
     if storage.ss_family == AF_INET:
         inet_ntop(AF_INET, &(<sockaddr_in*>storage).sin_addr, text, sizeof(text))
@@ -90,6 +99,8 @@ cdef object address_of(const sockaddr_storage* storage):
     if storage.ss_family == AF_INET6:
         inet_ntop(AF_INET6, &(<sockaddr_in6*>storage).sin6_addr, text, sizeof(text))
         return Address(plain_host(text.decode("ascii")), ntohs((<sockaddr_in6*>storage).sin6_port))
+    if storage.ss_family == AF_UNIX:
+        return Address(_unix_host(storage), 0)
     return Address("", 0)
 
 

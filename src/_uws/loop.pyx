@@ -31,7 +31,7 @@ from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_init
 from _uws.slot cimport conn_reading, conn_unpoll
-from _uws.sock cimport sock_plain, sock_setup, sock_spare
+from _uws.sock cimport sock_plain, sock_spare
 from _uws.state cimport (
     UWS_ARENA_BYTES,
     UWS_ARENA_PAD,
@@ -195,7 +195,6 @@ cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
         return UWS_E_ARG
     if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
         return UWS_E_SYS
-    sock_setup(fd)
     l.listener[l.n_listeners] = fd
     l.n_listeners += 1
     l.accepting = 1

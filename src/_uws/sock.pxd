@@ -37,7 +37,6 @@ cdef enum UwsAccept:
 
 cdef const UwsTransport* sock_plain() noexcept nogil
 cdef int sock_accept(int listen_fd) noexcept nogil
-cdef void sock_setup(int fd) noexcept nogil
 cdef void sock_end_sending(int fd) noexcept nogil
 cdef void sock_reset(int fd) noexcept nogil
 cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes) noexcept nogil

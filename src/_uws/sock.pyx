@@ -22,11 +22,13 @@ cdef extern from "sys/socket.h" nogil:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SOL_SOCKET
+        AF_UNIX
         AF_UNSPEC
         SO_PEERNAME
         MSG_NOSIGNAL
         MSG_DONTWAIT
         SHUT_WR
+        SHUT_RDWR
     cdef struct msghdr:
         iovec* msg_iov
         size_t msg_iovlen
@@ -36,22 +38,14 @@ cdef extern from "sys/socket.h" nogil:
     int accept4(int, sockaddr*, socklen_t*, int)
     int connect(int, const sockaddr*, socklen_t)
     int shutdown(int, int)
-    int setsockopt(int, int, int, const void*, socklen_t)
     int getsockopt(int, int, int, void*, socklen_t*)
     int getsockname(int, sockaddr*, socklen_t*)
+    int getpeername(int, sockaddr*, socklen_t*)
 
 cdef extern from "sys/ioctl.h" nogil:
     cdef enum:
         FIONREAD
     int ioctl(int, unsigned long, ...)
-
-cdef extern from "netinet/in.h" nogil:
-    cdef enum:
-        IPPROTO_TCP
-
-cdef extern from "netinet/tcp.h" nogil:
-    cdef enum:
-        TCP_NODELAY
 
 
 cdef ssize_t _recv(int fd, uint8_t* data, size_t len_bytes) noexcept nogil:
@@ -123,13 +117,6 @@ cdef int sock_accept(int listen_fd) noexcept nogil:
     return UWS_ACCEPT_AGAIN
 
 
-cdef void sock_setup(int fd) noexcept nogil:
-    """Prepare a listening socket: what it accepts inherits TCP_NODELAY. A frame is written whole, so waiting for more
-    to come only costs the peer time. (Fails on a Unix socket, which has no such wait.)"""
-    cdef int on = 1
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
-
-
 cdef void sock_end_sending(int fd) noexcept nogil:
     """Send FIN behind what is queued. What the peer still sends is read and dropped: closing with unread data would
     send RST, which may overtake our close frame (RFC 6455, section 7.1.1)."""
@@ -138,11 +125,12 @@ cdef void sock_end_sending(int fd) noexcept nogil:
 
 cdef void sock_reset(int fd) noexcept nogil:
     """Send RST now, though the descriptor stays open: disconnecting does, where SO_LINGER would wait for close(). The
-    socket has forgotten its peer afterwards."""
+    socket has forgotten its peer afterwards. A Unix socket knows no RST: its peer finds the end."""
     cdef sockaddr nobody
     memset(&nobody, 0, sizeof(nobody))
     nobody.sa_family = AF_UNSPEC
-    connect(fd, &nobody, sizeof(nobody))
+    if connect(fd, &nobody, sizeof(nobody)) != 0:
+        shutdown(fd, SHUT_RDWR)
 
 
 cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes) noexcept nogil:
@@ -173,13 +161,20 @@ cdef bint sock_unread(int fd) noexcept nogil:
 
 cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil:
     """The peer's address: 0 or -1. SO_PEERNAME, unlike getpeername(), still knows it after an RST; it wants to be asked
-    for no more bytes than the address has, 28 for IPv6 and 16 for IPv4."""
+    for no more bytes than the address has, 28 for IPv6 and 16 for IPv4. That of a Unix socket may be the two bytes of
+    its family, and has no RST to outlive."""
     cdef socklen_t size = 28
     memset(out, 0, sizeof(sockaddr_storage))
-    if getsockopt(fd, SOL_SOCKET, SO_PEERNAME, out, &size) == 0:
+    if getsockopt(fd, SOL_SOCKET, SO_PEERNAME, out, &size) == 0 and out.ss_family != AF_UNIX:
         return 0
     size = 16
-    return getsockopt(fd, SOL_SOCKET, SO_PEERNAME, out, &size)
+    if getsockopt(fd, SOL_SOCKET, SO_PEERNAME, out, &size) == 0 and out.ss_family != AF_UNIX:
+        return 0
+    memset(out, 0, sizeof(sockaddr_storage))
+    size = sizeof(sockaddr_storage)
+    if getpeername(fd, <sockaddr*>out, &size) == 0 and out.ss_family == AF_UNIX:
+        return 0
+    return -1
 
 
 cdef int sock_local(int fd, sockaddr_storage* out) noexcept nogil:

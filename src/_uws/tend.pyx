@@ -143,7 +143,8 @@ cdef bint _vanished(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexcep
             # From here on it counts the patience, and any byte that comes ends it.
             c.proto.heard = now
             l.count.pings_out += 1
-            wait[0] = min(wait[0], <int32_t>patience)
+            # Where pings come more often than answers are waited for, the next one is not late.
+            wait[0] = min(wait[0], <int32_t>min(patience, interval))
             return False
     wait[0] = min(wait[0], max(_until(c.proto.heard + _about(l, interval, 20), now), 1))
     return False

@@ -1,44 +1,86 @@
-"""Addresses: how they are written, and the socket that listens on one.
+"""Addresses: where a server listens and who is at the other end, and how both are written.
 
-Imports no engine: the engine takes `Address` from here.
+Imports no engine and opens no socket: the engine takes `Address` from here, `listening` opens what `parse` returns.
 """
 
 from __future__ import annotations
 
-import errno
+import os
 import re
-import socket
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from .errors import AddressError
 
-__all__ = ["Address", "bound_address", "listen", "parse", "plain_host"]
+__all__ = ["Activated", "Address", "Descriptor", "Where", "parse", "plain_host"]
 
 _MAPPED = "::ffff:"
+_UNIX = "unix:"
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
-# What a kernel without IPv6, or with IPv6 switched off by sysctl, answers to socket() and bind().
-_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL, errno.ENOPROTOOPT)
+# sun_path, with the zero byte that ends a path or begins an abstract name.
+_MAX_UNIX_BYTES = 107
 
 
 class Address(NamedTuple):
-    """One end of a TCP connection, or where a server listens. ``str()`` writes it as ``host:port``.
+    """One end of a connection, or where a server listens. ``str()`` writes it as `parse` reads it.
 
     Attributes:
         host: IP address without brackets; ``""`` (where `parse` met none) is every address of the machine.
-        port: 0 to 65535; 0 lets the kernel choose.
+            ``"unix:/path"`` for a Unix socket, ``"unix:@name"`` for an abstract one, ``"unix:"`` for the end
+            of a Unix connection that has no name, as nearly all clients' ends have.
+        port: 0 to 65535. Where a server listens 0 lets the kernel choose; of a client that a proxy spoke for
+            without a port, and of a Unix socket, it is 0.
     """
 
     host: str
     port: int
 
+    @property
+    def is_unix(self) -> bool:
+        """Whether it is that of a Unix socket."""
+        return self.host.startswith(_UNIX)
+
     def __str__(self) -> str:
+        if self.is_unix:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse(text: str) -> Address:
-    """Parse ``":8000"``, ``"host:8000"``, ``"127.0.0.1:8000"`` or ``"[::1]:8000"``.
+@dataclass(frozen=True)
+class Descriptor:
+    """A listening socket that this process has already: ``"fd:3"``."""
 
-    Port 0 lets the kernel choose; no host is every address of the machine.
+    fd: int
+
+    def __str__(self) -> str:
+        return f"fd:{self.fd}"
+
+
+@dataclass(frozen=True)
+class Activated:
+    """The listening sockets that the service manager passed: all (``"systemd"``), or those of one name."""
+
+    name: str | None
+
+    def __str__(self) -> str:
+        return "systemd" if self.name is None else f"systemd:{self.name}"
+
+
+Where: TypeAlias = Address | Descriptor | Activated
+"""What `parse` returns, and a server can listen on."""
+
+
+def parse(text: str) -> Where:
+    """Parse where to listen.
+
+    ===========================================  ======================================================
+    ``:8000``                                    every address of the machine
+    ``host:8000``  ``192.0.2.1:0``  ``[::1]:80``  that address; port 0 lets the kernel choose
+    ``unix:/run/app.sock``                       a Unix socket; the path is absolute
+    ``unix:@name``                               an abstract one, of this network namespace
+    ``fd:3``                                     a listening socket that was inherited
+    ``systemd``  ``systemd:NAME``                those of a systemd socket unit
+    ===========================================  ======================================================
 
     Raises:
         AddressError: text is not one of these; the message says what is missing.
@@ -46,6 +88,34 @@ def parse(text: str) -> Address:
     """
     if not isinstance(text, str):
         raise TypeError(f"an address is a str such as ':8000', not {type(text).__name__}")
+    kind, _, rest = text.partition(":")
+    if kind == "unix":
+        return _parse_unix(text, rest)
+    if kind == "fd":
+        if not re.fullmatch(r"[0-9]{1,9}", rest, re.ASCII):
+            raise AddressError(f"address {text!r}: {rest!r} is not the number of a descriptor, as in 'fd:3'")
+        return Descriptor(int(rest))
+    if kind == "systemd":
+        if text == "systemd:":
+            raise AddressError(f"address {text!r}: no name; 'systemd' alone is every socket that was passed")
+        return Activated(rest or None)
+    return _parse_tcp(text)
+
+
+def _parse_unix(text: str, path: str) -> Address:
+    if not path.startswith(("/", "@")) or path == "@":
+        raise AddressError(f"address {text!r}: an absolute path is missing, or @ and a name")
+    if "\0" in path:
+        raise AddressError(f"address {text!r}: a path holds no zero byte")
+    if path.endswith("/"):
+        raise AddressError(f"address {text!r}: the path of a directory")
+    length = len(os.fsencode(path))
+    if length > _MAX_UNIX_BYTES:
+        raise AddressError(f"address {text!r}: {length} bytes; a Unix socket's path has at most {_MAX_UNIX_BYTES}")
+    return Address(_UNIX + path, 0)
+
+
+def _parse_tcp(text: str) -> Address:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket:
@@ -59,12 +129,14 @@ def parse(text: str) -> Address:
         host, colon, port = text.rpartition(":")
         if not colon:
             hint = f":{text}" if _PORT.fullmatch(text) else f"{text}:8000"
+            if "/" in text:
+                hint = f"unix:{os.path.abspath(text)}"
             raise AddressError(f"address {text!r}: no port; did you mean {hint!r}?")
         if ":" in host:
             raise AddressError(f"address {text!r}: an IPv6 address goes into brackets, as in '[::1]:8000'")
     if not _PORT.fullmatch(port) or int(port) > 65535:
         raise AddressError(f"address {text!r}: port {port!r} is not a number from 0 to 65535")
-    if any(c.isspace() or c in "[]/\0" for c in host):
+    if any(c.isspace() or c in "[]/@\0" for c in host):
         raise AddressError(f"address {text!r}: {host!r} is not a host name and not an IP address")
     return Address(host, int(port))
 
@@ -76,63 +148,3 @@ def plain_host(host: str) -> str:
     """
     mapped = host.lower().startswith(_MAPPED) and "." in host
     return host[len(_MAPPED) :] if mapped else host
-
-
-def bound_address(sock: socket.socket) -> Address:
-    """Return where a socket is bound."""
-    host, port = sock.getsockname()[:2]
-    return Address(plain_host(host), port)
-
-
-def listen(addr: Address, *, backlog: int = 4096, nodelay: bool = True) -> socket.socket:
-    """Open a listening socket: non-blocking, not inherited by child programs, address reusable at once.
-
-    Args:
-        addr: Where. Without a host: on every address, IPv6 and IPv4 on one socket; on IPv4 alone where the
-            machine has no IPv6. ``::`` is both too, as in Go; ``0.0.0.0`` is IPv4 alone. Of a name's
-            addresses the first IPv4 one is taken, as in Go, or the first one where it has none.
-        backlog: Connections that the kernel keeps for us until we accept them; it cuts this to
-            net.core.somaxconn.
-        nodelay: Set TCP_NODELAY, which accepted sockets inherit on Linux: one system call less per
-            connection.
-
-    Raises:
-        OSError: The address cannot be had: in use, not ours, not permitted. The message names it.
-        AddressError: The host's name is unknown.
-    """
-    try:
-        return _open(addr, *_resolve(addr), backlog, nodelay)
-    except OSError as exc:
-        if not addr.host and exc.errno in _NO_IPV6:
-            return _open(addr, socket.AF_INET, ("0.0.0.0", addr.port), backlog, nodelay)
-        raise
-
-
-def _resolve(addr: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    if not addr.host:
-        return socket.AF_INET6, ("::", addr.port)
-    try:
-        found = socket.getaddrinfo(addr.host, addr.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as exc:
-        raise AddressError(f"address {str(addr)!r}: host {addr.host!r} is unknown: {exc}") from exc
-    family, _, _, _, sockaddr = min(found, key=lambda info: info[0] != socket.AF_INET)
-    return family, sockaddr
-
-
-def _open(
-    addr: Address, family: socket.AddressFamily, sockaddr: tuple[Any, ...], backlog: int, nodelay: bool
-) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if nodelay:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.bind(sockaddr)
-        sock.listen(backlog)
-    except OSError as exc:
-        sock.close()
-        # The kernel's message does not say which address it was, and the reader of a log has to know.
-        raise OSError(exc.errno, f"cannot listen on {addr}: {exc.strerror}") from exc
-    return sock

@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Send every message back to whom it came from, and serve a page at / to try it on.",
     )
     echo.add_argument(
-        "--addr", default=":8000", help='":8000", "127.0.0.1:8000", "[::1]:0" ...; default %(default)s'
+        "--addr",
+        default=":8000",
+        help='":8000", "127.0.0.1:8000", "[::1]:0", "unix:/path", "fd:3", "systemd" ...; default %(default)s',
     )
     threads = echo.add_mutually_exclusive_group()
     threads.add_argument(
@@ -112,7 +114,7 @@ def _page() -> bytes:
 
 def _greeting(server: Server, page: bool) -> str:
     addr = server.local_addr
-    if not page:
+    if not page or addr.is_unix:
         return f"listening on {addr}"
     # An address that stands for all of them is none that a browser could go to.
     host = f"localhost:{addr.port}" if addr.host in ("::", "0.0.0.0") else str(addr)

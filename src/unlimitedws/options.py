@@ -121,6 +121,27 @@ class Options:
     """Send at once, without Nagle's algorithm: what belongs together is joined already, before the kernel
     sees it."""
 
+    # Listening
+
+    backlog: int = 4096
+    """Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn. 4096 is
+    that setting's default: a burst of reconnecting clients should find room."""
+
+    unix_mode: int = 0o600
+    """Permissions of a Unix socket's file, the umask notwithstanding; connecting takes the right to write.
+    Whoever connects is believed to be a proxy where `trusted_proxies` has "unix", so nobody but the server's
+    own user may unless this says so: 0o660 and a group for a proxy that runs as another user."""
+
+    tcp_keepalive: Duration | None = 60.0
+    """After so long a silence the kernel probes whether the peer is still there, three times, a sixth of this
+    apart; 60 s, so a machine that has gone is known to be gone after 90 s. Whole seconds. None: no probes.
+    Beneath the pings of the protocol, which find the same sooner, and for connections that are not pinged."""
+
+    tcp_user_timeout: Duration | None = 90.0
+    """How long what was sent may stay unacknowledged before the kernel gives the connection up; its own rule
+    is some 15 minutes. 90 s, not less than what `tcp_keepalive` takes in all: Linux lets the first unanswered
+    probe be the last where this is shorter, and one packet is easily lost. None: the kernel's rule."""
+
     # Callbacks
 
     pool: tuple[int, int] | None = None
@@ -153,10 +174,6 @@ class Options:
     """Most connections, handshakes included; more are refused with 503. None: as many as there are
     descriptors."""
 
-    backlog: int = 4096
-    """Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn. 4096 is
-    that setting's default: a burst of reconnecting clients should find room."""
-
     raise_nofile_limit: bool = True
     """Raise RLIMIT_NOFILE to its hard limit when the server starts: the usual soft limit, 1024, is kept low
     for programs that use select(), and a connection is a descriptor."""
@@ -185,6 +202,7 @@ class Options:
             raise ValueError(f"request_workers: must be at most {MAX_WORKERS}, not {self.request_workers}")
         if self.max_pings_per_second > 255:
             raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
+        _check_int("unix_mode", self.unix_mode, 0, 0o777)
         for name in ("tcp_nodelay", "raise_nofile_limit", "compression", "keep_request"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
@@ -271,13 +289,16 @@ class OptionKeywords(TypedDict, total=False):
     max_lifetime: Duration | None
     max_buffered_bytes: int
     tcp_nodelay: bool
+    backlog: int
+    unix_mode: int
+    tcp_keepalive: Duration | None
+    tcp_user_timeout: Duration | None
     pool: tuple[int, int] | None
     schedule_timeout: Duration
     cooldown_time: Duration
     io_timeout: Duration
     close_timeout: Duration
     max_connections: int | None
-    backlog: int
     raise_nofile_limit: bool
     page: bytes | None
     compression: bool
@@ -309,12 +330,19 @@ _TIMES = (
     "cooldown_time",
     "io_timeout",
 )
+_TIMES_OR_NONE = (
+    "ping_interval",
+    "send_timeout",
+    "idle_timeout",
+    "max_lifetime",
+    "tcp_keepalive",
+    "tcp_user_timeout",
+)
 _DEADLINES = ("handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout")
-_TIMES_OR_NONE = ("ping_interval", "send_timeout", "idle_timeout", "max_lifetime")
 
 
-def _check_int(name: str, value: object, low: int) -> None:
+def _check_int(name: str, value: object, low: int, high: int = _MAX_INT) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: must be an int, not {value!r}")
-    if not low <= value <= _MAX_INT:
-        raise ValueError(f"{name}: must be from {low} to {_MAX_INT}, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: must be from {low} to {high}, not {value!r}")

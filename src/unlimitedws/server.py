@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import resource
-import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -24,6 +22,7 @@ from .durations import Duration, microseconds, milliseconds, seconds
 from .entrance import Entrance
 from .errors import ConnectionClosed
 from .hooks import Hook, adopt_methods, check_hook_name
+from .listening import Listener, listen_all
 from .options import OptionKeywords, Options
 from .request import Request
 from .signals import SignalWaiter
@@ -40,6 +39,7 @@ logger = logging.getLogger("unlimitedws")
 ConnHook: TypeAlias = Callable[[Conn], object]
 MessageHook: TypeAlias = Callable[[Conn, Any], object]
 ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
+Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 
 _GOING_AWAY = 1001
 # After the connections have been dropped, a callback that runs on is given this long to notice.
@@ -51,10 +51,10 @@ _EXIT_TIMEOUT = 1.0
 class _Run:
     """One run of a server, from `start` until its last thread has ended."""
 
-    def __init__(self, loop: Loop, door: Door, listening: socket.socket) -> None:
+    def __init__(self, loop: Loop, door: Door, listeners: Sequence[Listener]) -> None:
         self.loop = loop
         self.door = door
-        self.listening = listening
+        self.listeners = listeners
         self.pid = os.getpid()
         self.threads: set[threading.Thread] = set()
         self.started = 0
@@ -65,9 +65,9 @@ class _Run:
     def shut(self, timeout: Duration) -> None:
         """Tell the loop to stop. Takes no lock: signal handlers and callbacks call it."""
         self.loop.shut(_GOING_AWAY, "", milliseconds(timeout, "timeout"))
-        # Newcomers, those in the backlog too, are refused now and do not wait for the end. It fails the second time.
-        with contextlib.suppress(OSError):
-            self.listening.shutdown(socket.SHUT_RD)
+        # Newcomers, those in the backlog too, are refused now and do not wait for the end.
+        for listener in self.listeners:
+            listener.refuse()
 
     def shut_for(self, exc: BaseException, timeout: Duration) -> None:
         """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
@@ -82,7 +82,7 @@ _running: set[_Run] = set()
 class Server(Entrance):
     """A WebSocket server.
 
-    The socket listens from the moment the server is made, as in Go: the address is known (`local_addr`, also
+    Its socket listens from the moment the server is made, as in Go: the address is known (`local_addr`, also
     for port 0), a port in use is an error here, and clients that come early wait in the kernel's backlog
     until `start` or `run`. `stop` closes it; starting again listens on the same address again, with the same
     port.
@@ -92,12 +92,16 @@ class Server(Entrance):
 
     Args:
         addr: ``":8000"``, ``"host:8000"``, ``"127.0.0.1:8000"``, ``"[::1]:8000"``; port 0 lets the kernel
-            choose; without a host IPv6 and IPv4 are both served. See `unlimitedws.address.listen`.
+            choose; without a host IPv6 and IPv4 are both served. ``"unix:/run/app.sock"``, ``"unix:@name"``;
+            ``"fd:3"``, ``"systemd"``, ``"systemd:NAME"`` for sockets that the process was started with. Or a
+            list of such, to listen in several places. See `unlimitedws.address.parse` and
+            `unlimitedws.listening.listen`.
         options: The fields of `Options`, by name.
 
     Raises:
         AddressError: addr is not written as an address, or its host is unknown.
         OSError: The address cannot be had; the message names it.
+        ValueError: More than 16 listening sockets, or none.
         TypeError, ValueError: An option is unknown or impossible; the message names it.
     """
 
@@ -120,17 +124,20 @@ class Server(Entrance):
     """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards. Where
     it was a hook of the handshake, or a route, there is no connection yet: then it gets the `Request`."""
 
-    def __init__(self, addr: str, **options: Unpack[OptionKeywords]) -> None:
+    def __init__(self, addr: Addresses, **options: Unpack[OptionKeywords]) -> None:
         self._options = Options.of(options)
-        self._requested = address.parse(addr)
+        places = [address.parse(one) for one in (addr if isinstance(addr, list | tuple) else [addr])]
+        if not places:
+            raise ValueError("no address to listen on")
         self._hooks: dict[str, Callable[..., object]] = {}
         # Guards what follows, the hooks and the options. Never held while waiting for a callback. Reentrant,
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
         self._run: _Run | None = None
         super().__init__()
-        self._socket: socket.socket | None = self._listen(self._requested)
-        self._local_addr = address.bound_address(self._socket)
+        self._listeners = listen_all(places, self._options)
+        self._local_addrs = tuple(listener.address for listener in self._listeners)
+        self._again = [listener.again for listener in self._listeners]
         for name, method in self._methods.items():
             setattr(self, name, method.__get__(self))
 
@@ -215,8 +222,16 @@ class Server(Entrance):
 
     @property
     def local_addr(self) -> Address:
-        """Where the server listens; with port 0, the port that the kernel chose. Thread: any."""
-        return self._local_addr
+        """Where the server listens; with port 0, the port that the kernel chose. Of several places, the first.
+
+        Thread: any.
+        """
+        return self._local_addrs[0]
+
+    @property
+    def local_addrs(self) -> tuple[Address, ...]:
+        """Every place where the server listens. Thread: any."""
+        return self._local_addrs
 
     @property
     def connections(self) -> int:
@@ -236,7 +251,7 @@ class Server(Entrance):
 
     def __repr__(self) -> str:
         state = f"{self.connections} connections" if self.running else "not running"
-        return f"<Server {self._local_addr} {state}>"
+        return f"<Server {self._places()} {state}>"
 
     # Beginning and end
 
@@ -302,7 +317,7 @@ class Server(Entrance):
     def stop(self, timeout: Duration | None = None) -> None:
         """Stop serving: accept no more, close every connection with 1001, wait until all has ended.
 
-        Also closes the listening socket of a server that never ran. Stopping a stopped server does nothing.
+        Also closes the listening sockets of a server that never ran. Stopping a stopped server does nothing.
         Called by a callback it only begins to stop, and returns at once: what it would wait for is itself.
 
         Args:
@@ -321,8 +336,8 @@ class Server(Entrance):
         with self._lock:
             run = self._run
             if run is None or run.pid != os.getpid():
-                # A child process has the socket of a server that ran when it was forked, but no thread of it.
-                self._close_socket()
+                # A child process has the sockets of a server that ran when it was forked, but no thread of it.
+                self._close_listeners()
                 return
             own = threading.current_thread() in run.threads | run.door.threads()
         run.shut(limit)
@@ -344,13 +359,13 @@ class Server(Entrance):
 
     # Inside
 
-    def _listen(self, addr: Address) -> socket.socket:
-        return address.listen(addr, backlog=self._options.backlog, nodelay=self._options.tcp_nodelay)
+    def _places(self) -> str:
+        return " ".join(str(addr) for addr in self._local_addrs)
 
-    def _close_socket(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+    def _close_listeners(self) -> None:
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
 
     def _set_time(self, option: str, setting: str, value: Duration) -> None:
         change: dict[str, Any] = {option: value}
@@ -374,26 +389,27 @@ class Server(Entrance):
                 raise RuntimeError("the server is running already")
             if self._options.raise_nofile_limit:
                 _raise_nofile_limit()
-            if self._socket is None:
-                self._socket = self._listen(Address(self._requested.host, self._local_addr.port))
+            if not self._listeners:
+                self._listeners = listen_all(self._again, self._options)
             loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
             door = Door(self._rules, self._options, self._roll, self._failed, self._stop_for)
             self._furnish(loop, door)
-            loop.listen(self._socket.fileno())
-            run = self._run = _Run(loop, door, self._socket)
+            for listener in self._listeners:
+                loop.listen(listener.fileno())
+            run = self._run = _Run(loop, door, self._listeners)
             _running.add(run)
             try:
                 self._start_thread(run)
             except BaseException:
                 self._end(run)
                 raise
-        logger.info("listening on %s", self._local_addr)
+        logger.info("listening on %s", self._places())
         return run
 
     def _end(self, run: _Run) -> None:
         """The last thread has ended. The lock is held."""
         self._run = None
-        self._close_socket()
+        self._close_listeners()
         _running.discard(run)
 
     def _start_thread(self, run: _Run) -> None:
@@ -437,7 +453,7 @@ class Server(Entrance):
                     run.door.close()
                     with self._lock:
                         self._end(run)
-                    logger.info("stopped listening on %s", self._local_addr)
+                    logger.info("stopped listening on %s", self._places())
                 finally:
                     run.ended.set()
                     run.wake()
@@ -473,12 +489,12 @@ class Server(Entrance):
             run.shut_for(exc, self._options.close_timeout)
 
 
-def NewServer(addr: str, **options: Unpack[OptionKeywords]) -> Server:
+def NewServer(addr: Addresses, **options: Unpack[OptionKeywords]) -> Server:
     """Make a server, as Go's NewServer: callbacks run inline until `set_pool` is called. See `Server`."""
     return Server(addr, **options)
 
 
-def DefaultServer(addr: str, **options: Unpack[OptionKeywords]) -> Server:
+def DefaultServer(addr: Addresses, **options: Unpack[OptionKeywords]) -> Server:
     """Make a server with Go's defaults: a pool of 128 threads and 128 jobs, 1 ms, 5 ms and 0.1 s.
 
     The times are every server's defaults. Options given win over these. See `Server`.

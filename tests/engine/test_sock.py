@@ -283,22 +283,6 @@ def test_turned_away_client_reads_the_response_and_a_clean_end(listening: socket
         assert client.recv(100) == b""
 
 
-def test_setup_is_inherited_by_what_is_accepted(listening: socket.socket) -> None:
-    sock_shim.setup(listening.fileno())
-    with socket.create_connection(listening.getsockname()):
-        readable(listening)
-        with socket.socket(fileno=sock_shim.accept(listening.fileno())) as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
-
-
-def test_setup_leaves_a_unix_socket_alone(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(tmp_path / "s"))
-        sock.listen()
-        sock_shim.setup(sock.fileno())
-        assert sock.getsockname() == str(tmp_path / "s")
-
-
 # --- addresses ---
 
 
@@ -338,10 +322,37 @@ def test_mapped_peer_of_a_socket_for_both_families() -> None:
         assert address(sock_shim.peer(ours.fileno())) == expected
 
 
+@pytest.mark.parametrize("name", ["s", "a longer name than that of an IPv6 socket"])
+def test_peer_of_a_unix_socket_is_known_after_its_end(tmp_path: Path, name: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+        sock.bind(str(tmp_path / "server"))
+        sock.listen()
+        client.bind(str(tmp_path / name))
+        client.connect(str(tmp_path / "server"))
+        with sock.accept()[0] as ours:
+            expected = struct.pack("=H", socket.AF_UNIX) + os.fsencode(tmp_path / name) + b"\0"
+            for _ in range(2):
+                assert sock_shim.peer(ours.fileno()).startswith(expected)
+                client.close()
+
+
+def test_reset_of_a_unix_socket_is_its_end() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    sock_shim.reset(ours.fileno())
+    assert theirs.recv(10) == b""
+    ours.close()
+    theirs.close()
+
+
 def test_what_has_no_address_has_none() -> None:
     assert sock_shim.peer(-1) is None and sock_shim.local(-1) is None
+    with open(__file__) as file:
+        assert sock_shim.peer(file.fileno()) is None
+    with socket.socket() as unconnected, socket.socket(socket.AF_UNIX) as never:
+        assert sock_shim.peer(unconnected.fileno()) is None and sock_shim.peer(never.fileno()) is None
     ours, theirs = socket.socketpair()
-    assert sock_shim.peer(ours.fileno()) is None
+    assert address(sock_shim.peer(ours.fileno())) == (socket.AF_UNIX, "", 0)
     assert address(sock_shim.local(ours.fileno())) == (socket.AF_UNIX, "", 0)
     ours.close()
     theirs.close()

@@ -9,6 +9,7 @@ import pytest
 import unlimitedws
 from unlimitedws import Options
 from unlimitedws.options import OptionKeywords
+from unlimitedws.pool import MAX_WORKERS
 
 INTS = [
     "backlog",
@@ -25,6 +26,7 @@ INTS = [
     "max_message_bytes",
 ]
 TIMES = [
+    "auth_timeout",
     "close_timeout",
     "cooldown_time",
     "handshake_timeout",
@@ -33,13 +35,21 @@ TIMES = [
     "request_timeout",
     "schedule_timeout",
 ]
-TIMES_OR_NONE = ["idle_timeout", "max_lifetime", "ping_interval", "send_timeout"]
-SWITCHES = ["compression", "raise_nofile_limit", "tcp_nodelay"]
+TIMES_OR_NONE = [
+    "idle_timeout",
+    "max_lifetime",
+    "ping_interval",
+    "send_timeout",
+    "tcp_keepalive",
+    "tcp_user_timeout",
+]
+SWITCHES = ["compression", "keep_request", "raise_nofile_limit", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, "max_pings_per_second", "pool", "page"}
+    others = {"max_pings_per_second", "request_workers", "pool", "page", "unix_mode"}
+    assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
 def test_limits_are_those_of_the_first_day() -> None:
@@ -112,13 +122,13 @@ def test_largest_number_is_taken(name: str) -> None:
     assert getattr(Options.of({name: 2**31 - 1}), name) == 2**31 - 1
 
 
-@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
 @pytest.mark.parametrize("value", [2, 2.0, timedelta(seconds=2)])
 def test_time_is_seconds_or_timedelta(name: str, value: object) -> None:
     assert getattr(Options.of({name: value}), name) == 2.0
 
 
-@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
 @pytest.mark.parametrize("value", [-0.001, float("nan"), float("inf"), timedelta(days=-1), timedelta(days=2)])
 def test_impossible_time_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be from 0 to 86400 seconds"):
@@ -132,8 +142,14 @@ def test_time_of_another_type_is_refused_by_name(name: str, value: object) -> No
         Options.of({name: value})
 
 
-@pytest.mark.parametrize("name", ["handshake_timeout", "close_timeout"])
-def test_deadlines_of_the_engine_cannot_be_nothing(name: str) -> None:
+@pytest.mark.parametrize("value", [-1, 0o1000])
+def test_impossible_mode_of_a_unix_socket_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=f"unix_mode: must be from 0 to 511, not {value}"):
+        Options(unix_mode=value)
+
+
+@pytest.mark.parametrize("name", ["handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", *TIMES_OR_NONE])
+def test_deadlines_cannot_be_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be more than 0"):
         Options.of({name: 0})
 
@@ -209,7 +225,7 @@ def test_line_is_never_longer_than_the_head_it_is_in() -> None:
     assert Options(max_header_bytes=4096).settings()["max_line_bytes"] == 4096
 
 
-@pytest.mark.parametrize("name", TIMES_OR_NONE)
+@pytest.mark.parametrize("name", sorted({*TIMES_OR_NONE} - {"tcp_keepalive", "tcp_user_timeout"}))
 def test_time_that_may_be_none_is_off_then_and_0_is_refused(name: str) -> None:
     assert Options.of({name: None}).settings()[f"{name}_ms"] == 0
     assert Options.of({name: 1.5}).settings()[f"{name}_ms"] == 1500
@@ -226,3 +242,14 @@ def test_pings_are_limited_to_what_the_engine_counts() -> None:
     for bad in (-1, 256):
         with pytest.raises(ValueError, match="max_pings_per_second"):
             Options(max_pings_per_second=bad)
+
+
+def test_request_workers_may_be_none_at_all_and_not_absurdly_many() -> None:
+    assert Options().request_workers == 8
+    assert Options(request_workers=0).request_workers == 0
+    assert Options(request_workers=MAX_WORKERS).request_workers == MAX_WORKERS
+    for bad in (-1, MAX_WORKERS + 1):
+        with pytest.raises(ValueError, match="request_workers: must be"):
+            Options(request_workers=bad)
+    with pytest.raises(TypeError, match="request_workers: must be an int"):
+        Options.of({"request_workers": True})

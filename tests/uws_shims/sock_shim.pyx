@@ -17,7 +17,6 @@ from _uws.sock cimport (
     sock_peer,
     sock_plain,
     sock_reset,
-    sock_setup,
     sock_spare,
     sock_turn_away,
     sockaddr_storage,
@@ -70,10 +69,6 @@ def accept(int listen_fd):
     return sock_accept(listen_fd)
 
 
-def setup(int fd):
-    sock_setup(fd)
-
-
 def end_sending(int fd):
     sock_end_sending(fd)
 
@@ -93,7 +88,7 @@ def spare():
 def peer(int fd):
     """struct sockaddr as bytes, or None"""
     cdef sockaddr_storage storage
-    return (<char*>&storage)[:28] if sock_peer(fd, &storage) == 0 else None
+    return (<char*>&storage)[:sizeof(storage)] if sock_peer(fd, &storage) == 0 else None
 
 
 def local(int fd):

@@ -1,0 +1,149 @@
+"""A server's figures for Prometheus, through ``prometheus_client`` (``pip install unlimitedws[metrics]``).
+
+``metrics.route(server)`` answers ``GET /metrics``. Whoever has a registry of his own gives it, or registers a
+`Collector` there. Nothing is measured for this: the engine counts anyway, and is asked when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .request import Request, Response
+
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector as _Base
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(
+        "unlimitedws.metrics needs prometheus_client: pip install unlimitedws[metrics]", name=exc.name
+    ) from exc
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from .server import Server
+
+__all__ = ["Collector", "route"]
+
+# The engine's name, ours behind the prefix, what it is. Counters get their _total from the client library.
+_GAUGES = (
+    ("connections", "connections", "Open WebSocket connections"),
+    ("descriptors", "descriptors", "Connections of any kind, those in a handshake and those closing included"),
+    ("ready", "ready_connections", "Connections with something to deliver that wait for a thread"),
+    ("inbox_bytes", "inbox_bytes", "Messages received and not yet delivered"),
+    ("incomplete_bytes", "incomplete_bytes", "Messages of which not everything has been received"),
+    ("runners", "threads", "Threads that poll and run callbacks"),
+    ("parked", "parked_threads", "Threads that have nothing to do"),
+    ("timers", "timers", "Deadlines that are being kept"),
+    ("targets", "targets", "Distinct request targets of the connections"),
+    ("slab_used_bytes", "slab_used_bytes", "The engine's buffers in use"),
+    ("slab_held_bytes", "slab_held_bytes", "The engine's buffers, free ones included"),
+    ("slab_blocks", "slab_blocks", "The engine's buffers in use, counted"),
+)
+_COUNTERS = (
+    ("accepted", "accepted", "TCP connections accepted"),
+    ("turned_away", "turned_away", "TCP connections refused for want of room"),
+    ("upgraded", "opened", "WebSocket connections opened"),
+    ("refused", "refused", "Requests refused"),
+    ("closed", "closed", "WebSocket connections closed"),
+    ("half_closed", "half_closed", "Peers that ended the transport without a close frame"),
+    ("messages_in", "received_messages", "Messages received"),
+    ("messages_out", "sent_messages", "Messages sent"),
+    ("bytes_in", "received_bytes", "Bytes received"),
+    ("bytes_out", "sent_bytes", "Bytes of messages sent"),
+    ("pings", "received_pings", "Pings received"),
+    ("pings_out", "sent_pings", "Pings sent to find out whether the peer is there"),
+    ("pongs_put_off", "postponed_pongs", "Pings above the limit, answered late and together"),
+    ("timeouts", "handshake_timeouts", "Opening and closing handshakes that were not completed in time"),
+    ("takeovers", "poller_takeovers", "Times that a callback took so long that another thread polled"),
+    ("pauses", "reading_pauses", "Times that a connection was not read because its inbox was full"),
+    ("cooldowns", "accept_cooldowns", "Times that accepting rested because the pool was full"),
+)
+_BY_STATUS = "answered_"
+_BY_CAUSE = "closed_by_"
+
+
+class Collector(_Base):
+    """A server's figures, for a registry of ``prometheus_client``.
+
+    ======================================  =================================================================
+    `<prefix>_connections`                  open connections, a gauge
+    `<prefix>_handshakes_total{status=}`    requests answered, by HTTP status; 101 is a connection opened
+    `<prefix>_closes_total{cause=}`         connections closed, by `CloseCause`
+    `<prefix>_received_messages_total` ...  and what else the engine counts: their help texts say what
+    ======================================  =================================================================
+
+    They begin at zero with each run of the server; while it does not run there are none.
+
+    Args:
+        server: Whose.
+        prefix: What the names begin with; two servers in one registry need two.
+    """
+
+    def __init__(self, server: Server, prefix: str = "unlimitedws") -> None:
+        self._server = server
+        self._prefix = prefix
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures. The registry calls this. Thread: any."""
+        figures = self._server.counters()
+        if not figures:
+            return
+        for key, name, text in _GAUGES:
+            yield GaugeMetricFamily(f"{self._prefix}_{name}", f"{text}.", figures[key])
+        for key, name, text in _COUNTERS:
+            yield CounterMetricFamily(f"{self._prefix}_{name}", f"{text}.", figures[key])
+        handshakes = CounterMetricFamily(
+            f"{self._prefix}_handshakes",
+            "Requests answered, by HTTP status; 101 is a connection that was opened.",
+            labels=["status"],
+        )
+        closes = CounterMetricFamily(
+            f"{self._prefix}_closes", "WebSocket connections closed, by what ended them.", labels=["cause"]
+        )
+        for key, value in figures.items():
+            if key.startswith(_BY_STATUS):
+                handshakes.add_metric([key.removeprefix(_BY_STATUS)], value)
+            elif key.startswith(_BY_CAUSE):
+                closes.add_metric([key.removeprefix(_BY_CAUSE)], value)
+        yield handshakes
+        yield closes
+
+
+def route(
+    server: Server,
+    path: str = "/metrics",
+    *,
+    registry: CollectorRegistry | None = None,
+    prefix: str = "unlimitedws",
+) -> CollectorRegistry:
+    """Let a server answer ``GET /metrics``, in the format that the scraper asks for.
+
+    Anybody who reaches the server can read it, so a proxy before it should keep the path to itself; or give the
+    metrics a server on an address of their own.
+
+    Args:
+        server: Whose figures, and who answers.
+        path: Where.
+        registry: What is served, and where the figures are registered; ``prometheus_client.REGISTRY`` has those
+            of the process and of the application. None: one of its own, with the figures of the server alone.
+        prefix: See `Collector`.
+
+    Returns:
+        The registry.
+
+    Raises:
+        TypeError, ValueError: As `Server.route`, and as the registry where it has these names already.
+    """
+    served = CollectorRegistry() if registry is None else registry
+
+    def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(200, encode(served), {"Content-Type": content_type})
+
+    server.route(path, metrics)
+    served.register(Collector(server, prefix))
+    return served
