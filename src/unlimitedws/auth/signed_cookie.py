@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ class SignedCookie:
             logger.info("SignedCookie: the value is not one of issue")
             return None
         try:
-            payload, signed = self._serializer.loads(value, max_age=self._age(), return_timestamp=True)
+            payload, signed = self._serializer.loads(value, max_age=math.ceil(self._max_age), return_timestamp=True)
         # The latter three: what itsdangerous lets through, for times beyond the calendar above all.
         except (self._itsdangerous.BadData, ValueError, OverflowError, OSError) as exc:
             logger.info("SignedCookie: %s", type(exc).__name__)
@@ -106,14 +107,15 @@ class SignedCookie:
         if not (_is_user(user) and isinstance(session, str) and session):
             logger.info("SignedCookie: the content is not one of issue")
             return None
-        return Identity(user, session, signed.timestamp() + self._max_age)
+        expires = signed.timestamp() + self._max_age
+        # itsdangerous counts whole seconds, and lets the last one pass.
+        if expires <= time.time():
+            logger.info("SignedCookie: SignatureExpired")
+            return None
+        return Identity(user, session, expires)
 
     def __repr__(self) -> str:
         return f"<SignedCookie max_age={self._max_age:g}>"
-
-    def _age(self) -> int:
-        # itsdangerous counts whole seconds, and lets max_age itself pass.
-        return math.ceil(self._max_age)
 
 
 def _is_user(user: object) -> bool:
