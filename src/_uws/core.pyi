@@ -31,6 +31,8 @@ class Loop:
 
                 ========================  ====================================================================
                 max_message_bytes         a longer message closes its connection with 1009
+                max_stream_bytes          the same, for a message that is streamed (63 bits)
+                streaming                 1: on_read is called as soon as a message begins
                 max_fragments             a message of more fragments closes its connection with 1008
                 max_header_bytes          request head; more is refused with 431
                 max_header_fields         header fields of the request; more are refused with 431
@@ -88,7 +90,8 @@ class Loop:
 
         Args:
             name: "on_connect", "on_read", "on_close" (called with the connection), or "on_message"
-                (connection, message), which is used instead of "on_read" where it is set. A hook that is None
+                (connection, message), which is used instead of "on_read" where it is set; "on_fragment"
+                (connection, Fragment), which is used instead of both. A hook that is None
                 costs nothing. Or "on_request" and "on_route", called with an `Exchange`: for each valid
                 upgrade request, and for each plain GET but one of the page. They answer it at once, or keep it
                 and answer later.

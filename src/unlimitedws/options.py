@@ -15,6 +15,8 @@ __all__ = ["OptionKeywords", "Options"]
 
 # The engine keeps sizes and counts in 31 bits.
 _MAX_INT = 2**31 - 1
+# ... but what no memory has to hold.
+_MAX_LONG = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,15 @@ class Options:
     max_message_bytes: int = 1 << 20
     """Longest message, 1 MiB; a longer one closes its connection with 1009. Memory is taken as the bytes
     arrive, never because a length was announced, so this is a limit on what one peer can make us hold."""
+
+    streaming: bool = False
+    """Call `on_read` as soon as a message begins, and let `wsutil.open_message` read it while it arrives: for
+    messages that are longer than memory should hold. With the hook `on_fragment` it is so anyway, with
+    `on_message` never. Compressed messages still come whole."""
+
+    max_stream_bytes: int | None = 1 << 30
+    """Longest message that is streamed, instead of `max_message_bytes`, 1 GiB; a longer one closes its connection with
+    1009. We keep nothing of it, but whoever writes it to a disk wants an end. None: without limit."""
 
     max_incomplete_total_bytes: int = 64 << 20
     """Messages of all connections that are not complete yet, 64 MiB together. Above it those connections are
@@ -220,8 +231,12 @@ class Options:
             raise ValueError(f"request_workers: must be at most {MAX_WORKERS}, not {self.request_workers}")
         if self.max_pings_per_second > 255:
             raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
+        if self.max_stream_bytes is not None:
+            _check_int("max_stream_bytes", self.max_stream_bytes, 1, _MAX_LONG)
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in ("tcp_nodelay", "raise_nofile_limit", "compression", "keep_request", "proxy_protocol"):
+        for name in (
+            "streaming", "tcp_nodelay", "raise_nofile_limit", "compression", "keep_request", "proxy_protocol",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
         if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
@@ -258,6 +273,8 @@ class Options:
         workers, jobs = self.pool or (1, 0)
         return {
             "max_message_bytes": self.max_message_bytes,
+            "max_stream_bytes": _MAX_LONG if self.max_stream_bytes is None else self.max_stream_bytes,
+            "streaming": int(self.streaming),
             "max_fragments": self.max_fragments,
             "max_header_bytes": self.max_header_bytes,
             "max_header_fields": self.max_header_fields,
@@ -290,6 +307,8 @@ class OptionKeywords(TypedDict, total=False):
     """The fields of `Options` as keywords, for type checkers and editors. A test keeps the two the same."""
 
     max_message_bytes: int
+    streaming: bool
+    max_stream_bytes: int | None
     max_incomplete_total_bytes: int
     max_fragments: int
     max_pings_per_second: int

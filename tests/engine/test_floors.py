@@ -29,6 +29,7 @@ FLOORS = {
     "upgrade": (2, 0),
     "proxy": (2, 0),
     "response": (2, 1),
+    "deflate": (2, 1),
     "proto": (3, 0),
     "poller": (4, 0),
     "sock": (4, 0),
