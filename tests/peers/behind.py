@@ -384,6 +384,7 @@ class Behind:
             # A proxy that reads HTTP may well pass the second request on: over another connection, as a request that
             # it has read itself.
             assert seen == (["/second"] if self.rest_of(client).endswith(b"second") else [])
+            client.close()
             self.assert_one_request_a_connection(front)
             assert self.reads_http or seen == []
 
@@ -397,6 +398,7 @@ class Behind:
             assert client.recv_response().status == 400
             client.recv_body()
             assert seen == (["/second"] if self.rest_of(client).endswith(b"second") else [])
+            client.close()
             self.assert_one_request_a_connection(front)
             assert self.reads_http or seen == []
 
@@ -416,19 +418,19 @@ class Behind:
     # --- time, and the server's end ---
 
     def test_silence_ends_at_the_proxy(self) -> None:
-        with self.proxied(idle="1s", ping_interval=None) as front:
+        with self.proxied(idle="500ms", ping_interval=None) as front:
             client, conn = front.connect_conn()
             began = time.monotonic()
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv_until_eof() == b""
-            assert time.monotonic() - began > 0.5
+            assert time.monotonic() - began > 0.25
             assert take(front.live.ended) == Ended(conn, 1006, "")
             assert conn.close_cause is CloseCause.LOST
 
     def test_pings_keep_a_silent_connection(self) -> None:
-        with self.proxied(idle="1s", ping_interval=0.3, ping_timeout=TIMEOUT) as front:
+        with self.proxied(idle="500ms", ping_interval=0.15, ping_timeout=TIMEOUT) as front:
             client, conn = front.connect_conn()
-            until = time.monotonic() + 2.5
+            until = time.monotonic() + 1.2
             pings = 0
             while time.monotonic() < until:
                 got = client.recv_frame()
