@@ -26,7 +26,15 @@ class Exchange:
 
     @property
     def remote_addr(self) -> Address:
-        """The peer's end, as `Conn.remote_addr`."""
+        """The client, as `Conn.remote_addr`: whom trusted proxies name, or the peer."""
+
+    @property
+    def peer_addr(self) -> Address:
+        """The peer, as the PROXY protocol or the socket has it, whatever the request says."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the PROXY protocol says that the client speaks TLS."""
 
     @property
     def local_addr(self) -> Address:
