@@ -143,6 +143,17 @@ def test_other_key_and_changed_token_are_nobodys(verify: JWT) -> None:
         assert verify(bad) is None, bad
 
 
+def test_token_has_one_spelling(verify: JWT) -> None:
+    header, claims, signature = token().split(".")
+    for spelling in (
+        "!!!!" + signature,
+        signature + "=",
+        signature + "====",
+        signature[:4] + "\n   " + signature[4:],
+    ):
+        assert verify(f"{header}.{claims}.{spelling}") is None
+
+
 def test_noise_is_nobodys(verify: JWT) -> None:
     good = token()
     noise = random.Random(7519)

@@ -90,6 +90,18 @@ def test_changed_cookie_is_nobodys() -> None:
         assert cookie(changed) is None
 
 
+def test_cookie_has_one_spelling() -> None:
+    cookie = SignedCookie(SECRET, 60)
+    content, at, signature = cookie.issue("alice", "s1").split(".")
+    for spelling in (
+        "!!!!" + signature,
+        signature + "=",
+        signature + "====",
+        signature[:4] + "\n   " + signature[4:],
+    ):
+        assert cookie(f"{content}.{at}.{spelling}") is None
+
+
 def test_cookie_of_noise_is_nobodys() -> None:
     cookie = SignedCookie(SECRET, 60)
     value = cookie.issue("alice", "s1")
