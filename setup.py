@@ -3,13 +3,19 @@
 UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests reach the engine's floors.
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
+UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
 """
 
 import os
+import shlex
+import subprocess
+import sysconfig
+import tempfile
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 DEBUG = os.environ.get("UWS_DEBUG") == "1"
@@ -58,10 +64,50 @@ def extension(module: str, source: Path) -> Extension:
         [str(source.relative_to(ROOT))],
         include_dirs=["src/_uws/c"],
         depends=[str(header.relative_to(ROOT)) for header in headers],
-        define_macros=MACROS,
+        define_macros=list(MACROS),
         extra_compile_args=CFLAGS,
         extra_link_args=LDFLAGS,
     )
+
+
+def links(library: str, program: str) -> bool:
+    """Whether a program of C compiles and links with a library, with the environment's flags."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    flags = [shlex.split(os.environ.get(name, "")) for name in ("CPPFLAGS", "CFLAGS", "LDFLAGS")]
+    with tempfile.TemporaryDirectory() as room:
+        source = Path(room, "probe.c")
+        source.write_text(program)
+        command = [*compiler, *flags[0], *flags[1], str(source), "-o", f"{room}/probe", *flags[2], f"-l{library}"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def choose_zlib(wanted: str) -> tuple[str, list[tuple[str, str]]]:
+    """(library, macros) of the zlib that the engine compresses with."""
+    if wanted not in ("auto", "zlib", "zlib-ng"):
+        raise SystemExit(f"UWS_ZLIB={wanted}: zlib, zlib-ng or auto")
+    if wanted != "zlib":
+        if links("z-ng", "#include <zlib-ng.h>\nint main(void) { return zng_inflateEnd(0) == Z_OK; }\n"):
+            return "z-ng", [("UWS_ZLIB_NG", "1")]
+        if wanted == "zlib-ng":
+            raise SystemExit("UWS_ZLIB=zlib-ng: zlib-ng.h and libz-ng are not here (Debian 13: libz-ng-dev)")
+    if links("z", "#include <zlib.h>\nint main(void) { return inflateEnd(0) == Z_OK; }\n"):
+        return "z", [("UWS_ZLIB_NG", "0")]
+    raise SystemExit(
+        "zlib's header or library is missing. Install zlib1g-dev (Debian, Ubuntu), zlib-devel (Fedora, openSUSE), "
+        "zlib-dev (Alpine) or zlib (Arch)."
+    )
+
+
+class BuildExt(build_ext):
+    """Looks for zlib when the engine is built, not when its metadata are asked for."""
+
+    def build_extensions(self) -> None:
+        library, macros = choose_zlib(os.environ.get("UWS_ZLIB", "auto"))
+        for ext in self.extensions:
+            if ext.name == "_uws.deflate":
+                ext.libraries.append(library)
+                ext.define_macros += macros
+        super().build_extensions()
 
 
 extensions = [extension(f"_uws.{p.stem}", p) for p in sorted((ROOT / "src/_uws").glob("*.pyx"))]
@@ -76,6 +122,7 @@ if SHIMS:
 setup(
     package_dir=package_dir,
     packages=packages,
+    cmdclass={"build_ext": BuildExt},
     ext_modules=cythonize(
         extensions,
         include_path=["src"],

@@ -11,6 +11,8 @@ cdef enum UwsStatus:
     UWS_E_TOO_BIG = -3        # 1009
     UWS_E_FRAGMENTS = -4      # 1008, more fragments than a message may have
     UWS_E_NOMEM = -5          # 1011
+    # 1007 here too: the frames are in order, but what the message holds is not what its RSV1 bit says it is.
+    UWS_E_DEFLATE = -6
 
     # The call was refused.
     UWS_E_ARG = -20
@@ -18,6 +20,7 @@ cdef enum UwsStatus:
 
     # The upgrade request is refused with an HTTP status (docs/handshakes.md).
     UWS_E_HTTP_400 = -400
+    UWS_E_HTTP_403 = -403
     UWS_E_HTTP_404 = -404
     UWS_E_HTTP_405 = -405     # with Allow: GET
     UWS_E_HTTP_HEAD = -1405   # 405 too, without content: HEAD gets none (RFC 9110, section 9.3.2)
@@ -34,7 +37,7 @@ cdef inline int err_close_code(int status) noexcept nogil:
     """Close code that goes on the wire for a failed connection (RFC 6455, section 7.4.1)."""
     if status == UWS_E_PROTOCOL:
         return 1002
-    if status == UWS_E_UTF8:
+    if status == UWS_E_UTF8 or status == UWS_E_DEFLATE:
         return 1007
     if status == UWS_E_TOO_BIG:
         return 1009

@@ -1,6 +1,6 @@
 # F3. See proto.pxd.
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_NOMEM, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK
 from _uws.frame cimport (
@@ -24,6 +24,7 @@ from _uws.utf8 cimport utf8_feed
 cdef enum:
     FIRST_BUF_BYTES = 256
     FIN = 0x80                # of UwsPartial.first
+    RSV1 = 0x40
     OPCODE = 0x0F
 
 
@@ -65,8 +66,9 @@ cdef UwsPartial* _partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
 cdef void _drop_partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
     cdef UwsPartial* part = p.part
     if part != NULL:
-        _unlink(part, env)
-        env.partial_bytes -= sizeof(UwsPartial) + part.cap_bytes
+        if not (p.msg_opcode & UWS_P_STREAMED):
+            _unlink(part, env)
+            env.partial_bytes -= sizeof(UwsPartial) + part.cap_bytes
         slab_give(env.slab, part.buf)
         slab_give(env.slab, part)
         p.part = NULL
@@ -80,9 +82,18 @@ cdef void proto_reset(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
     p.utf8 = 0
 
 
-cdef inline uint64_t _max_payload(const UwsProtoEnv* env, uint8_t first) noexcept nogil:
+cdef inline bint _streams(const UwsProto* p, const UwsProtoEnv* env, uint8_t first) noexcept nogil:
+    """Whether a data frame with this first byte is of a message that is streamed. A compressed one has to be whole."""
+    if first & OPCODE == UWS_OP_CONTINUATION:
+        return p.msg_opcode & UWS_P_STREAMED
+    return env.stream and not (first & RSV1)
+
+
+cdef inline uint64_t _max_payload(const UwsProto* p, const UwsProtoEnv* env, uint8_t first) noexcept nogil:
     """A control frame's limit is the RFC's (section 5.5), not the option's."""
-    return UWS_MAX_CONTROL_BYTES if first & 8 else env.max_message_bytes
+    if first & 8:
+        return UWS_MAX_CONTROL_BYTES
+    return env.max_stream_bytes if _streams(p, env, first) else env.max_message_bytes
 
 
 cdef int _control(UwsProto* p, int opcode, uint8_t* payload, size_t len_bytes, UwsEvent* ev) noexcept nogil:
@@ -120,7 +131,8 @@ cdef inline void _message(UwsEvent* ev, int opcode, uint8_t* data, size_t len_by
 
 
 cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t len_bytes) noexcept nogil:
-    """Unmask len_bytes of the current frame onto the end of the message. Memory follows what has arrived, never
+    """Unmask len_bytes of the current frame onto the end of the message. Memory follows what has arrived,
+    never
     what was declared: at most twice the bytes received."""
     cdef size_t want, before = part.cap_bytes
     cdef uint8_t* grown
@@ -144,7 +156,27 @@ cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t
     return UWS_OK
 
 
-cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept nogil:
+cdef UwsEvent* _piece(UwsProto* p, uint8_t* data, size_t len_bytes, UwsEvent* out, int* n_out) noexcept nogil:
+    """Bytes of a streamed message leave; the event that they leave with. All that one input has of a message leaves
+    together. Only a control frame between two frames parts them: its payload stays where it is until it is read."""
+    cdef UwsEvent* event
+    if n_out[0] != 0:
+        event = &out[n_out[0] - 1]
+        if event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FINAL):
+            if len_bytes != 0:
+                # Over the header between the two.
+                memmove(event.data + event.len_bytes, data, len_bytes)
+                event.len_bytes += len_bytes
+            return event
+    event = &out[n_out[0]]
+    n_out[0] += 1
+    _message(event, p.msg_opcode & OPCODE, data, len_bytes, 0 if p.msg_opcode & UWS_P_BEGUN else UWS_EVF_FIRST)
+    event.kind = UWS_EV_FRAGMENT
+    p.msg_opcode |= UWS_P_BEGUN
+    return event
+
+
+cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f, uint8_t first) noexcept nogil:
     """Account for the header of a data frame: limits of the message (RFC 6455, section 10.4)."""
     cdef uint64_t so_far = 0
     cdef uint32_t fragments = 0
@@ -152,9 +184,10 @@ cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept 
         # Inside of a message there is a partial state.
         so_far = p.part.len_bytes
         fragments = p.part.fragments
-    if f.payload_len > env.max_message_bytes - so_far:
+    if f.payload_len > _max_payload(p, env, first) - so_far:
         return UWS_E_TOO_BIG
-    if fragments >= env.max_fragments:
+    # A streamed message may have any number: they cost what messages of their size cost, and leave nothing behind.
+    if fragments >= env.max_fragments and not _streams(p, env, first):
         return UWS_E_FRAGMENTS
     return UWS_OK
 
@@ -177,9 +210,15 @@ cdef int _end_frame(UwsProto* p, UwsProtoEnv* env, UwsEvent* out, int* n_out) no
         return UWS_OK
     if p.utf8 != 0:
         return UWS_E_UTF8
-    _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes, UWS_EVF_OWNED if part.buf != NULL else 0)
-    n_out[0] += 1
-    env.partial_bytes -= part.cap_bytes
+    if p.msg_opcode & UWS_P_STREAMED:
+        _piece(p, NULL, 0, out, n_out).flags |= UWS_EVF_FINAL
+        # Back among those that keep what they are in the middle of: a header, perhaps.
+        env.partial_bytes += sizeof(UwsPartial)
+        _link(part, env)
+    else:
+        _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes, UWS_EVF_OWNED if part.buf != NULL else 0)
+        n_out[0] += 1
+        env.partial_bytes -= part.cap_bytes
     part.buf = NULL
     part.len_bytes = 0
     part.cap_bytes = 0
@@ -201,6 +240,14 @@ cdef int _payload(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_bytes
         if part.first & OPCODE >= UWS_OP_CLOSE:
             mask_copy(part.room + part.room_len, data, n, part.mask_key, 0)
             part.room_len += <uint8_t>n
+        elif p.msg_opcode & UWS_P_STREAMED:
+            mask_apply(data, n, part.mask_key, 0)
+            if p.msg_opcode & OPCODE == UWS_OP_TEXT:
+                status = utf8_feed(&p.utf8, data, n)
+                if status != UWS_OK:
+                    return status
+            _piece(p, data, n, out, n_out)
+            part.len_bytes += n
         else:
             start = part.len_bytes
             status = _append(part, env, data, n)
@@ -235,6 +282,11 @@ cdef int _begin_partial(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexce
         p.flags &= ~UWS_P_DEFLATED
         if f.rsv & UWS_RSV1:
             p.flags |= UWS_P_DEFLATED
+        elif env.stream:
+            # It keeps nothing, so it is nobody to be ended for what he keeps.
+            p.msg_opcode |= UWS_P_STREAMED
+            _unlink(part, env)
+            env.partial_bytes -= sizeof(UwsPartial)
         part.fragments = 0
     part.fragments += 1
     return UWS_OK
@@ -254,11 +306,12 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                     UwsEvent* out, int* n_out) noexcept nogil:
     """Decode all of data, which is unmasked in place.
 
-    out: room for len_bytes / UWS_MIN_FRAME_BYTES + 1 events. MESSAGE events point into data, or own a slab block
-        (UWS_EVF_OWNED). Control events point into data or into env.scratch: read them before the next call.
+    out: room for len_bytes / UWS_MIN_FRAME_BYTES + 1 events. MESSAGE events point into data, or own a slab
+        block (UWS_EVF_OWNED). FRAGMENT events point into data. Control events point into data or into
+        env.scratch: read them before the next call.
     n_out: events written; set whether the call succeeds or not: what came before an error is valid.
-    Returns UWS_OK; or a negative status with which the connection fails (RFC 6455, section 7.1.7): the caller sends
-        the close frame. After an error or a CLOSE event all input is ignored.
+    Returns UWS_OK; or a negative status with which the connection fails (RFC 6455, section 7.1.7): the caller
+        sends the close frame. After an error or a CLOSE event all input is ignored.
     """
     cdef UwsFrame f
     cdef UwsPartial* part
@@ -287,7 +340,7 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
             status = frame_check(joined[0], joined[1], p.msg_opcode != 0, rsv)
             if status != UWS_OK:
                 break
-            head = frame_decode(joined, take, _max_payload(env, joined[0]), &f)
+            head = frame_decode(joined, take, _max_payload(p, env, joined[0]), &f)
             if head == 0:
                 status = _cut_head(p, env, data + pos, len_bytes - pos)
                 if status != UWS_OK:
@@ -303,7 +356,7 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                 status = frame_check(data[pos], data[pos + 1], p.msg_opcode != 0, rsv)
                 if status != UWS_OK:
                     break
-                head = frame_decode(data + pos, len_bytes - pos, _max_payload(env, data[pos]), &f)
+                head = frame_decode(data + pos, len_bytes - pos, _max_payload(p, env, data[pos]), &f)
                 if head < 0:
                     status = head
                     break
@@ -317,7 +370,7 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
             pos += <size_t>head
 
         if f.opcode < UWS_OP_CLOSE:
-            status = _begin_data(p, env, &f)
+            status = _begin_data(p, env, &f, <uint8_t>(f.rsv << 4 | f.opcode))
             if status != UWS_OK:
                 break
         if f.payload_len <= len_bytes - pos and (f.opcode >= UWS_OP_CLOSE or (f.fin and p.msg_opcode == 0)):
@@ -335,6 +388,9 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                     if status != UWS_OK:
                         break
                 _message(&out[n_out[0]], f.opcode, data + pos, <size_t>f.payload_len, 0)
+                if env.stream and not (f.rsv & UWS_RSV1):
+                    out[n_out[0]].kind = UWS_EV_FRAGMENT
+                    out[n_out[0]].flags = UWS_EVF_FIRST | UWS_EVF_FINAL
             n_out[0] += 1
             pos += <size_t>f.payload_len
             continue

@@ -314,6 +314,11 @@ class Door:
 
     def _fail(self, ask: _Ask, exc: BaseException) -> None:
         """A hook raised, or returned what it must not."""
+        if not isinstance(exc, Exception | KeyboardInterrupt | SystemExit):
+            # Such as asyncio.CancelledError: of a hook's own doings, and no order to stop the server.
+            wrapped = RuntimeError(f"{ask.step.name} raised {type(exc).__name__}")
+            wrapped.__cause__ = exc
+            exc = wrapped
         try:
             ask.exchange.answer(500, _ERROR)
         finally:

@@ -43,12 +43,12 @@ TIMES_OR_NONE = [
     "tcp_keepalive",
     "tcp_user_timeout",
 ]
-SWITCHES = ["compression", "keep_request", "raise_nofile_limit", "tcp_nodelay"]
+SWITCHES = ["compression", "keep_request", "raise_nofile_limit", "streaming", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    others = {"max_pings_per_second", "request_workers", "pool", "page", "unix_mode"}
+    others = {"max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page", "unix_mode"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
@@ -120,6 +120,17 @@ def test_number_of_another_type_is_refused_by_name(name: str, value: object) -> 
 @pytest.mark.parametrize("name", INTS)
 def test_largest_number_is_taken(name: str) -> None:
     assert getattr(Options.of({name: 2**31 - 1}), name) == 2**31 - 1
+
+
+def test_length_of_a_stream_has_a_wider_range_and_may_have_no_limit() -> None:
+    assert Options().max_stream_bytes == 1 << 30
+    assert Options(max_stream_bytes=2**63 - 1).settings()["max_stream_bytes"] == 2**63 - 1
+    assert Options(max_stream_bytes=None).settings()["max_stream_bytes"] == 2**63 - 1
+    for value in (0, -1, 2**63):
+        with pytest.raises(ValueError, match="max_stream_bytes: must be from 1 to"):
+            Options(max_stream_bytes=value)
+    with pytest.raises(TypeError, match="max_stream_bytes"):
+        Options(max_stream_bytes=True)
 
 
 @pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
