@@ -217,7 +217,8 @@ def test_key_in_the_header_is_not_looked_at(verify: JWT) -> None:
 
 
 def test_header_that_demands_to_be_understood_is_nobodys(verify: JWT) -> None:
-    for header in ({"crit": ["b64"], "b64": False}, {"crit": ["exp"]}, {"crit": []}, {"crit": None}):
+    headers: list[Any] = [{"crit": ["b64"], "b64": False}, {"crit": ["exp"]}, {"crit": []}, {"crit": None}]
+    for header in headers:
         assert verify(token(header=header)) is None
 
 
