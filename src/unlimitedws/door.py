@@ -165,8 +165,6 @@ class Door:
         """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
         self.helpers.close()
 
-    # What is asked, in which order
-
     def _admission(self, request: Request) -> _Steps:
         rules = self._rules
         hooks = rules.hooks
