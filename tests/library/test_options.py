@@ -48,7 +48,8 @@ SWITCHES = ["compression", "keep_request", "raise_nofile_limit", "streaming", "t
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    others = {"max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page", "unix_mode"}
+    others = {"max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page"}
+    others |= {"unix_mode", "trusted_proxies", "forwarded_header", "proxy_protocol"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
