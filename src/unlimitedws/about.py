@@ -33,20 +33,21 @@ class About:
         request: The upgrade request where the option `keep_request` is on; else None.
         conn: The connection; None before it is open and after it is over. The engine sets it.
         stranger: Who is to check the first message, while the connection has not said who it is; else None.
+        heard: What has come of that message, where messages come in pieces.
         revoked: Close code and reason, once `disconnect` has met it.
     """
 
-    __slots__ = ("_over", "_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "user")
+    __slots__ = ("_roll", "_settled", "conn", "heard", "request", "revoked", "session", "stranger", "user")
 
     def __init__(self, roll: Roll, user: object = None, session: object = None) -> None:
         self._roll = roll
-        self._over = False
         self._settled = False
         self.user = user
         self.session = session
         self.request: Any = None
         self.conn: Conn | None = None
         self.stranger: Any = None
+        self.heard = b""
         self.revoked: tuple[int, str] | None = None
 
     def closed(self, conn: Conn) -> None:
@@ -115,7 +116,6 @@ class Roll:
     def drop(self, about: About) -> None:
         """Forget somebody, for good."""
         with self._lock:
-            about._over = True
             about.conn = None
             self._strike(about)
 
@@ -141,7 +141,7 @@ class Roll:
                 about = About(self, user, session)
                 about.conn = conn
                 about._settled = True
-            if about._over or not conn._identify(about, expires_ms):
+            if not conn._identify(about, expires_ms):
                 return False
             # If it is over by now: its `drop` waits for our lock.
             self._strike(about)
