@@ -312,6 +312,8 @@ def wrong_with_head(part: Part, message: Message | None, limit: int, found: Read
     elif part.longer_form and (part.known or codes):
         codes.add(1002)
         found.met("length in a longer form than it needs")
+    if codes and part.header.compression and (part.header.rsv & 4 or (message and message.terms)):
+        found.met("wrong frame that somebody may inflate")
     held, most = (len(message.raw), message.wire_limit) if message is not None else (0, limit)
     is_data = part.header.opcode in rfc.DATA
     # Whatever is wrong already, somebody may count as a part of the message, and judge by its length.

@@ -58,7 +58,7 @@ EXAMPLES = {
     "has no limit": raw.frame(BINARY, b"x" * (LIMIT + 1)),
     "notices some ill-formed text": coded((TEXT, b"\xed\xa0", False), (PING, b"p"), (CONT, b"\x80")),
     "forgets at a control frame": coded((TEXT, HELLO[:2], False, 4), (PING, b""), (CONT, HELLO[2:])),
-    "inflates a message that interrupts": coded((BINARY, HELLO + EMPTY, False, 4), (TEXT, b"\xff")),
+    "inflates what is in a wrong frame": coded((BINARY, HELLO + EMPTY, False, 4), (TEXT, b"\xff")),
     "is out of step": coded((TEXT, b"", True, 4), (TEXT, HELLO, True, 4)),
     "refuses a compressed message of exactly": coded((TEXT, FULL[:-1], False, 4), (CONT, FULL[-1:])),
     "does not go on behind a final block": coded((TEXT, FINAL, True, 4), (TEXT, HELLO, True, 4)),
