@@ -16,8 +16,10 @@ from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_event, post_lost
 from _uws.proto cimport (
     UWS_EV_CLOSE,
+    UWS_EV_FRAGMENT,
     UWS_EV_MESSAGE,
     UWS_EV_PING,
+    UWS_EVF_FINAL,
     UWS_EVF_OWNED,
     UwsEvent,
     UwsProto,
@@ -89,7 +91,9 @@ cdef bint _own(UwsLoop* l, UwsEvent* event) noexcept nogil:
 
 
 cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcept nogil:
-    l.count.messages_in += 1
+    """A message, or a piece of one that is streamed."""
+    if event.kind == UWS_EV_MESSAGE or event.flags & UWS_EVF_FINAL:
+        l.count.messages_in += 1
     if c.marks & UWS_M_EXTRA:
         l.extra[c - l.table].spoke = l.tick
     if c.state != UWS_S_OPEN or not (l.want & UWS_W_MESSAGE):
@@ -101,7 +105,7 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
             conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
             return
     elif event.len_bytes != 0 and not (event.flags & UWS_EVF_OWNED):
-        # An empty message of empty fragments has no payload anywhere.
+        # An empty message of empty fragments has no payload anywhere, nor has an empty end of one that is streamed.
         b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
     if post_event(l, c, event) != UWS_OK:
         post_lost(l, c, event)
@@ -140,7 +144,7 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
     for i in range(n):
         event = &l.scratch[i]
-        if event.kind == UWS_EV_MESSAGE:
+        if event.kind == UWS_EV_MESSAGE or event.kind == UWS_EV_FRAGMENT:
             _message(l, b, c, event)
         elif event.kind == UWS_EV_PING:
             _pong(l, c, event)
