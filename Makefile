@@ -19,13 +19,14 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn differential bench bench-smoke idle handshake lint versions clean
+.PHONY: help run test autobahn autobahn-all differential bench bench-smoke idle handshake lint versions clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          the echo server on $(ADDR), and its page on http://localhost$(ADDR)/"
 	@echo "make test         all tests"
 	@echo "make autobahn     the Autobahn cases; report in autobahn-report/"
+	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
 	@echo "make bench        throughput beside picows, websockets and a floor in C"
 	@echo "make bench-smoke  one short round of it"
@@ -43,6 +44,9 @@ test: $(DEV)/built
 
 autobahn: $(DEV)/built
 	$(PY) tests/conformance/autobahn.py --outdir autobahn-report $(ARGS)
+
+autobahn-all: $(DEV)/built
+	$(PY) tests/conformance/autobahn.py --all --outdir autobahn-report $(ARGS)
 
 differential: $(DEV)/built
 	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(N) $(ARGS)

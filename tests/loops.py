@@ -47,6 +47,7 @@ SETTINGS = {
     "io_timeout_us": 10_000_000,
     "runners": 1,
     "jobs": 0,
+    "proxy_protocol": 0,
 }
 
 # What a loop without connections has none of.

@@ -64,6 +64,17 @@ cdef class Conn:
     cdef void _pin(self, UwsConn* c) noexcept
 
 
+# Who is at the other end, as it is taken from a slot under the lock.
+cdef struct UwsRemote:
+    sockaddr_storage peer
+    bint is_secure                    # the client speaks TLS, a PROXY header said
+    uint32_t forwarded                # id of what a trusted proxy said of its client, with a reference; 0: nothing
+    const uint8_t* text
+    size_t len_bytes
+
+
+cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil
+cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer)
 # A message, or a piece of one that is streamed, as a Fragment.
 cdef object event_fragment(const UwsEvent* event)
 

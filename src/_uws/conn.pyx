@@ -25,12 +25,13 @@ from _uws.frame cimport (
     close_code_valid,
     close_parse,
 )
+from _uws.handshake cimport conn_peer
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_dirty, conn_flush
 from _uws.outq cimport outq_put_frame
 from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EVF_FINAL, UWS_EVF_FIRST, UwsEvent
-from _uws.slot cimport conn_at, conn_side, conn_takes, tick_now
-from _uws.sock cimport sock_local, sock_peer, sockaddr_storage
+from _uws.slot cimport conn_at, conn_index, conn_side, conn_takes, tick_now
+from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
     UWS_C_LIMIT,
@@ -106,6 +107,31 @@ cdef object address_of(const sockaddr_storage* storage):
     return Address("", 0)
 
 
+cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil:
+    """Take from a slot what remote_make() makes an Address of. The lock is held; no object may be made."""
+    cdef uint32_t forwarded = 0
+    out.is_secure = conn_peer(l, c, &out.peer)
+    if c.marks & UWS_M_EXTRA:
+        forwarded = l.extra[conn_index(l, c)].forwarded
+    # With a reference of our own the text stays where it is.
+    intern_ref(&l.intern, forwarded)
+    out.forwarded = forwarded
+    out.text = intern_get(&l.intern, forwarded, &out.len_bytes)
+
+
+cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer):
+    """Who the client is: peer, or whom peer, a trusted proxy, speaks for. The lock is not held; remote is used up."""
+    if remote.forwarded == 0:
+        return peer
+    try:
+        text = (<char*>remote.text)[:remote.len_bytes].decode("latin-1")
+    finally:
+        conn_lock(l)
+        intern_give(&l.intern, remote.forwarded)
+        conn_unlock(l)
+    return owner.client(peer, text)
+
+
 # ---- connections
 
 @cython.final
@@ -144,10 +170,12 @@ cdef class Conn:
         cdef size_t len_bytes = 0
         cdef uint32_t kept = 0
         cdef sockaddr_storage storage
+        cdef UwsRemote remote
         if self.memory is not None:
             return self.memory[what]
         # No object is made under the lock: that may collect garbage, a Conn perhaps, which takes the lock.
         memset(&storage, 0, sizeof(storage))
+        memset(&remote, 0, sizeof(remote))
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL and what >= KNOWN_TARGET:
@@ -160,14 +188,16 @@ cdef class Conn:
             text = intern_get(&l.intern, kept, &len_bytes)
         elif c != NULL:
             if what == KNOWN_REMOTE:
-                sock_peer(self.index, &storage)
+                remote_take(l, c, &remote)
             else:
                 sock_local(self.index, &storage)
         conn_unlock(l)
         if c == NULL and self.memory is not None:
             # It ended while the lock was waited for, and what it knew was remembered before.
             return self.memory[what]
-        if what < KNOWN_TARGET:
+        if what == KNOWN_REMOTE:
+            return remote_make(<object>self.owner, l, &remote, address_of(&remote.peer))
+        if what == KNOWN_LOCAL:
             return address_of(&storage)
         if kept == 0:
             return "/" if what == KNOWN_TARGET else None

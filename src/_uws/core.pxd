@@ -17,6 +17,7 @@ cdef class Loop:
     cdef object on_close
     cdef object on_request
     cdef object on_route
+    cdef readonly object client       # of set_proxies()
     cdef object spawn
     cdef object failed
     cdef uint32_t max_runners

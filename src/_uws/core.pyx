@@ -34,6 +34,7 @@ from _uws.life cimport conn_consumed, conn_end, conn_goodbye
 from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
 from _uws.intern cimport intern_give, intern_take
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_FRAGMENT, UWS_EV_OPEN, UWS_EV_REQUEST, UWS_EVF_FINAL, UwsEvent
+from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
 from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
 from _uws.slot cimport conn_at
@@ -89,7 +90,7 @@ cdef tuple SETTINGS = (
     "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
     "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
-    "jobs",
+    "jobs", "proxy_protocol",
 )
 
 
@@ -131,6 +132,7 @@ cdef class Loop:
         limits.cooldown_us = settings["cooldown_us"]
         limits.io_timeout_us = settings["io_timeout_us"]
         limits.jobs = settings["jobs"]
+        limits.proxy_protocol = settings["proxy_protocol"]
         # Every setting is read before anything is made: one that is refused leaves nothing behind.
         cdef uint64_t max_message_bytes = settings["max_message_bytes"]
         cdef uint64_t max_stream_bytes = settings["max_stream_bytes"]
@@ -248,6 +250,32 @@ cdef class Loop:
         conn_unlock(l)
         if l.n_subprotocols != len(checked):
             raise MemoryError
+
+    def set_proxies(self, list networks not None, bytes field not None, client):
+        cdef UwsLoop* l = self.l
+        cdef UwsNet[UWS_MAX_NETS] trusted
+        cdef bytes addr
+        cdef int i, kind, bits
+        if len(networks) > UWS_MAX_NETS:
+            raise ValueError(f"at most {UWS_MAX_NETS} networks, not {len(networks)}")
+        if not 0 < len(field) <= sizeof(l.forwarded):
+            raise ValueError(f"a field's name has 1 to {sizeof(l.forwarded)} bytes, not {len(field)}")
+        memset(trusted, 0, sizeof(trusted))
+        for i in range(len(networks)):
+            kind, bits, addr = networks[i]
+            if (kind, len(addr)) not in ((UWS_A_UNIX, 0), (UWS_A_INET, 4), (UWS_A_INET6, 16)) \
+                    or not 0 <= bits <= 8 * len(addr):
+                raise ValueError(f"{networks[i]!r} is no network")
+            trusted[i].kind = <uint8_t>kind
+            trusted[i].bits = <uint8_t>bits
+            memcpy(trusted[i].addr, PyBytes_AS_STRING(addr), len(addr))
+        self.client = client
+        conn_lock(l)
+        memcpy(l.trusted, trusted, sizeof(trusted))
+        l.n_trusted = len(networks)
+        memcpy(l.forwarded, PyBytes_AS_STRING(field), len(field))
+        l.forwarded_len = len(field)
+        conn_unlock(l)
 
     def set_time(self, str name, int64_t value):
         if not 0 <= value <= 0xFFFFFFFF:

@@ -20,6 +20,7 @@ from .durations import milliseconds, seconds
 from .gate import Gate
 from .helpers import Helpers
 from .options import Options
+from .proxies import Proxies
 from .request import Accept, Authenticator, Decision, Reject, Request, Response
 from .routes import Routes, answer_of
 
@@ -101,6 +102,7 @@ class Door:
     Args:
         rules: Looked at anew for each request.
         options: The server's.
+        proxies: Those who are believed what they say of their clients.
         roll: Where those who come in are entered.
         failed: A hook raised: called with the request, the exception (any BaseException), and the hook's name.
         fatal: See `Helpers`.
@@ -114,11 +116,13 @@ class Door:
         self,
         rules: Rules,
         options: Options,
+        proxies: Proxies,
         roll: Roll,
         failed: Callable[[Request, BaseException, str], object],
         fatal: Callable[[BaseException], object],
     ) -> None:
         self._rules = rules
+        self._proxies = proxies
         self._keep_request = options.keep_request
         self._limit = seconds(options.request_timeout, "request_timeout")
         self._auth_timeout = options.auth_timeout
@@ -130,12 +134,12 @@ class Door:
 
     def on_request(self, exchange: Exchange) -> None:
         """Decide on an upgrade. The engine's hook. Does not raise."""
-        request = _request_of(exchange)
+        request = self._request(exchange)
         self._begin(_Ask(exchange, request, self._admission(request)))
 
     def on_route(self, exchange: Exchange) -> None:
         """Answer a plain GET. The engine's hook. Does not raise."""
-        request = _request_of(exchange)
+        request = self._request(exchange)
         handler = self._rules.routes.get(request.path)
         if handler is None:
             exchange.answer(426, _NO_ROUTE)
@@ -149,6 +153,15 @@ class Door:
     def close(self) -> None:
         """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
         self.helpers.close()
+
+    def _request(self, exchange: Exchange) -> Request:
+        head, local = exchange.head, exchange.local_addr
+        request = Request(head, exchange.remote_addr, local, is_secure=exchange.is_secure)
+        if not self._proxies.trusts(exchange.peer_addr):
+            return request
+        seen = self._proxies.seen(exchange.peer_addr, request.headers)
+        is_secure = exchange.is_secure or seen.is_secure
+        return Request(head, exchange.remote_addr, local, is_secure=is_secure, host=seen.host)
 
     # What is asked, in which order
 
@@ -331,10 +344,6 @@ def _nothing() -> None:
 
 def _given(result: Any) -> Any:
     return result
-
-
-def _request_of(exchange: Exchange) -> Request:
-    return Request(exchange.head, exchange.remote_addr, exchange.local_addr)
 
 
 def _answering(handler: Callable[[Request], Any], request: Request) -> _Steps:

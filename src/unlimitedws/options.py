@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from .durations import Duration, microseconds, milliseconds, seconds
 from .pool import MAX_WORKERS, check_size
+from .proxies import Proxies
 
 __all__ = ["OptionKeywords", "Options"]
 
@@ -153,6 +154,23 @@ class Options:
     is some 15 minutes. 90 s, not less than what `tcp_keepalive` takes in all: Linux lets the first unanswered
     probe be the last where this is shorter, and one packet is easily lost. None: the kernel's rule."""
 
+    # Proxies
+
+    trusted_proxies: Sequence[str] = ()
+    """Whom to believe about others: networks such as "10.0.0.0/8", and "unix" for whoever connects to a Unix
+    socket. What they say of a client is its address from then on; of everybody else's requests these fields
+    mean nothing. None by default: whoever can send a header could be anybody."""
+
+    forwarded_header: str = "x-forwarded-for"
+    """In which field trusted proxies name their clients: "x-forwarded-for" (with X-Forwarded-Proto and
+    X-Forwarded-Host) or "forwarded" (RFC 7239). One of them: what the proxy does not write itself it passes
+    on as the client sent it."""
+
+    proxy_protocol: bool = False
+    """Every connection begins with a PROXY header of version 1 or 2, as HAProxy's send-proxy and load balancers
+    on TCP's level write it; one that does not gets 400. Only from `trusted_proxies`, which has to name them:
+    others get 403. Never guessed: a client could pretend."""
+
     # Callbacks
 
     pool: tuple[int, int] | None = None
@@ -216,9 +234,14 @@ class Options:
         if self.max_stream_bytes is not None:
             _check_int("max_stream_bytes", self.max_stream_bytes, 1, _MAX_LONG)
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in ("streaming", "tcp_nodelay", "raise_nofile_limit", "compression", "keep_request"):
+        for name in (
+            "streaming", "tcp_nodelay", "raise_nofile_limit", "compression", "keep_request", "proxy_protocol",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
+        if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
+            raise ValueError("proxy_protocol: name the proxies in trusted_proxies; nobody else may speak for others")
+        object.__setattr__(self, "trusted_proxies", tuple(self.trusted_proxies))
         if self.max_connections is not None:
             _check_int("max_connections", self.max_connections, 1)
         if self.pool is not None:
@@ -276,6 +299,7 @@ class Options:
             "io_timeout_us": microseconds(self.io_timeout, "io_timeout"),
             "runners": workers,
             "jobs": jobs,
+            "proxy_protocol": int(self.proxy_protocol),
         }
 
 
@@ -310,6 +334,9 @@ class OptionKeywords(TypedDict, total=False):
     unix_mode: int
     tcp_keepalive: Duration | None
     tcp_user_timeout: Duration | None
+    trusted_proxies: Sequence[str]
+    forwarded_header: str
+    proxy_protocol: bool
     pool: tuple[int, int] | None
     schedule_timeout: Duration
     cooldown_time: Duration

@@ -162,6 +162,7 @@ class Request:
         remote_addr: The client; behind a trusted proxy, whom that has named.
         local_addr: The end of the connection that is ours.
         is_secure: Whether the client speaks TLS, as a trusted proxy said.
+        host: The host that the client asked for, as a trusted proxy said; None: what the request says.
 
     Attributes:
         remote_addr, local_addr, is_secure: As given.
@@ -174,6 +175,7 @@ class Request:
         "_cookies",
         "_head",
         "_headers",
+        "_host",
         "_params",
         "_parts",
         "is_secure",
@@ -184,9 +186,16 @@ class Request:
     )
 
     def __init__(
-        self, head: bytes, remote_addr: Address, local_addr: Address, *, is_secure: bool = False
+        self,
+        head: bytes,
+        remote_addr: Address,
+        local_addr: Address,
+        *,
+        is_secure: bool = False,
+        host: str | None = None,
     ) -> None:
         self._head = head
+        self._host = host
         self.remote_addr = remote_addr
         self.local_addr = local_addr
         self.is_secure = is_secure
@@ -244,9 +253,10 @@ class Request:
     def host(self) -> str:
         """The host, and the port where one is written: of the Host field, or of a target in absolute form.
 
-        The latter counts where there is one (RFC 9112, section 3.2.2). As written; compare without case.
+        The latter counts where there is one (RFC 9112, section 3.2.2); before both, what a trusted proxy says.
+        As written; compare without case.
         """
-        return self._line()[4] or self.headers["host"]
+        return self._host or self._line()[4] or self.headers["host"]
 
     @property
     def origin(self) -> str | None:

@@ -25,6 +25,7 @@ from .fragment import Fragment
 from .hooks import Hook, adopt_methods, check_hook_name
 from .listening import Listener, listen_all
 from .options import OptionKeywords, Options
+from .proxies import Proxies
 from .request import Request
 from .signals import SignalWaiter
 
@@ -400,7 +401,9 @@ class Server(Entrance):
             if not self._listeners:
                 self._listeners = listen_all(self._again, self._options)
             loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
-            door = Door(self._rules, self._options, self._roll, self._failed, self._stop_for)
+            proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
+            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
+            door = Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
             self._furnish(loop, door)
             for listener in self._listeners:
                 loop.listen(listener.fileno())

@@ -22,6 +22,7 @@ from unlimitedws.aio import AsyncThread, Late
 from unlimitedws.door import Door, Rules
 from unlimitedws.gate import Gate
 from unlimitedws.helpers import Helpers
+from unlimitedws.proxies import Proxies
 
 PATIENCE = 10.0
 HEAD = (
@@ -60,7 +61,8 @@ class FakeConn:
 class FakeExchange:
     """A request that waits for its answer, as the engine's."""
 
-    remote_addr = Address("192.0.2.7", 4321)
+    remote_addr = peer_addr = Address("192.0.2.7", 4321)
+    is_secure = False
     local_addr = Address("192.0.2.1", 80)
 
     def __init__(self, head: bytes = HEAD) -> None:
@@ -112,7 +114,9 @@ class Setting:
         self.roll = Roll(5.0)
         self.failures: list[tuple[Request, BaseException, str]] = []
         self.fatal: list[BaseException] = []
-        self.door = Door(self.rules, Options(**options), self.roll, self._failed, self.fatal.append)
+        made = Options(**options)
+        proxies = Proxies(made.trusted_proxies, made.forwarded_header)
+        self.door = Door(self.rules, made, proxies, self.roll, self._failed, self.fatal.append)
 
     def _failed(self, request: Request, exc: BaseException, hook: str) -> None:
         self.failures.append((request, exc, hook))
@@ -256,6 +260,43 @@ def test_request_is_kept_by_option_only(setting: Make) -> None:
     assert exchange.status == 101
     assert exchange.accepted is not None
     assert exchange.accepted["about"].request.path == "/chat"
+
+
+# What proxies say
+
+PROXIED = HEAD.replace(
+    b"X-First: 1\r\n",
+    b"X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "expected"), [((), (False, "example.org")), (("192.0.2.0/24",), (True, "a.example"))]
+)
+def test_transport_and_host_of_the_client_are_those_that_a_trusted_proxy_says(
+    setting: Make, trusted: tuple[str, ...], expected: tuple[bool, str]
+) -> None:
+    seen: list[Any] = []
+    place = setting(
+        {
+            "on_request": lambda request: seen.append((request.is_secure, request.host)),
+            "on_host": lambda host: seen.append(host),
+        },
+        trusted_proxies=trusted,
+    )
+    assert place.ask(PROXIED).status == 101
+    assert seen == [expected, expected[1]]
+
+
+def test_transport_that_the_engine_knows_of_stays_known(setting: Make) -> None:
+    # As the PROXY protocol says it.
+    seen: list[bool] = []
+    place = setting({"on_request": lambda request: seen.append(request.is_secure)})
+    exchange = FakeExchange()
+    exchange.is_secure = True
+    place.door.on_request(exchange)  # type: ignore[arg-type]
+    assert exchange.status == 101
+    assert seen == [True]
 
 
 # Subprotocols

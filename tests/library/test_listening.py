@@ -600,7 +600,7 @@ def not_listening() -> Any:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: tempfile.TemporaryFile(), "not a socket"),
+        (tempfile.TemporaryFile, "not a socket"),
         (lambda: socket.socket(type=socket.SOCK_DGRAM), "not a stream socket"),
         (lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), "not a stream socket"),
         (lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), "neither a TCP socket nor a Unix socket"),

@@ -159,7 +159,10 @@ def test_impossible_mode_of_a_unix_socket_is_refused(value: int) -> None:
         Options(unix_mode=value)
 
 
-@pytest.mark.parametrize("name", ["handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", *TIMES_OR_NONE])
+DEADLINES = ["handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout"]
+
+
+@pytest.mark.parametrize("name", [*DEADLINES, *TIMES_OR_NONE])
 def test_deadlines_cannot_be_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be more than 0"):
         Options.of({name: 0})
