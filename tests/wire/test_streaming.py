@@ -31,6 +31,7 @@ from raw import BINARY, CLOSE, CONT, PING, TEXT, TIMEOUT, RawClient, frame
 
 import unlimitedws
 from unlimitedws import CloseCause, ConnectionClosed, Fragment, OpCode, wsutil
+from unlimitedws.auth import FirstMessageAuth, Identity
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -588,6 +589,65 @@ def test_on_message_gets_whole_messages_also_where_on_read_would_not() -> None:
         ping(client)
         client.send_frame(CONT, "message")
         assert take(messages) == "one message"
+
+
+def test_a_piece_that_waits_for_on_read_is_no_message_for_on_message() -> None:
+    entered, go_on, messages = threading.Event(), threading.Event(), queue.Queue[Any]()
+
+    def on_read(conn: Any) -> None:
+        entered.set()
+        wait(go_on)
+
+    with serve(on_read=on_read, streaming=True) as live:
+        blocks, waits = live.connect(), live.connect()
+        blocks.send_frame(TEXT, "x")
+        wait(entered, "the callback")
+        waits.send_frame(TEXT, "beginning, ", fin=False)
+        wait_until(lambda: live.server.counters()["inbox_bytes"] == 11, "the piece waits")
+        live.server.on_message = lambda conn, message: messages.put(message)
+        go_on.set()
+        waits.send_frame(CONT, "end")
+        waits.send_frame(TEXT, "whole")
+        assert take(messages) == "whole"
+        assert messages.empty()
+
+
+# --- who has not said who it is ---
+
+
+@each_mode
+@pytest.mark.parametrize("hook", ["on_fragment", "on_read"])
+def test_what_a_stranger_sends_is_not_streamed(pool: Any, hook: str) -> None:
+    """Its first message is the credential, whole; the limit is that on messages that are kept."""
+    said: queue.Queue[Any] = queue.Queue()
+    auth = FirstMessageAuth(lambda text: Identity(text.partition("-")[2]))
+
+    def on_read(conn: Any) -> None:
+        with wsutil.open_message(conn) as reader:
+            for piece in reader:
+                said.put((conn.user, piece))
+
+    def on_fragment(conn: Any, fragment: Fragment) -> None:
+        said.put((conn.user, fragment.data))
+
+    hooks: dict[str, Any] = {"on_read": on_read} if hook == "on_read" else {"on_fragment": on_fragment}
+    with serve(pool=pool, io_timeout=TIMEOUT, streaming=True, max_message_bytes=50, **hooks) as live:
+        live.server.auth = auth
+        client = live.connect()
+        client.send_frame(TEXT, "ticket", fin=False)
+        ping(client)
+        client.send_frame(CONT, "-ada")
+        ping(client)
+        take(live.opened)
+        client.send_frame(TEXT, "hello", fin=False)
+        assert take(said) == ("ada", b"hello")
+        client.send_frame(CONT, "x" * 100)
+        assert take(said) == ("ada", b"x" * 100)
+        other = live.connect()
+        other.send_frame(TEXT, "x" * 40, fin=False)
+        other.send_frame(CONT, "x" * 11)
+        expect_failure(other, 1009)
+        assert said.empty()
 
 
 # --- mistakes ---
