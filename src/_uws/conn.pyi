@@ -41,6 +41,9 @@ class Conn(Hashable):
         """The peer's end. A v4-mapped address shows as plain IPv4. Asked of the kernel on demand, still right
         in `on_close`.
 
+        Behind a trusted proxy (`Options.trusted_proxies`), the client that it speaks for; port 0 where it names
+        none. Of a client on a Unix socket ``Address("unix:", 0)``: few of them have a name.
+
         Thread: any.
         """
 

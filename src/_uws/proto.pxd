@@ -1,9 +1,10 @@
-# F3. Sans-IO WebSocket connection (RFC 6455, sections 5 to 7): bytes in, events out. Opens no socket, reads
-# no clock. Owns the partial state of a frame or message that is cut by the end of the input (UwsPartial, from
-# the slab). Called by the loop, by tests byte by byte, and by fuzzers.
+# F3. Sans-IO WebSocket connection (RFC 6455, sections 5 to 7; RFC 7692): bytes in, events out. Opens no socket.
+# Owns the partial state of a frame or message that is cut by the end of the input (UwsPartial, from the slab).
+# Called by the loop, by tests byte by byte, and by fuzzers.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from _uws.deflate cimport UwsDeflate, UwsInflater
 from _uws.slab cimport UwsSlab
 
 cdef enum UwsEventKind:
@@ -62,8 +63,7 @@ cdef struct UwsPartial:
     uint8_t room_len
     uint8_t room[125]         # in a frame: payload of a control frame; between two: a header that was cut
 
-# 16 bytes, in the connection's slot; all zero is an open connection with nothing negotiated and nothing
-# pending.
+# 16 bytes, in the connection's slot; all zero is an open connection, nothing negotiated and nothing pending.
 cdef struct UwsProto:
     UwsPartial* part          # NULL between messages
     uint32_t heard            # the loop's: when input last came
@@ -80,6 +80,11 @@ cdef struct UwsProtoEnv:
     uint8_t stream            # messages that begin now are streamed, but for compressed ones
     size_t partial_bytes      # of all incomplete frames and messages, as the slab rounds them up
     UwsPartial* stalest       # the one that has not grown for longest; NULL: there are none
+    UwsInflater inflater      # for messages whose sender keeps no context
+    UwsDeflate* own           # the contexts of the connection that is fed; NULL: it keeps none
+    uint64_t inflated         # messages so far, their bytes as they came and as they are
+    uint64_t inflated_from_bytes
+    uint64_t inflated_bytes
     uint8_t scratch[125]      # payload of a control frame that came in pieces
 
 cdef enum:

@@ -2,6 +2,7 @@
 
 from libc.string cimport memcpy, memmove, memset
 
+from _uws.deflate cimport deflate_wire_limit, inflate_own_run, inflater_run
 from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_NOMEM, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK
 from _uws.frame cimport (
     UWS_MAX_CONTROL_BYTES,
@@ -23,7 +24,7 @@ from _uws.utf8 cimport utf8_feed
 
 cdef enum:
     FIRST_BUF_BYTES = 256
-    FIN = 0x80                # of UwsPartial.first
+    FIN = 0x80                # of UwsPartial.first, which has no RSV1
     RSV1 = 0x40
     OPCODE = 0x0F
 
@@ -89,11 +90,16 @@ cdef inline bint _streams(const UwsProto* p, const UwsProtoEnv* env, uint8_t fir
     return env.stream and not (first & RSV1)
 
 
+cdef inline uint64_t _max_message(const UwsProto* p, const UwsProtoEnv* env, uint8_t first) noexcept nogil:
+    """How long the message that a data frame belongs to may be on the wire. first: its first byte."""
+    if first & RSV1 or (p.flags & UWS_P_DEFLATED and not (first & OPCODE)):
+        return deflate_wire_limit(env.max_message_bytes)
+    return env.max_stream_bytes if _streams(p, env, first) else env.max_message_bytes
+
+
 cdef inline uint64_t _max_payload(const UwsProto* p, const UwsProtoEnv* env, uint8_t first) noexcept nogil:
     """A control frame's limit is the RFC's (section 5.5), not the option's."""
-    if first & 8:
-        return UWS_MAX_CONTROL_BYTES
-    return env.max_stream_bytes if _streams(p, env, first) else env.max_message_bytes
+    return UWS_MAX_CONTROL_BYTES if first & 8 else _max_message(p, env, first)
 
 
 cdef int _control(UwsProto* p, int opcode, uint8_t* payload, size_t len_bytes, UwsEvent* ev) noexcept nogil:
@@ -130,10 +136,34 @@ cdef inline void _message(UwsEvent* ev, int opcode, uint8_t* data, size_t len_by
     ev.len_bytes = len_bytes
 
 
+cdef int _inflate(UwsProto* p, UwsProtoEnv* env, int opcode, const uint8_t* data, size_t len_bytes,
+                  UwsEvent* ev) noexcept nogil:
+    """A whole compressed message (RFC 7692, section 7.2.2): fill one event, which owns what data says."""
+    cdef uint8_t* message = NULL
+    cdef size_t n = 0
+    cdef uint8_t state = 0
+    cdef int status
+    if p.flags & UWS_P_PEERS_KEPT:
+        if env.own == NULL:
+            return UWS_E_NOMEM
+        status = inflate_own_run(env.own, data, len_bytes, env.max_message_bytes, &message, &n)
+    else:
+        status = inflater_run(&env.inflater, env.slab, data, len_bytes, env.max_message_bytes, &message, &n)
+    if status != UWS_OK:
+        return status
+    if opcode == UWS_OP_TEXT and (utf8_feed(&state, message, n) != UWS_OK or state != 0):
+        slab_give(env.slab, message)
+        return UWS_E_UTF8
+    env.inflated += 1
+    env.inflated_from_bytes += len_bytes
+    env.inflated_bytes += n
+    _message(ev, opcode, message, n, UWS_EVF_OWNED if message != NULL else 0)
+    return UWS_OK
+
+
 cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t len_bytes) noexcept nogil:
     """Unmask len_bytes of the current frame onto the end of the message. Memory follows what has arrived,
-    never
-    what was declared: at most twice the bytes received."""
+    never what was declared: at most twice the bytes received."""
     cdef size_t want, before = part.cap_bytes
     cdef uint8_t* grown
     if part.cap_bytes - part.len_bytes < len_bytes:
@@ -184,7 +214,7 @@ cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f, uint8_t f
         # Inside of a message there is a partial state.
         so_far = p.part.len_bytes
         fragments = p.part.fragments
-    if f.payload_len > _max_payload(p, env, first) - so_far:
+    if f.payload_len > _max_message(p, env, first) - so_far:
         return UWS_E_TOO_BIG
     # A streamed message may have any number: they cost what messages of their size cost, and leave nothing behind.
     if fragments >= env.max_fragments and not _streams(p, env, first):
@@ -216,7 +246,14 @@ cdef int _end_frame(UwsProto* p, UwsProtoEnv* env, UwsEvent* out, int* n_out) no
         env.partial_bytes += sizeof(UwsPartial)
         _link(part, env)
     else:
-        _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes, UWS_EVF_OWNED if part.buf != NULL else 0)
+        if p.flags & UWS_P_DEFLATED:
+            status = _inflate(p, env, p.msg_opcode, part.buf, part.len_bytes, &out[n_out[0]])
+            if status != UWS_OK:
+                return status
+            slab_give(env.slab, part.buf)
+        else:
+            _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes,
+                     UWS_EVF_OWNED if part.buf != NULL else 0)
         n_out[0] += 1
         env.partial_bytes -= part.cap_bytes
     part.buf = NULL
@@ -306,6 +343,7 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                     UwsEvent* out, int* n_out) noexcept nogil:
     """Decode all of data, which is unmasked in place.
 
+    env: env.own is this connection's, where UWS_P_PEERS_KEPT is among its terms.
     out: room for len_bytes / UWS_MIN_FRAME_BYTES + 1 events. MESSAGE events point into data, or own a slab
         block (UWS_EVF_OWNED). FRAGMENT events point into data. Control events point into data or into
         env.scratch: read them before the next call.
@@ -380,8 +418,12 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                 status = _control(p, f.opcode, data + pos, <size_t>f.payload_len, &out[n_out[0]])
                 if status != UWS_OK:
                     break
+            elif f.rsv & UWS_RSV1:
+                status = _inflate(p, env, f.opcode, data + pos, <size_t>f.payload_len, &out[n_out[0]])
+                if status != UWS_OK:
+                    break
             else:
-                if f.opcode == UWS_OP_TEXT and not (f.rsv & UWS_RSV1):
+                if f.opcode == UWS_OP_TEXT:
                     status = utf8_feed(&p.utf8, data + pos, <size_t>f.payload_len)
                     if status == UWS_OK and p.utf8 != 0:
                         status = UWS_E_UTF8

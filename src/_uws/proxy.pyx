@@ -32,10 +32,10 @@ cdef uint32_t[16] crc_table
 
 cdef void _fill_crc_table() noexcept nogil:
     cdef uint32_t polynomial = 0x82F63B78, crc
-    cdef int i, k
+    cdef int i, _
     for i in range(16):
         crc = <uint32_t>i
-        for k in range(4):
+        for _ in range(4):
             crc = crc >> 1 ^ (polynomial if crc & 1 else 0)
         crc_table[i] = crc
 
@@ -260,8 +260,8 @@ cdef size_t proxy_collect(const uint8_t* head, size_t head_len, const uint8_t* n
         begin = end - 1
         while begin != 0 and head[begin - 1] != c'\n':
             begin -= 1
-        if end - begin > name_len and head[begin + name_len] == c':' and http_is(head + begin, <const char*>name,
-                                                                                <uint32_t>name_len):
+        if end - begin > name_len and head[begin + name_len] == c':' \
+                and http_is(head + begin, <const char*>name, <uint32_t>name_len):
             first = begin + name_len + 1
             last = end - 2
             while first < last and http_class[head[first]] & C_SPACE:

@@ -46,4 +46,5 @@ cdef bint sock_unread(int fd) noexcept nogil
 cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil
 cdef int sock_local(int fd, sockaddr_storage* out) noexcept nogil
 cdef int sock_kind(const sockaddr_storage* address, const uint8_t** addr) noexcept nogil
-cdef size_t sock_compose(int kind, const uint8_t* addr, size_t len_bytes, uint16_t port, sockaddr_storage* out) noexcept nogil
+cdef size_t sock_compose(int kind, const uint8_t* addr, size_t len_bytes, uint16_t port,
+                         sockaddr_storage* out) noexcept nogil

@@ -102,7 +102,7 @@ class Door:
     Args:
         rules: Looked at anew for each request.
         options: The server's.
-        proxies: Those who are believed what they say of their clients.
+        proxies: Who is believed about others.
         roll: Where those who come in are entered.
         failed: A hook raised: called with the request, the exception (any BaseException), and the hook's name.
         fatal: See `Helpers`.
@@ -122,24 +122,35 @@ class Door:
         fatal: Callable[[BaseException], object],
     ) -> None:
         self._rules = rules
-        self._proxies = proxies
         self._keep_request = options.keep_request
         self._limit = seconds(options.request_timeout, "request_timeout")
         self._auth_timeout = options.auth_timeout
+        self._proxies = proxies
         self._roll = roll
         self._failed = failed
         self._may_block = options.pool is not None
         self.helpers = Helpers(options.request_workers, fatal)
         self.gate: Gate | None = None
 
+    def _request_of(self, exchange: Exchange) -> Request:
+        peer = exchange.peer_addr
+        believe = partial(self._proxies.seen, peer) if self._proxies.trusts(peer) else None
+        return Request(
+            exchange.head,
+            exchange.remote_addr,
+            exchange.local_addr,
+            is_secure=exchange.is_secure,
+            believe=believe,
+        )
+
     def on_request(self, exchange: Exchange) -> None:
         """Decide on an upgrade. The engine's hook. Does not raise."""
-        request = self._request(exchange)
+        request = self._request_of(exchange)
         self._begin(_Ask(exchange, request, self._admission(request)))
 
     def on_route(self, exchange: Exchange) -> None:
         """Answer a plain GET. The engine's hook. Does not raise."""
-        request = self._request(exchange)
+        request = self._request_of(exchange)
         handler = self._rules.routes.get(request.path)
         if handler is None:
             exchange.answer(426, _NO_ROUTE)
@@ -153,17 +164,6 @@ class Door:
     def close(self) -> None:
         """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
         self.helpers.close()
-
-    def _request(self, exchange: Exchange) -> Request:
-        head, local = exchange.head, exchange.local_addr
-        request = Request(head, exchange.remote_addr, local, is_secure=exchange.is_secure)
-        if not self._proxies.trusts(exchange.peer_addr):
-            return request
-        seen = self._proxies.seen(exchange.peer_addr, request.headers)
-        is_secure = exchange.is_secure or seen.is_secure
-        return Request(head, exchange.remote_addr, local, is_secure=is_secure, host=seen.host)
-
-    # What is asked, in which order
 
     def _admission(self, request: Request) -> _Steps:
         rules = self._rules

@@ -231,13 +231,16 @@ def _quoted_from_right(value: str) -> Iterator[str]:
 
 def _opening_quote(value: str, closing: int) -> int:
     """Return where the quoted string begins that ends at closing; 0 where it begins nowhere."""
-    at = closing - 1
-    while at >= 0:
-        if value[at] == '"':
-            backslashes = len(value[:at]) - len(value[:at].rstrip("\\"))
-            if backslashes % 2 == 0:
-                return at
-        at -= 1
+    at = closing
+    while at > 0:
+        at = value.rfind('"', 0, at)
+        if at < 0:
+            break
+        begin = at
+        while begin > 0 and value[begin - 1] == "\\":
+            begin -= 1
+        if (at - begin) % 2 == 0:
+            return at
     return 0
 
 

@@ -402,9 +402,9 @@ class Server(Entrance):
                 self._listeners = listen_all(self._again, self._options)
             loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
             proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
-            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
             door = Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
             self._furnish(loop, door)
+            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
             for listener in self._listeners:
                 loop.listen(listener.fileno())
             run = self._run = _Run(loop, door, self._listeners)

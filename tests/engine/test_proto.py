@@ -1,7 +1,6 @@
 """The sans-IO connection: the same events whole, byte by byte and chopped; limits, errors, memory.
 
-Beside it a reading of the RFC of our own. Every header there can be is in test_every_frame.py, and what peers make
-of random streams in tests/differential.
+Two oracles beside it: a reading of the RFC of our own, and the sans-IO half of `websockets`.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import codecs
 import random
 import struct
+import zlib
 from collections.abc import Iterable
 from itertools import pairwise, product
 
@@ -16,8 +16,12 @@ import pytest
 from raw import BINARY, CLOSE, CONT, PING, PONG, TEXT, close_frame, frame, xor_mask
 from uws_shims import proto_shim as shim
 from uws_shims.proto_shim import Event, Proto
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame as PeerFrame
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
-OK, PROTOCOL, UTF8 = shim.OK, shim.E_PROTOCOL, shim.E_UTF8
+OK, PROTOCOL, UTF8, DEFLATE = shim.OK, shim.E_PROTOCOL, shim.E_UTF8, shim.E_DEFLATE
 TOO_BIG, FRAGMENTS = shim.E_TOO_BIG, shim.E_FRAGMENTS
 KEY = bytes([0x12, 0xFF, 0x00, 0x7A])
 
@@ -554,7 +558,201 @@ def test_terms_outlive_messages_and_the_reset() -> None:
         assert proto.is_new
 
 
-# ---- an oracle of our own
+# ---- compressed messages
+
+
+def squeeze(payload: str | bytes, level: int = 6) -> bytes:
+    """One message as RFC 7692, section 7.2.1, has it sent."""
+    context = zlib.compressobj(level, zlib.DEFLATED, -15)
+    data = payload.encode() if isinstance(payload, str) else payload
+    return (context.compress(data) + context.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def squeezed(opcode: int, payload: str | bytes, *cuts: int, level: int = 6) -> bytes:
+    """A compressed message in frames that end at these bytes of its compressed form."""
+    data = squeeze(payload, level)
+    at = [0, *cuts, len(data)]
+    parts = [data[a:b] for a, b in pairwise(at)]
+    last = len(parts) - 1
+    return b"".join(
+        frame(CONT if k else opcode, part, fin=k == last, rsv=0 if k else 4, mask=KEY)
+        for k, part in enumerate(parts)
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 125, 126, 1000, 70_000])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+def test_compressed_message_arrives_however_it_is_cut(opcode: int, size: int) -> None:
+    payload = bytes(32 + i % 90 for i in range(size))
+    event = ("message", opcode, payload, 0, None)
+    assert every_way(squeezed(opcode, payload), window_bits=15) == (OK, [event])
+    assert every_way(squeezed(opcode, payload, 1, 1, 2), window_bits=9) == (OK, [event])
+
+
+def test_compressed_and_plain_messages_take_turns() -> None:
+    data = squeezed(TEXT, "one" * 50) + frame(TEXT, "two", mask=KEY) + squeezed(BINARY, b"\xff" * 300, 3)
+    data += join((TEXT, "f", False), (PING, b"p"), (CONT, "our")) + squeezed(TEXT, "")
+    expected = [text("one" * 50), text("two"), binary(b"\xff" * 300), ping(b"p"), text("four"), text("")]
+    assert every_way(data, window_bits=15) == (OK, expected)
+
+
+def test_pings_come_between_the_frames_of_a_compressed_message() -> None:
+    data = squeezed(TEXT, "x" * 500, 2, 4)
+    first = len(frame(TEXT, b"xx", rsv=4, mask=KEY))
+    data = data[:first] + frame(PING, b"p", mask=KEY) + data[first:]
+    assert every_way(data, window_bits=15) == (OK, [ping(b"p"), text("x" * 500)])
+
+
+def test_what_a_compressed_message_says_is_an_owned_block() -> None:
+    proto = Proto(window_bits=15)
+    assert proto.feed(squeezed(TEXT, "hello")) == (OK, [Event(*text("hello"), "owned")])
+    assert proto.feed(squeezed(TEXT, "")) == (OK, [Event(*text(""), "nowhere")])
+    assert (proto.live_blocks, proto.is_new) == (0, True)
+    assert proto.room.inflated == (2, len(squeeze("hello")) + len(squeeze("")), 5)
+
+
+@pytest.mark.parametrize("bad", [*BAD_UTF8, "世".encode()[:2], b"\xf0\x9f"])
+def test_compressed_text_that_is_no_utf8_is_1007(bad: bytes) -> None:
+    for lead in (b"", b"fine " * 100):
+        data = squeezed(TEXT, "good") + squeezed(TEXT, lead + bad, 2) + squeezed(TEXT, "behind")
+        assert every_way(data, window_bits=15) == (UTF8, [text("good")])
+        # What is compressed is not looked at as text, whatever its bytes are.
+        assert every_way(squeezed(BINARY, lead + bad), window_bits=15) == (OK, [binary(lead + bad)])
+
+
+def test_a_broken_stream_is_refused_and_what_came_before_it_is_not() -> None:
+    for broken in (b"\x07", b"\xff\xff", squeeze("x" * 100)[:-3], squeeze("Hello") + b"\xff"):
+        for parts in ([broken], [broken[:1], broken[1:]]):
+            wrong = b"".join(
+                frame(CONT if k else BINARY, part, fin=k == len(parts) - 1, rsv=0 if k else 4, mask=KEY)
+                for k, part in enumerate(parts)
+            )
+            data = squeezed(TEXT, "good") + wrong + squeezed(TEXT, "behind")
+            assert every_way(data, window_bits=15) == (DEFLATE, [text("good")])
+    assert shim.close_code(DEFLATE) == 1007
+
+
+@pytest.mark.parametrize("limit", [1, 125, 126, 1000, 70_000])
+def test_the_limit_is_on_what_a_compressed_message_says(limit: int) -> None:
+    for payload in (bytes(limit), random.Random(0).randbytes(limit)):
+        for level in (0, 6):
+            good = squeezed(BINARY, payload, level=level)
+            assert every_way(good, window_bits=15, max_message_bytes=limit) == (OK, [binary(payload)])
+            bad = squeezed(BINARY, payload + b"x", level=level)
+            assert every_way(bad, window_bits=15, max_message_bytes=limit) == (TOO_BIG, [])
+
+
+def test_a_compressed_message_longer_than_any_encoder_makes_one_is_refused_by_its_header() -> None:
+    most = 1000 + 1000 // 8 + 1024
+    for declared, status in ((most, OK), (most + 1, TOO_BIG)):
+        head = frame(BINARY, b"", rsv=4, mask=KEY, length=declared)
+        assert Proto(window_bits=15, max_message_bytes=1000).feed(head) == (status, [])
+        more = frame(BINARY, b"x" * 1000, fin=False, rsv=4, mask=KEY)
+        more += frame(CONT, b"", mask=KEY, length=declared - 1000)
+        assert Proto(window_bits=15, max_message_bytes=1000).feed(more) == (status, [])
+    # A plain message on the same connection has the plain limit.
+    for rsv, status in ((0, TOO_BIG), (4, OK)):
+        head = frame(BINARY, b"", rsv=rsv, mask=KEY, length=1001)
+        assert Proto(window_bits=15, max_message_bytes=1000).feed(head) == (status, [])
+
+
+def test_a_bomb_in_small_pieces_is_refused_and_leaves_nothing() -> None:
+    data = squeezed(BINARY, bytes(20 << 20), *range(0, 20_000, 500))
+    proto = Proto(window_bits=15)
+    assert feed(proto, chopped(data, random.Random(1), 50)) == (TOO_BIG, [])
+    # What was received, at most doubled, until the connection ends.
+    assert proto.used_bytes <= 3 * len(data)
+    proto.reset()
+    assert (proto.live_blocks, proto.used_bytes, proto.room.partial_bytes) == (0, 0, 0)
+
+
+def test_where_the_client_keeps_its_context_messages_refer_to_those_before() -> None:
+    context = zlib.compressobj(9, zlib.DEFLATED, -15)
+    messages = [b"the same thing again" * 3] * 6
+    parts = [(context.compress(one) + context.flush(zlib.Z_SYNC_FLUSH))[:-4] for one in messages]
+    assert len(parts[1]) < 10 < len(parts[0])
+    # What is not compressed is no part of the window.
+    plain = frame(BINARY, random.Random(0).randbytes(500), mask=KEY)
+    data = b"".join(frame(BINARY, part, rsv=4, mask=KEY) + plain for part in parts)
+    status, seen = every_way(data, window_bits=15, kept=True)
+    assert (status, seen[::2]) == (OK, [binary(one) for one in messages])
+    # Of each connection its own: two of them side by side, in one loop.
+    room = shim.Env()
+    both = [Proto(room, window_bits=15, kept=True) for _ in range(2)]
+    for part, message in zip(parts, messages, strict=True):
+        for proto in both:
+            assert feed(proto, bytewise(frame(BINARY, part, rsv=4, mask=KEY))) == (OK, [binary(message)])
+    # And where it was agreed that it keeps none, there is nothing to refer to.
+    assert every_way(data, window_bits=15)[0] == DEFLATE
+
+
+def test_the_budget_counts_compressed_messages_as_they_came() -> None:
+    room = shim.Env()
+    proto = Proto(room, window_bits=15)
+    data = squeezed(BINARY, bytes(1 << 20))
+    proto.feed(data[:-1])
+    assert room.partial_bytes <= 192 + 3 * len(data)
+    assert feed(proto, [data[-1:]]) == (OK, [binary(bytes(1 << 20))])
+    assert (room.partial_bytes, room.live_blocks) == (0, 0)
+
+
+def compressed_stream(rng: random.Random, kept: bool) -> list[bytes]:
+    """Frames of random messages, some compressed, some broken; control frames everywhere.
+
+    Those with something wrong come in one frame: we look at a compressed message when it is whole, the peer
+    as it comes.
+    """
+    frames = []
+    context = zlib.compressobj(rng.choice([1, 6, 9]), zlib.DEFLATED, -15)
+    for _ in range(rng.randrange(1, 6)):
+        size = rng.choice([0, 1, 5, 60, 300, 3000])
+        opcode = rng.choice([TEXT, BINARY])
+        payload = bytes(rng.randrange(97, 103) for _ in range(size))
+        wrong = rng.random()
+        if wrong < 0.05:
+            payload += b"\xff"
+        rsv = 4 if rng.random() < 0.7 else 0
+        if rsv:
+            if not kept:
+                context = zlib.compressobj(rng.choice([1, 6, 9]), zlib.DEFLATED, -15)
+            # A second flush behind an empty message would give nothing.
+            flushed = context.compress(payload) + context.flush(zlib.Z_SYNC_FLUSH) if payload else b"\x00...."
+            payload = flushed[:-4]
+            if 0.05 < wrong < 0.1:
+                payload += b"\x07"
+        at = sorted(rng.randrange(len(payload) + 1) for _ in range(rng.choice([0, 0, 1, 3]) if wrong > 0.1 else 0))
+        parts = [payload[a:b] for a, b in pairwise([0, *at, len(payload)])]
+        for k, part in enumerate(parts):
+            frames.append(
+                frame(CONT if k else opcode, part, fin=k == len(parts) - 1, rsv=0 if k else rsv, mask=rng.randbytes(4))
+            )
+            if rng.random() < 0.2:
+                frames.append(frame(rng.choice([PING, PONG]), rng.randbytes(3), mask=rng.randbytes(4)))
+    if rng.random() < 0.05:
+        frames.append(frame(rng.choice([CONT, PING, 3]), b"", rsv=4, mask=KEY))
+    return frames
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_random_compressed_streams_are_read_as_a_peer_reads_them(kept: bool) -> None:
+    rng = random.Random(40 + kept)
+    counts: dict[int | None, int] = {}
+    for _ in range(1500):
+        data = b"".join(compressed_stream(rng, kept))
+        extension = PerMessageDeflate(not kept, True, 15, 15)
+        code, expected = run_peer(data, extension)
+        proto = Proto(window_bits=15, kept=kept)
+        status, events = feed(proto, chopped(data, rng, rng.choice([0, 0, 3, 10])))
+        # Broken data is 1002 to the peer.
+        ours = 1002 if status == DEFLATE else shim.close_code(status) if status else None
+        assert (ours, events) == (code, expected), data.hex()
+        counts[code] = counts.get(code, 0) + 1
+        proto.reset()
+        assert proto.live_blocks == 0
+    assert min(counts[None], counts[1002], counts[1007]) > 50
+
+
+# ---- every first byte, against an oracle of our own
 
 
 class Oracle:
@@ -644,6 +842,24 @@ class Oracle:
         return OK
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["between messages", "in a message"])
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
+def test_every_first_byte_is_treated_as_the_rfc_says(inside: bool, masked: bool) -> None:
+    """16 opcodes, FIN, 8 combinations of reserved bits; payloads of both forms; then more frames."""
+    before = join((TEXT, "a", False)) if inside else b""
+    outcomes = set()
+    for b0 in range(256):
+        for payload in (b"", b"\x03\xe8", b"x" * 125, b"x" * 126):
+            own = frame(b0 & 15, payload, bool(b0 & 0x80), b0 >> 4 & 7, KEY if masked else False)
+            data = before + own + join((PING, b"p"), (CONT, "z"), (TEXT, "end"))
+            expected = Oracle().run(data)
+            for way in ([data], bytewise(data)):
+                proto = Proto()
+                assert feed(proto, way) == expected, (hex(b0), payload)
+            outcomes.add((expected[0], len(expected[1])))
+    assert len(outcomes) >= (3 if masked else 1)
+
+
 # ---- random streams
 
 
@@ -721,3 +937,94 @@ def test_random_streams_are_read_as_the_oracle_reads_them_whole_and_chopped(wron
         if wrong
         else statuses >= {OK, TOO_BIG, FRAGMENTS}
     )
+
+
+# ---- random streams, against a peer
+
+
+def run_peer(data: bytes, *extensions: PerMessageDeflate) -> tuple[int | None, list[Seen]]:
+    """What `websockets` makes of it: the close code with which it fails the connection (or None), the events.
+
+    Its sans-IO half hands out frames; joining them and reading them as text is left to its caller, here us.
+    So a text that is bad ends the list where it is, although the peer itself reads on.
+
+    One difference is evened out here: a close frame inside a fragmented message fails the peer with 1002.
+    Section 5.4 lets control frames come there, and 5.5.1 makes no exception for close: ours answers it.
+    """
+    peer = ServerProtocol(state=State.OPEN, max_size=1 << 20)
+    peer.extensions = list(extensions)
+    peer.receive_data(data)
+    events: list[Seen] = []
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    opcode, parts, inside = 0, b"", False
+    for got in peer.events_received():
+        assert isinstance(got, PeerFrame)
+        if got.opcode == PING:
+            events.append(ping(bytes(got.data)))
+        elif got.opcode == PONG:
+            events.append(pong(bytes(got.data)))
+        elif got.opcode == CLOSE:
+            close = peer.close_rcvd
+            assert close is not None
+            events.append(closing(close.code, close.reason.encode()))
+        else:
+            if got.opcode != CONT:
+                opcode, parts = int(got.opcode), b""
+                decoder.reset()
+            if opcode == TEXT:
+                try:
+                    decoder.decode(got.data, got.fin)
+                except UnicodeDecodeError:
+                    return 1007, events
+            parts += got.data
+            inside = not got.fin
+            if got.fin:
+                events.append(("message", opcode, parts, 0, None))
+    if inside and peer.close_rcvd is not None:
+        assert peer.close_sent is not None and peer.close_sent.code == 1002
+        events.append(closing(peer.close_rcvd.code, peer.close_rcvd.reason.encode()))
+        return None, events
+    if peer.parser_exc is None:
+        return None, events
+    assert peer.close_sent is not None
+    return peer.close_sent.code, events
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.06])
+def test_random_streams_are_read_as_a_peer_reads_them(wrong: float) -> None:
+    rng = random.Random(77 + int(wrong * 100))
+    codes: dict[int | None, int] = {}
+    for _ in range(3000):
+        frames = random_stream(rng, wrong)
+        data = b"".join(frames)
+        code, expected = run_peer(data)
+        proto = Proto()
+        status, events = feed(proto, chopped(data, rng, rng.choice([0, 0, 3, 10])))
+        assert (shim.close_code(status) if status else None, events) == (code, expected), data.hex()
+        codes[code] = codes.get(code, 0) + 1
+    assert codes[None] > 500
+    if wrong:
+        assert codes[1002] > 300 and codes[1007] > 100
+
+
+def test_a_peer_agrees_on_the_size_of_a_message() -> None:
+    for sizes in ([(1 << 20)], [(1 << 20) + 1], [1 << 19, 1 << 19], [1 << 19, (1 << 19) + 1]):
+        last = len(sizes) - 1
+        data = join(*((CONT if k else BINARY, bytes(size), k == last) for k, size in enumerate(sizes)))
+        code, expected = run_peer(data)
+        status, events = feed(Proto(), [data])
+        assert (shim.close_code(status) if status else None, events) == (code, expected)
+        assert (code is None) == (sum(sizes) <= 1 << 20)
+
+
+def test_of_a_bad_close_code_and_a_bad_reason_the_peer_names_the_other() -> None:
+    data = frame(CLOSE, b"\x00\x00\xff", mask=KEY)
+    assert run_peer(data) == (1007, [])
+    assert every_way(data) == (PROTOCOL, [])
+
+
+def test_a_length_in_a_longer_form_than_it_needs_is_where_the_peer_is_more_lenient() -> None:
+    """Section 5.2: "the minimal number of bytes MUST be used". The streams above leave it out for this."""
+    data = frame(TEXT, b"x", mask=KEY, length_form=16)
+    assert run_peer(data) == (None, [text("x")])
+    assert every_way(data) == (PROTOCOL, [])

@@ -43,12 +43,13 @@ TIMES_OR_NONE = [
     "tcp_keepalive",
     "tcp_user_timeout",
 ]
-SWITCHES = ["compression", "keep_request", "raise_nofile_limit", "streaming", "tcp_nodelay"]
+SWITCHES = ["compression", "keep_request", "proxy_protocol", "raise_nofile_limit", "streaming", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    others = {"max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page", "unix_mode"}
+    others = {"max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page"}
+    others |= {"unix_mode", "trusted_proxies", "forwarded_header"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
@@ -151,6 +152,34 @@ def test_impossible_time_is_refused_by_name(name: str, value: object) -> None:
 def test_time_of_another_type_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=f"{name}: must be seconds or a timedelta"):
         Options.of({name: value})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"trusted_proxies": "10.0.0.0/8"}, TypeError, "trusted_proxies: must be a list of networks"),
+        ({"trusted_proxies": [10]}, TypeError, "trusted_proxies: must be a list of networks"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, ValueError, "trusted_proxies: .*has host bits set"),
+        ({"trusted_proxies": ["proxy.example"]}, ValueError, "trusted_proxies: .*'10.0.0.0/8', or 'unix'"),
+        ({"trusted_proxies": ["10.0.0.1"] * 65}, ValueError, "trusted_proxies: at most 64 networks, not 65"),
+        ({"forwarded_header": "X-Forwarded-For"}, ValueError, "forwarded_header: must be one of 'x-forwarded-for', 'f"),
+        ({"proxy_protocol": True}, ValueError, "proxy_protocol: name the proxies in trusted_proxies"),
+    ],
+)
+def test_impossible_proxies_are_refused_by_name(
+    keywords: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Options(**keywords)
+
+
+def test_proxies_that_are_trusted_are_kept_as_they_were_then() -> None:
+    networks = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "unix"]
+    options = Options(trusted_proxies=networks, proxy_protocol=True)
+    networks.clear()
+    assert options.trusted_proxies == ("10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "unix")
+    assert options.settings()["proxy_protocol"] == 1
+    assert Options().settings()["proxy_protocol"] == 0
 
 
 @pytest.mark.parametrize("value", [-1, 0o1000])

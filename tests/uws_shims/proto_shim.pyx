@@ -8,7 +8,15 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK, err_close_code
+from _uws.deflate cimport (
+    UwsDeflate,
+    UwsDeflateSettings,
+    UwsDeflateTerms,
+    deflate_give,
+    deflate_own,
+    inflater_destroy,
+)
+from _uws.errs cimport UWS_E_DEFLATE, UWS_E_FRAGMENTS, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK, err_close_code
 from _uws.proto cimport (
     UWS_EV_CLOSE,
     UWS_EV_FRAGMENT,
@@ -20,6 +28,7 @@ from _uws.proto cimport (
     UWS_EVF_OWNED,
     UWS_MIN_FRAME_BYTES,
     UWS_P_DONE,
+    UWS_P_PEERS_KEPT,
     UWS_P_TERMS,
     UwsEvent,
     UwsPartial,
@@ -38,6 +47,7 @@ E_PROTOCOL = UWS_E_PROTOCOL
 E_UTF8 = UWS_E_UTF8
 E_TOO_BIG = UWS_E_TOO_BIG
 E_FRAGMENTS = UWS_E_FRAGMENTS
+E_DEFLATE = UWS_E_DEFLATE
 KINDS = {UWS_EV_MESSAGE: "message", UWS_EV_PING: "ping", UWS_EV_PONG: "pong", UWS_EV_CLOSE: "close"}
 FRAGMENTS = {
     UWS_EVF_FIRST: "first", 0: "more", UWS_EVF_FINAL: "final", UWS_EVF_FIRST | UWS_EVF_FINAL: "only",
@@ -79,6 +89,7 @@ cdef class Env:
         self.env.max_stream_bytes = max_stream_bytes
 
     def __dealloc__(self):
+        inflater_destroy(&self.env.inflater)
         slab_destroy(&self.slab)
 
     @property
@@ -88,6 +99,11 @@ cdef class Env:
     @stream.setter
     def stream(self, bint value):
         self.env.stream = value
+
+    @property
+    def inflated(self):
+        """(messages, bytes as they came, bytes as they are)"""
+        return self.env.inflated, self.env.inflated_from_bytes, self.env.inflated_bytes
 
     @property
     def partial_bytes(self):
@@ -106,18 +122,32 @@ cdef class Proto:
     """One connection, fed piece by piece; alone unless it is given an Env.
 
     window_bits: of permessage-deflate, as if it had been negotiated; 0: it was not.
+    kept: as if it had been agreed upon that the client keeps its context.
     """
 
     cdef UwsProto p
     cdef readonly Env room
+    cdef UwsDeflate* own
 
-    def __cinit__(self, Env room=None, int window_bits=0, **limits):
+    def __cinit__(self, Env room=None, int window_bits=0, bint kept=False, **limits):
+        cdef UwsDeflateTerms terms
+        cdef UwsDeflateSettings settings
         memset(&self.p, 0, sizeof(UwsProto))
         self.p.flags = <uint8_t>window_bits
         self.room = Env(**limits) if room is None else room
+        self.own = NULL
+        if kept:
+            self.p.flags |= UWS_P_PEERS_KEPT
+            memset(&terms, 0, sizeof(terms))
+            memset(&settings, 0, sizeof(settings))
+            terms.server_bits = terms.client_bits = 15
+            self.own = deflate_own(&self.room.slab, &terms, &settings)
+            if self.own == NULL:
+                raise MemoryError
 
     def __dealloc__(self):
         proto_reset(&self.p, &self.room.env)
+        deflate_give(self.own)
 
     def feed(self, bytes data):
         """(status, events). What an event owns is given back here, as its consumer would."""
@@ -135,6 +165,7 @@ cdef class Proto:
             raise MemoryError
         try:
             memcpy(copy, <char*>data, n)
+            env.own = self.own
             with nogil:
                 status = proto_feed(&self.p, env, copy, n, out, &n_out)
             assert 0 <= n_out <= <int>room, (n_out, room)
@@ -170,7 +201,10 @@ cdef class Proto:
         return Event(kind, event.opcode, payload, event.code, reply, place)
 
     def reset(self):
+        """As at the end of a connection."""
         proto_reset(&self.p, &self.room.env)
+        deflate_give(self.own)
+        self.own = NULL
 
     @property
     def is_new(self):
