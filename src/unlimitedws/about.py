@@ -33,11 +33,10 @@ class About:
         request: The upgrade request where the option `keep_request` is on; else None.
         conn: The connection; None before it is open and after it is over. The engine sets it.
         stranger: Who is to check the first message, while the connection has not said who it is; else None.
-        heard: What has come of that message, where messages come in pieces.
         revoked: Close code and reason, once `disconnect` has met it.
     """
 
-    __slots__ = ("_roll", "_settled", "conn", "heard", "request", "revoked", "session", "stranger", "user")
+    __slots__ = ("_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "user")
 
     def __init__(self, roll: Roll, user: object = None, session: object = None) -> None:
         self._roll = roll
@@ -47,7 +46,6 @@ class About:
         self.request: Any = None
         self.conn: Conn | None = None
         self.stranger: Any = None
-        self.heard = b""
         self.revoked: tuple[int, str] | None = None
 
     def closed(self, conn: Conn) -> None:

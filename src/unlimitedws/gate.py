@@ -27,10 +27,7 @@ __all__ = ["Gate"]
 logger = logging.getLogger("unlimitedws")
 
 _UNAUTHENTICATED = 3000
-_TOO_BIG = 1009
-# A credential is shorter. Of a message that comes in one piece `max_message_bytes` is limit enough.
-_MAX_HEARD_BYTES = 1 << 16
-_READING = ("on_read", "on_message", "on_fragment")
+_MESSAGE_HOOKS = ("on_fragment", "on_message", "on_read")
 
 
 class Gate:
@@ -55,7 +52,7 @@ class Gate:
 
         Without a hook for messages there still is one, which they are waited for with.
         """
-        if name == "on_message" and not any(reading in self._hooks for reading in _READING):
+        if name == "on_message" and not any(n in self._hooks for n in _MESSAGE_HOOKS):
             return self.on_message
         callback: Callable[..., object] = getattr(self, name)
         return callback if name in self._hooks else None
@@ -87,13 +84,10 @@ class Gate:
         about = _stranger(conn)
         if about is None:
             self._run("on_fragment", conn, fragment)
-        elif len(about.heard) + len(fragment.data) > _MAX_HEARD_BYTES:
-            conn._end(CloseCause.LIMIT, _TOO_BIG, "")
         else:
-            about.heard += fragment.data
-            if fragment.final:
-                data, about.heard = about.heard, b""
-                self._recognize(conn, about, data.decode() if fragment.opcode == OpCode.TEXT else data)
+            # The engine does not stream what a stranger sends: this is the whole message.
+            data = fragment.data
+            self._recognize(conn, about, data.decode() if fragment.opcode == OpCode.TEXT else data)
 
     def on_close(self, conn: Conn) -> None:
         """A connection is over."""
