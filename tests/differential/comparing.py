@@ -124,9 +124,7 @@ def report(tally: Tally) -> None:
     def line(name: str, counts: Counter[Any]) -> None:
         print(f"{name}:", ", ".join(f"{count} {what}" for what, count in counts.most_common()))
 
-    print(
-        f"{tally.bytes} bytes; {tally.compressed} streams with compression negotiated, {tally.unclear} left out"
-    )
+    print(f"{tally.bytes} bytes; {tally.compressed} streams with compression, {tally.unclear} left out")
     line("events", tally.events)
     line("failed with", tally.codes)
     line("done to the streams", tally.made)

@@ -134,15 +134,21 @@ def part_at(data: bytes, pos: int, inside: bool, compression: bool) -> Part:
 
 
 class Inflated(NamedTuple):
-    """What a compressed message holds. good: False: it is damaged, and this is its beginning."""
+    """What a compressed message holds.
+
+    good: False: it is damaged, and the payload ends before that.
+    farthest: how far back its matches reach, if it is known.
+    fills_limit: it may be seen to be too long before it is seen to be damaged.
+    """
 
     payload: bytes
     good: bool
     farthest: int
+    fills_limit: bool
 
 
 class Message:
-    """A message that has begun. raw: its frames' payloads; for a compressed one that is not yet the message."""
+    """A message that has begun. raw: the payloads of its frames, which may be compressed."""
 
     def __init__(self, opcode: int, limit: int, terms: Terms | None, window: bytes) -> None:
         self.opcode = opcode
@@ -152,12 +158,18 @@ class Message:
         self._window = window
         # What somebody knows who inflates a compressed message as it comes.
         self._so_far = zlib.decompressobj(-terms.bits, window) if terms is not None else None
+        # Bytes so far of the message itself.
         self._inflated = 0
         self._utf8 = Utf8()
 
     @property
+    def held(self) -> int:
+        """How much of a limit somebody may take it to have used up."""
+        return max(len(self.raw), self._inflated)
+
+    @property
     def wire_limit(self) -> int:
-        """How long it may be in its frames: of a compressed one as much as its worst compressor makes of it."""
+        """How long it may be in its frames; compressed, as long as the worst compressor makes it."""
         return self.limit if self.terms is None else self.limit + (self.limit >> 3) + 1024
 
     def add(self, data: bytes, found: Reading) -> set[int]:
@@ -176,6 +188,8 @@ class Message:
         if self._so_far.eof:
             found.met("final block")
         self._inflated += len(data)
+        if self._inflated == self.limit:
+            found.met("compressed message that fills the limit")
         if self._inflated > self.limit or (self.opcode == TEXT and not self._utf8.feed(data)):
             found.met("compressed message that is wrong before its end")
         return set()
@@ -185,7 +199,9 @@ class Message:
         if self._so_far is None:
             return self.raw, set() if self.opcode != TEXT or self._utf8.complete else {1007}
         assert self.terms is not None
-        payload, good, farthest = inflated(self.raw, self._window)
+        if not self.raw:
+            found.met("compressed message without a byte")
+        payload, good, farthest, fills_limit = inflated(self.raw, self._window, self.limit)
         if farthest > 1 << self.terms.bits:
             found.unclear = True
         codes = set()
@@ -197,8 +213,9 @@ class Message:
                 found.met("damaged deflate data")
             else:
                 found.met("message that does not end where a block does")
-        if len(payload) > self.limit:
+        if len(payload) > self.limit or fills_limit:
             codes.add(1009)
+            found.met("too long")
         utf8 = Utf8()
         utf8.feed(payload)
         if self.opcode == TEXT and not (utf8.good if codes else utf8.complete):
@@ -206,24 +223,31 @@ class Message:
         return payload, codes
 
 
-def inflated(raw: bytes, window: bytes) -> Inflated:
-    """Read a compressed message (7692: 7.2.2)."""
+def inflated(raw: bytes, window: bytes, limit: int) -> Inflated:
+    """Read a compressed message (7692: 7.2.2); if it is damaged, up to there or up to the limit."""
     if len(raw) <= MAX_ORACLE_BYTES:
         try:
             said = inflate_oracle.inflate(raw, window)
-            return Inflated(said.message, True, said.farthest)
+            return Inflated(said.message, True, said.farthest, False)
         except inflate_oracle.BrokenStreamError:
             pass
     inflate = zlib.decompressobj(-15, window)
-    payload = b""
+    whole = raw + EMPTY_BLOCK + LAST_BLOCK
     try:
-        for i in range(0, len(raw), 64):
-            # In pieces, so that what comes before an error is had.
-            payload += inflate.decompress(raw[i : i + 64])
-        payload += inflate.decompress(EMPTY_BLOCK + LAST_BLOCK)
+        # Above the limit it stops, whatever comes behind.
+        payload = inflate.decompress(whole, limit + 1)
     except zlib.error:
-        return Inflated(payload, False, 0)
-    return Inflated(payload, len(raw) > MAX_ORACLE_BYTES and inflate.eof and not inflate.unused_data, 0)
+        return Inflated(b"", False, 0, damaged_behind(whole, window, limit))
+    good = len(raw) > MAX_ORACLE_BYTES and (len(payload) > limit or (inflate.eof and not inflate.unused_data))
+    return Inflated(payload, good, 0, False)
+
+
+def damaged_behind(data: bytes, window: bytes, limit: int) -> bool:
+    """Tell whether the limit is reached before the damage: with no more room zlib still reads headers."""
+    try:
+        return len(zlib.decompressobj(-15, window).decompress(data, limit)) == limit
+    except zlib.error:
+        return False
 
 
 def read(data: bytes, terms: Terms | None, limit: int) -> Reading:
@@ -288,13 +312,15 @@ def wrong_with_head(part: Part, message: Message | None, limit: int, found: Read
     elif part.longer_form and (part.known or codes):
         codes.add(1002)
         found.met("length in a longer form than it needs")
+    if codes and part.header.compression and (part.header.rsv & 4 or (message and message.terms)):
+        found.met("wrong frame that somebody may inflate")
     held, most = (len(message.raw), message.wire_limit) if message is not None else (0, limit)
     is_data = part.header.opcode in rfc.DATA
     # Whatever is wrong already, somebody may count as a part of the message, and judge by its length.
     if part.length > most - held and (codes or (part.known and is_data)):
         codes.add(1009)
         found.met("too long")
-    elif part.length > limit - held:
+    elif part.length > limit - (message.held if message is not None else 0):
         if not is_data and message is not None:
             found.met("control frame longer than what is left of the limit")
         elif codes:

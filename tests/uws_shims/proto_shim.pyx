@@ -122,14 +122,14 @@ cdef class Proto:
     """One connection, fed piece by piece; alone unless it is given an Env.
 
     window_bits: of permessage-deflate, as if it had been negotiated; 0: it was not.
-    kept: as if it had been agreed upon that the client keeps its context.
+    kept: as if it had been agreed upon that the client keeps its context, with a window of client_bits.
     """
 
     cdef UwsProto p
     cdef readonly Env room
     cdef UwsDeflate* own
 
-    def __cinit__(self, Env room=None, int window_bits=0, bint kept=False, **limits):
+    def __cinit__(self, Env room=None, int window_bits=0, bint kept=False, uint8_t client_bits=15, **limits):
         cdef UwsDeflateTerms terms
         cdef UwsDeflateSettings settings
         memset(&self.p, 0, sizeof(UwsProto))
@@ -140,7 +140,8 @@ cdef class Proto:
             self.p.flags |= UWS_P_PEERS_KEPT
             memset(&terms, 0, sizeof(terms))
             memset(&settings, 0, sizeof(settings))
-            terms.server_bits = terms.client_bits = 15
+            terms.server_bits = 15
+            terms.client_bits = client_bits
             self.own = deflate_own(&self.room.slab, &terms, &settings)
             if self.own == NULL:
                 raise MemoryError
