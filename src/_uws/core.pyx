@@ -51,6 +51,7 @@ from _uws.state cimport (
     UWS_W_OPEN,
     UWS_W_REQUEST,
     UWS_W_ROUTE,
+    UWS_W_STREAM,
     UwsBatch,
     UwsConn,
     UwsCounters,
@@ -217,6 +218,9 @@ cdef class Loop:
             want |= UWS_W_OPEN
         if self.on_read is not None or self.on_message is not None or self.on_fragment is not None:
             want |= UWS_W_MESSAGE
+        # on_message takes nothing but whole messages.
+        if self.on_fragment is not None or (self.streaming and self.on_message is None):
+            want |= UWS_W_STREAM
         if self.on_close is not None:
             want |= UWS_W_CLOSE
         if self.on_request is not None:
@@ -225,8 +229,6 @@ cdef class Loop:
             want |= UWS_W_ROUTE
         conn_lock(self.l)
         self.l.want = want
-        # on_message takes nothing but whole messages.
-        self.l.env.stream = self.on_fragment is not None or (self.streaming and self.on_message is None)
         conn_unlock(self.l)
 
     def set_subprotocols(self, list names not None):

@@ -175,6 +175,7 @@ cdef enum UwsWant:
     UWS_W_CLOSE = 4
     UWS_W_REQUEST = 8         # what to answer a valid upgrade request
     UWS_W_ROUTE = 16          # ... and a plain GET
+    UWS_W_STREAM = 32         # messages while they arrive
 
 cdef enum UwsOwner:
     UWS_O_NONE = 0

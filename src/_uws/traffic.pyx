@@ -36,10 +36,12 @@ from _uws.state cimport (
     UWS_F_GONE,
     UWS_M_EXTRA,
     UWS_M_HEARD,
+    UWS_M_STRANGER,
     UWS_S_CLOSE_SENT,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_W_MESSAGE,
+    UWS_W_STREAM,
     UwsSide,
 )
 
@@ -141,6 +143,8 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     cdef UwsEvent* event
     cdef int i, n = 0, status
     cdef uint16_t code
+    # Who he is has to be in one message: a stranger's is kept until it is whole, and is not long.
+    l.env.stream = l.want & UWS_W_STREAM and not (c.marks & UWS_M_STRANGER)
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
     for i in range(n):
         event = &l.scratch[i]

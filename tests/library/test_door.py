@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from unlimitedws import Accept, Address, CloseCause, Options, Reject, Request, Response
+from unlimitedws import Accept, Address, CloseCause, OpCode, Options, Reject, Request, Response
 from unlimitedws import helpers as helpers_module
 from unlimitedws.about import About, Roll, check_close, milliseconds_until
 from unlimitedws.aio import AsyncThread, Late
 from unlimitedws.door import Door, Rules
+from unlimitedws.fragment import Fragment
 from unlimitedws.gate import Gate
 from unlimitedws.helpers import Helpers
 from unlimitedws.proxies import Proxies
@@ -483,9 +485,14 @@ def test_more_coroutines_than_may_run_are_refused(setting: Make, monkeypatch: py
     assert entered.wait(PATIENCE)
     assert place.ask().status == 503
 
-    # Also where it is known to be one only when it has been called.
+    # Also where it is known to be one only when it has been called; and then it is not left unawaited.
     place.hooks["on_request"] = lambda request: slow(request)
-    assert place.ask().status == 503
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        assert place.ask().status == 503
+        place.door.helpers._pool.close()  # type: ignore[union-attr]
+        gc.collect()
+    assert not complaints
     leave.set()
     assert first.status == 101
 
@@ -508,6 +515,30 @@ def test_hook_is_not_run_for_a_client_that_has_gone_while_it_waited(setting: Mak
     assert first.status == 101
     assert place.ask(HEAD.replace(b"/chat", b"/last")).status == 101
     assert paths == ["/chat", "/last"]
+
+
+def test_nobody_else_is_asked_about_a_client_that_has_gone_meanwhile(setting: Make) -> None:
+    asked, left, returned = threading.Event(), threading.Event(), threading.Event()
+    hosts: list[str] = []
+
+    async def on_request(request: Request) -> None:
+        asked.set()
+        while not left.is_set():
+            await asyncio.sleep(0.001)
+        returned.set()
+
+    async def on_host(host: str) -> None:
+        hosts.append(host)
+
+    place = setting({"on_request": on_request, "on_host": on_host})
+    exchange = place.ask()
+    assert asked.wait(PATIENCE)
+    exchange.pending = False
+    left.set()
+    assert returned.wait(PATIENCE)
+    assert place.ask(HEAD.replace(b"example.org", b"another")).status == 101
+    place.door.close()
+    assert hosts == ["another"]
 
 
 def test_coroutine_is_cancelled_at_the_deadline(setting: Make) -> None:
@@ -775,6 +806,13 @@ def test_user_without_a_session_and_session_without_a_user_are_found(roll: Roll)
     assert len(user.ended) == len(session.ended) == 1
 
 
+def test_connection_that_is_closing_anyway_is_not_counted(roll: Roll) -> None:
+    conn = enter(roll, "a")
+    conn.is_open = False
+    assert roll.disconnect("a", None, 3000, "") == 0
+    assert conn.ended == []
+
+
 def test_who_was_disconnected_while_his_request_was_decided_on_does_not_get_in(roll: Roll) -> None:
     since = time.monotonic()
     assert roll.disconnect("a", None, 3000, "") == 0
@@ -942,12 +980,14 @@ class FirstMessage(Auth):
         super().__init__(Accept(authenticated=False))
         self.is_async = is_async
         self.wait: float = 0
+        self.checked: list[str | bytes] = []
 
     @property
     def first_message(self) -> FirstMessage:
         return self
 
     def check_message(self, conn: Any, message: str | bytes) -> Any:
+        self.checked.append(message)
         accept = Accept(user=message) if message in ("alice", "bob") else None
         if not self.is_async:
             return accept
@@ -963,6 +1003,7 @@ class Inside:
     """A stranger before a gate, and what the application got to see."""
 
     def __init__(self, auth: FirstMessage, roll: Roll, helpers: Helpers) -> None:
+        self.auth = auth
         self.seen: list[Any] = []
         self.hooks: dict[str, Any] = {
             "on_connect": lambda conn: self.seen.append(("on_connect", conn._about.user)),
@@ -1010,6 +1051,7 @@ def test_stranger_that_nobody_knows_is_closed_with_3000_unseen(
     inside.gate.on_message(inside.conn, "alice")
     inside.gate.on_close(inside.conn)
     assert inside.seen == []
+    assert inside.auth.checked == ["mallory"]
 
 
 def test_verifier_that_is_too_slow_admits_nobody(roll: Roll, helpers: Helpers) -> None:
@@ -1056,6 +1098,28 @@ def test_error_of_a_verifier_comes_out_of_the_callback(roll: Roll, helpers: Help
     assert inside.seen == []
 
 
+def test_first_message_in_pieces_is_put_together_and_the_next_is_the_applications(
+    roll: Roll, helpers: Helpers
+) -> None:
+    inside = Inside(FirstMessage(), roll, helpers)
+    inside.hooks["on_fragment"] = lambda conn, fragment: inside.seen.append(fragment.data)
+    for data, first, final in ((b"al", True, False), (b"", False, False), (b"ice", False, True)):
+        assert inside.seen == []
+        inside.gate.on_fragment(inside.conn, Fragment(OpCode.TEXT, data, first, final))
+    assert inside.auth.checked == ["alice"]
+    inside.gate.on_fragment(inside.conn, Fragment(OpCode.BINARY, b"hello", True, True))
+    assert inside.seen == [("on_connect", "alice"), b"hello"]
+
+
+def test_first_message_in_pieces_is_not_kept_without_end(roll: Roll, helpers: Helpers) -> None:
+    inside = Inside(FirstMessage(), roll, helpers)
+    for i in range(17):
+        assert inside.conn.is_open
+        inside.gate.on_fragment(inside.conn, Fragment(OpCode.BINARY, bytes(4096), i == 0, False))
+    assert inside.conn.ended == [(CloseCause.LIMIT, 1009, "")]
+    assert inside.auth.checked == []
+
+
 def test_gate_takes_the_place_of_the_hooks_there_are_and_waits_for_messages_anyway(
     roll: Roll, helpers: Helpers
 ) -> None:
@@ -1069,3 +1133,6 @@ def test_gate_takes_the_place_of_the_hooks_there_are_and_waits_for_messages_anyw
     ]
     hooks["on_read"] = print
     assert (gate.callback("on_message"), gate.callback("on_read")) == (None, gate.on_read)
+    hooks.clear()
+    hooks["on_fragment"] = print
+    assert (gate.callback("on_message"), gate.callback("on_fragment")) == (None, gate.on_fragment)

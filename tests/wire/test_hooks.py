@@ -854,16 +854,18 @@ class Introductions:
 
 @each_mode
 @each_kind
-@pytest.mark.parametrize("name", ["on_message", "on_read", None])
+@pytest.mark.parametrize("name", ["on_message", "on_read", "on_fragment", "streaming", None])
 def test_first_message_says_who_it_is_before_there_is_any_callback(
     pool: Any, is_async: bool, name: str | None
 ) -> None:
     seen: queue.Queue[Any] = queue.Queue()
-    with serve(pool=pool) as live:
+    with serve(pool=pool, streaming=name == "streaming") as live:
         live.server.auth = Introductions(is_async)
-        if name == "on_message":
+        if name == "on_fragment":
+            live.server.on_fragment = lambda conn, fragment: seen.put((conn.user, fragment.data.decode()))
+        elif name == "on_message":
             live.server.on_message = lambda conn, message: seen.put((conn.user, message))
-        elif name == "on_read":
+        elif name in ("on_read", "streaming"):
             live.server.on_read = lambda conn: seen.put(
                 (conn.user, unlimitedws.wsutil.read_client_data(conn)[0].decode())
             )
