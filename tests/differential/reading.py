@@ -188,7 +188,7 @@ class Message:
         if self._so_far.eof:
             found.met("final block")
         self._inflated += len(data)
-        if self._inflated == self.limit:
+        if self._inflated >= self.limit:
             found.met("compressed message that fills the limit")
         if self._inflated > self.limit or (self.opcode == TEXT and not self._utf8.feed(data)):
             found.met("compressed message that is wrong before its end")
@@ -231,21 +231,30 @@ def inflated(raw: bytes, window: bytes, limit: int) -> Inflated:
             return Inflated(said.message, True, said.farthest, False)
         except inflate_oracle.BrokenStreamError:
             pass
-    inflate = zlib.decompressobj(-15, window)
-    whole = raw + EMPTY_BLOCK + LAST_BLOCK
-    try:
-        # Above the limit it stops, whatever comes behind.
-        payload = inflate.decompress(whole, limit + 1)
-    except zlib.error:
-        return Inflated(b"", False, 0, damaged_behind(whole, window, limit))
-    good = len(raw) > MAX_ORACLE_BYTES and (len(payload) > limit or (inflate.eof and not inflate.unused_data))
-    return Inflated(payload, good, 0, False)
+    appended = EMPTY_BLOCK + LAST_BLOCK
+    payload, rest, good = b"", raw + appended, False
+    while rest and len(payload) <= limit:
+        inflate = zlib.decompressobj(-15, (window + payload)[-WINDOW_BYTES:])
+        try:
+            # Above the limit it stops, whatever comes behind.
+            payload += inflate.decompress(rest, limit + 1 - len(payload))
+        except zlib.error:
+            return Inflated(
+                payload, False, 0, fills_before_damage(rest, window + payload, limit - len(payload))
+            )
+        # Behind a final block the message may end, or go on in the same window.
+        good = inflate.eof and inflate.unused_data in (b"", appended)
+        if good or not inflate.eof or len(inflate.unused_data) < len(appended):
+            break
+        rest = inflate.unused_data
+    # If the message is short, the oracle has said already that it is damaged.
+    return Inflated(payload, len(raw) > MAX_ORACLE_BYTES and (good or len(payload) > limit), 0, False)
 
 
-def damaged_behind(data: bytes, window: bytes, limit: int) -> bool:
+def fills_before_damage(data: bytes, window: bytes, limit: int) -> bool:
     """Tell whether the limit is reached before the damage: with no more room zlib still reads headers."""
     try:
-        return len(zlib.decompressobj(-15, window).decompress(data, limit)) == limit
+        return len(zlib.decompressobj(-15, window[-WINDOW_BYTES:]).decompress(data, limit)) == limit
     except zlib.error:
         return False
 

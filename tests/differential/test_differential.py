@@ -49,6 +49,8 @@ FINAL = zlib.compress(b"hello", wbits=-15) + b"\x00"
 FULL = squeezed(b"x" * LIMIT)
 EMPTY = b"\x00\x00\xff\xff"
 STORED = b"\x00\x70\x00\x8f\xff" + b"x" * 112
+# A byte more than the limit, of which zlib gives all but one before the message's end.
+HELD = bytes.fromhex("000000ffff04c1810000000000902eff630000000000000000000000000000000002")
 
 EXAMPLES = {
     "takes a length in a longer form": raw.frame(TEXT, b"x", length_form=16),
@@ -61,6 +63,7 @@ EXAMPLES = {
     "inflates what is in a wrong frame": coded((BINARY, HELLO + EMPTY, False, 4), (TEXT, b"\xff")),
     "is out of step": coded((TEXT, b"", True, 4), (TEXT, HELLO, True, 4)),
     "refuses a compressed message of exactly": coded((TEXT, FULL[:-1], False, 4), (CONT, FULL[-1:])),
+    "passes by the limit": coded((BINARY, HELD, False, 4), (CONT, b"")),
     "does not go on behind a final block": coded((TEXT, FINAL, True, 4), (TEXT, HELLO, True, 4)),
     "takes compressed data that ends": coded((TEXT, HELLO[:-3], True, 4)),
     "names 1002 where compressed data": coded((BINARY, b"\xff", True, 4)),
