@@ -16,6 +16,7 @@ from .opcode import OpCode
 
 # isort: split
 from . import ws, wsutil
+from .compression import Compression
 from .conn import Conn
 from .options import Options
 from .pool import Pool
@@ -28,6 +29,7 @@ __all__ = [
     "AddressError",
     "Authenticator",
     "CloseCause",
+    "Compression",
     "Conn",
     "ConnectionClosed",
     "Cookies",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+from .compression import Compression
 from .durations import Duration, microseconds, milliseconds, seconds
 from .pool import MAX_WORKERS, check_size
 from .proxies import Proxies
@@ -211,8 +212,10 @@ class Options:
     """Body of an HTML page, UTF-8, that is served for an ordinary ``GET /``. None: 426, as for other
     paths."""
 
-    compression: bool = False
-    """permessage-deflate (RFC 7692). Not built yet: True is refused."""
+    compression: bool | Compression = False
+    """permessage-deflate (RFC 7692): False, True for the defaults of `Compression`, or a `Compression`. Off by
+    default: it costs more time than all the rest, and secrets beside what an attacker chooses leak through
+    the length of what they are compressed to."""
 
     def __post_init__(self) -> None:
         for name, low in _INTS.items():
@@ -234,9 +237,7 @@ class Options:
         if self.max_stream_bytes is not None:
             _check_int("max_stream_bytes", self.max_stream_bytes, 1, _MAX_LONG)
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in (
-            "streaming", "tcp_nodelay", "raise_nofile_limit", "compression", "keep_request", "proxy_protocol",
-        ):
+        for name in ("streaming", "tcp_nodelay", "raise_nofile_limit", "keep_request", "proxy_protocol"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
         if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
@@ -250,8 +251,8 @@ class Options:
             check_size(*self.pool)
         if self.page is not None and not isinstance(self.page, bytes):
             raise TypeError(f"page: must be bytes or None, not {type(self.page).__name__}")
-        if self.compression:
-            raise ValueError("compression: permessage-deflate is not built yet; only False is possible")
+        if not isinstance(self.compression, (bool, Compression)):
+            raise TypeError(f"compression: must be True, False or a Compression, not {self.compression!r}")
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Options:
@@ -271,6 +272,7 @@ class Options:
     def settings(self) -> dict[str, int]:
         """Return what the engine is told: integers, times in the units of their names."""
         workers, jobs = self.pool or (1, 0)
+        compression = self.compression if isinstance(self.compression, Compression) else Compression()
         return {
             "max_message_bytes": self.max_message_bytes,
             "max_stream_bytes": _MAX_LONG if self.max_stream_bytes is None else self.max_stream_bytes,
@@ -300,6 +302,14 @@ class Options:
             "runners": workers,
             "jobs": jobs,
             "proxy_protocol": int(self.proxy_protocol),
+            "compression": int(bool(self.compression)),
+            "compression_level": compression.level,
+            "compression_mem_level": compression.mem_level,
+            "compression_server_takeover": int(compression.server_context_takeover),
+            "compression_client_takeover": int(compression.client_context_takeover),
+            "compression_server_bits": compression.server_max_window_bits,
+            "compression_client_bits": compression.client_max_window_bits,
+            "compression_threshold": compression.threshold,
         }
 
 
@@ -345,7 +355,7 @@ class OptionKeywords(TypedDict, total=False):
     max_connections: int | None
     raise_nofile_limit: bool
     page: bytes | None
-    compression: bool
+    compression: bool | Compression
 
 
 # The smallest value that makes sense: the shortest valid request has five fields and about 140 bytes.
