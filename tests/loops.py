@@ -45,6 +45,14 @@ SETTINGS = {
     "io_timeout_us": 10_000_000,
     "runners": 1,
     "jobs": 0,
+    "compression": 0,
+    "compression_level": 1,
+    "compression_mem_level": 8,
+    "compression_server_takeover": 0,
+    "compression_client_takeover": 0,
+    "compression_server_bits": 15,
+    "compression_client_bits": 15,
+    "compression_threshold": 1024,
 }
 
 # What a loop without connections has none of.

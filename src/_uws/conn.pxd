@@ -50,7 +50,8 @@ cdef class Conn:
     cdef object memory                # what _known() knew, for those who hold it beyond the end
     cdef object about                 # who it is, of the library's
 
-    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1
+    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes, int compress) except -1
+    cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept
     cdef int _wait_room(self, uint64_t deadline_us) except -1
     cdef object _gone(self)
     cdef object _known(self, int what)

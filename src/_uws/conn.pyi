@@ -94,8 +94,14 @@ class Conn(Hashable):
     def buffered_amount(self) -> int:
         """Bytes that were sent by the application and not yet taken by the kernel; 0 after the close."""
 
-    def send(self, message: str | Buffer) -> None:
+    def send(self, message: str | Buffer, *, compress: bool | None = None) -> None:
         """Send one message: text for a `str`, binary for bytes and other contiguous buffers.
+
+        Args:
+            compress: Whether to compress it, where the client has agreed to that (RFC 7692): None does from
+                `Compression.threshold` on, True however short it is, False never. What does not become
+                smaller goes as it is, where no context is kept. Messages above 8 KiB are compressed without
+                the GIL.
 
         In a callback, what is sent to one connection leaves in one write at the end of the turn. The message
         is copied where the kernel does not take it at once. Messages of several threads never interleave.
@@ -106,7 +112,7 @@ class Conn(Hashable):
         Raises:
             unlimitedws.ConnectionClosed: The connection is closed or closing.
             TimeoutError: The send buffer stayed full for the I/O timeout. Nothing of the message was sent.
-            TypeError: message is neither text nor a buffer.
+            TypeError: message is neither text nor a buffer, or compress is none of the three.
             BufferError: The buffer is not contiguous.
             UnicodeEncodeError: message holds lone surrogates, which a text message cannot.
 

@@ -12,8 +12,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memset
 
 from _uws.clock cimport clock_us
+from _uws.deflate cimport UwsDeflate, deflate_own_forget, deflate_own_run, deflater_run
 from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait, deliver_wait_room
-from _uws.errs cimport UWS_OK
+from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_MORE, UWS_OK
 from _uws.frame cimport (
     UWS_MAX_CONTROL_BYTES,
     UWS_MAX_REASON_BYTES,
@@ -22,12 +23,15 @@ from _uws.frame cimport (
     UWS_OP_PING,
     UWS_OP_PONG,
     UWS_OP_TEXT,
+    UWS_RSV1,
     close_code_valid,
     close_parse,
 )
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_dirty, conn_flush
 from _uws.outq cimport outq_put_frame
+from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW
+from _uws.slab cimport slab_give
 from _uws.slot cimport conn_at, conn_side, conn_takes, tick_now
 from _uws.sock cimport sock_local, sock_peer, sockaddr_storage
 from _uws.state cimport (
@@ -65,10 +69,18 @@ cdef extern from "arpa/inet.h" nogil:
 
 cdef enum:
     CORK_BYTES = 65536            # queued bytes of one connection that do not wait for the end of the turn
+    GIL_BYTES = 8192              # a longer message is compressed without the GIL: it takes 0.1 ms and more
+    FLUSH = 2                     # of _put(): what is queued now should leave at once
     KNOWN_LOCAL = 0
     KNOWN_REMOTE = 1
     KNOWN_TARGET = 2
     KNOWN_SUBPROTOCOL = 3
+
+# Which messages are compressed, where the client has agreed to it.
+cdef enum:
+    COMPRESS_NEVER
+    COMPRESS_LONG                 # those above the threshold
+    COMPRESS_ALWAYS
 
 cdef uint64_t FOR_EVER_US = 1 << 60
 
@@ -102,6 +114,69 @@ cdef object address_of(const sockaddr_storage* storage):
     if storage.ss_family == AF_UNIX:
         return Address(_unix_host(storage), 0)
     return Address("", 0)
+
+
+# ---- queueing a message; all of it with the loop's lock held
+
+cdef int _put(UwsLoop* l, UwsConn* c, int opcode, int rsv, const uint8_t* data, size_t len_bytes,
+              size_t plain_bytes) noexcept nogil:
+    """Queue one frame: UWS_OK, FLUSH or UWS_E_NOMEM. plain_bytes: of the message before it was compressed."""
+    if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, opcode, rsv, data, len_bytes) != UWS_OK:
+        return UWS_E_NOMEM
+    l.count.messages_out += 1
+    l.count.bytes_out += plain_bytes
+    if l.limits.idle_timeout_ms != 0 and c.marks & UWS_M_EXTRA:
+        l.extra[c - l.table].spoke = tick_now(l)
+    if rsv:
+        l.count.deflated += 1
+        l.count.deflated_from_bytes += plain_bytes
+        l.count.deflated_bytes += len_bytes
+    conn_dirty(l, c)
+    return UWS_OK if c.side.out.bytes < CORK_BYTES or c.flags & UWS_F_OUT_ON else FLUSH
+
+
+cdef int _put_own(UwsLoop* l, UwsConn* c, int opcode, const uint8_t* data, size_t len_bytes) noexcept nogil:
+    """Compress in the connection's own context, which the client's follows: no other message of it may come between
+    this and the queueing. As _put()."""
+    cdef UwsDeflate* own = l.extra[c - l.table].deflate
+    cdef uint8_t* out = NULL
+    cdef size_t n = 0
+    cdef int status
+    if own == NULL or deflate_own_run(own, data, len_bytes, &out, &n) != UWS_OK:
+        # Without memory for that: as it is, which is always allowed.
+        return _put(l, c, opcode, 0, data, len_bytes, len_bytes)
+    status = _put(l, c, opcode, UWS_RSV1, out, n, len_bytes)
+    slab_give(&l.slab, out)
+    if status == UWS_E_NOMEM:
+        deflate_own_forget(own)
+    return status
+
+
+cdef void _sent(UwsLoop* l, int32_t index, int status) noexcept nogil:
+    """Let what _put() queued leave, if it says so, and let go of the lock."""
+    if status == FLUSH:
+        conn_flush(l, &l.table[index])
+    conn_unlock(l)
+
+
+cdef int _put_deflated(UwsLoop* l, int32_t index, uint32_t generation, int opcode, int done,
+                       const uint8_t* data, size_t len_bytes, const uint8_t* out, size_t n) noexcept nogil:
+    """Queue what deflater_run() made of data, or data itself if it made nothing (done), and let go of the deflater.
+
+    As _put(); UWS_E_ARG if the connection is gone meanwhile, UWS_MORE if its queue is full.
+    """
+    cdef UwsConn* c = conn_at(l, index, generation)
+    cdef int status
+    if not conn_takes(c):
+        status = UWS_E_ARG
+    elif c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
+        status = UWS_MORE
+    elif done == UWS_OK:
+        status = _put(l, c, opcode, UWS_RSV1, out, n, len_bytes)
+    else:
+        status = _put(l, c, opcode, 0, data, len_bytes, len_bytes)
+    pthread_mutex_unlock(&l.deflate_lock)
+    return status
 
 
 # ---- connections
@@ -314,44 +389,96 @@ cdef class Conn:
             raise TimeoutError("the send buffer stayed full: the peer does not read")
         return 0
 
-    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes) except -1:
+    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes, int compress) except -1:
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef uint64_t deadline_us = 0
+        # Once the GIL is let go of, whoever ends the connection may change what the object says.
+        cdef int32_t index = self.index
+        cdef int status
         while True:
             conn_lock(l)
             c = conn_at(l, self.index, self.generation)
             if not conn_takes(c):
                 conn_unlock(l)
                 raise self._gone()
-            if c.side == NULL or c.side.out.bytes < l.limits.max_buffered_bytes:
+            if c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
+                # The room may be gone again by the time that it is our turn: others send too.
+                if deadline_us == 0:
+                    deadline_us = clock_us() + _io_timeout(l)
+                self._wait_room(deadline_us)
+                continue
+            if compress != COMPRESS_NEVER and c.proto.flags & UWS_P_WINDOW and len_bytes != 0 \
+                    and (compress == COMPRESS_ALWAYS or len_bytes >= l.limits.deflate.threshold_bytes):
+                if not (c.proto.flags & UWS_P_OURS_KEPT):
+                    status = self._send_deflated(opcode, data, len_bytes, c.proto.flags & UWS_P_WINDOW)
+                    if status == UWS_MORE:
+                        continue
+                    break
+                if len_bytes > GIL_BYTES:
+                    with nogil:
+                        status = _put_own(l, c, opcode, data, len_bytes)
+                        _sent(l, index, status)
+                    break
+                status = _put_own(l, c, opcode, data, len_bytes)
+            else:
+                status = _put(l, c, opcode, 0, data, len_bytes, len_bytes)
+            if status != FLUSH:
+                conn_unlock(l)
                 break
-            # The room may be gone again by the time that it is our turn: others send too.
-            if deadline_us == 0:
-                deadline_us = clock_us() + _io_timeout(l)
-            self._wait_room(deadline_us)
-        if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, opcode, data, len_bytes) != UWS_OK:
-            conn_unlock(l)
+            # Much at once: others may compute while the kernel copies it.
+            with nogil:
+                _sent(l, index, status)
+            break
+        if status == UWS_E_NOMEM:
             raise MemoryError
-        l.count.messages_out += 1
-        l.count.bytes_out += len_bytes
-        if l.limits.idle_timeout_ms != 0 and c.marks & UWS_M_EXTRA:
-            l.extra[self.index].spoke = tick_now(l)
-        conn_dirty(l, c)
-        if c.side.out.bytes < CORK_BYTES or c.flags & UWS_F_OUT_ON:
-            conn_unlock(l)
-            return 0
-        # Much at once: others may compute while the kernel copies it.
-        with nogil:
-            conn_flush(l, c)
-            conn_unlock(l)
+        if status == UWS_E_ARG:
+            raise self._gone()
         return 0
 
-    def send(self, message):
-        _write(self, UWS_OP_TEXT if isinstance(message, str) else UWS_OP_BINARY, message, False)
+    cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept:
+        """Compress in a context that is not kept, and queue: as _put_deflated(). The loop's lock is held on entry, and
+        let go of meanwhile: who compresses holds up others who do, and nobody else. It is not held on return."""
+        cdef UwsLoop* l = self.l
+        cdef const uint8_t* out = NULL
+        cdef size_t n = 0
+        cdef int32_t index = self.index
+        cdef uint32_t generation = self.generation
+        cdef int status, done
+        conn_unlock(l)
+        if len_bytes > GIL_BYTES or pthread_mutex_trylock(&l.deflate_lock) != 0:
+            with nogil:
+                pthread_mutex_lock(&l.deflate_lock)
+                done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
+                pthread_mutex_lock(&l.lock)
+                status = _put_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
+                _sent(l, index, status)
+            return status
+        done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
+        if pthread_mutex_trylock(&l.lock) == 0:
+            status = _put_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
+            if status != FLUSH:
+                conn_unlock(l)
+                return status
+            with nogil:
+                _sent(l, index, status)
+            return status
+        with nogil:
+            pthread_mutex_lock(&l.lock)
+            status = _put_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
+            _sent(l, index, status)
+        return status
+
+    def send(self, message, *, compress=None):
+        cdef int how = COMPRESS_LONG
+        if compress is not None:
+            if compress is not True and compress is not False:
+                raise TypeError(f"compress: must be True, False or None, not {compress!r}")
+            how = COMPRESS_ALWAYS if compress else COMPRESS_NEVER
+        _write(self, UWS_OP_TEXT if isinstance(message, str) else UWS_OP_BINARY, message, False, how)
 
     def ping(self, payload=b""):
-        _write(self, UWS_OP_PING, payload, False)
+        _write(self, UWS_OP_PING, payload, False, COMPRESS_NEVER)
 
     def close(self, code=1000, str reason not None=""):
         self._end(UWS_C_LOCAL, code, reason)
@@ -431,8 +558,8 @@ cdef tuple _split_target(str target):
 
 # ---- reading and writing, as in Go
 
-cdef int _write(Conn conn, int opcode, object message, bint check_text) except -1:
-    """Send any kind of frame but CLOSE. check_text: bytes that go out as text have to be UTF-8."""
+cdef int _write(Conn conn, int opcode, object message, bint check_text, int compress) except -1:
+    """Send any kind of frame but CLOSE. check_text: bytes that go out as text have to be UTF-8. compress: COMPRESS_*"""
     cdef const char* text
     cdef Py_ssize_t n = 0
     cdef Py_buffer view
@@ -441,15 +568,15 @@ cdef int _write(Conn conn, int opcode, object message, bint check_text) except -
         n = PyBytes_GET_SIZE(message)
         text = PyBytes_AS_STRING(message)
         _check(opcode, control, check_text, <const uint8_t*>text, n)
-        return conn._send(opcode, <const uint8_t*>text, n)
+        return conn._send(opcode, <const uint8_t*>text, n, compress)
     if isinstance(message, str):
         text = PyUnicode_AsUTF8AndSize(message, &n)
         _check(opcode, control, False, <const uint8_t*>text, n)
-        return conn._send(opcode, <const uint8_t*>text, n)
+        return conn._send(opcode, <const uint8_t*>text, n, compress)
     PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
     try:
         _check(opcode, control, check_text, <const uint8_t*>view.buf, view.len)
-        return conn._send(opcode, <const uint8_t*>view.buf, view.len)
+        return conn._send(opcode, <const uint8_t*>view.buf, view.len, compress)
     finally:
         PyBuffer_Release(&view)
 
@@ -519,9 +646,11 @@ def write_server_message(Conn conn not None, int op, msg):
     cdef bytes body
     cdef uint16_t code = 0
     if op == UWS_OP_TEXT:
-        _write(conn, op, msg, True)
-    elif op == UWS_OP_BINARY or op == UWS_OP_PING or op == UWS_OP_PONG:
-        _write(conn, op, msg, False)
+        _write(conn, op, msg, True, COMPRESS_LONG)
+    elif op == UWS_OP_BINARY:
+        _write(conn, op, msg, False, COMPRESS_LONG)
+    elif op == UWS_OP_PING or op == UWS_OP_PONG:
+        _write(conn, op, msg, False, COMPRESS_NEVER)
     elif op == UWS_OP_CLOSE:
         body = msg.encode() if isinstance(msg, str) else memoryview(msg).tobytes()
         if close_parse(<const uint8_t*>PyBytes_AS_STRING(body), len(body), &code) != UWS_OK:
@@ -538,12 +667,12 @@ def write_server_message(Conn conn not None, int op, msg):
 
 def write_server_text(Conn conn not None, msg):
     """Send one text message. See conn.pyi."""
-    _write(conn, UWS_OP_TEXT, msg, True)
+    _write(conn, UWS_OP_TEXT, msg, True, COMPRESS_LONG)
 
 
 def write_server_binary(Conn conn not None, msg):
     """Send one binary message. See conn.pyi."""
-    _write(conn, UWS_OP_BINARY, msg, False)
+    _write(conn, UWS_OP_BINARY, msg, False, COMPRESS_LONG)
 
 
 # At the end, when every name of this module is there: the package `unlimitedws` takes them from here.

@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 
 from _uws.clock cimport clock_ms
 from _uws.conn cimport Conn, conn_lock, conn_make, conn_unlock, event_payload, event_text
+from _uws.deflate cimport deflate_valid
 from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_next, deliver_next_note
 from _uws.errs cimport UWS_E_ARG, UWS_OK
 from _uws.exchange cimport Exchange, exchange_fail, exchange_make
@@ -47,6 +48,7 @@ from _uws.state cimport (
     UwsLimits,
     UwsLoop,
     pthread_mutex_lock,
+    pthread_mutex_unlock,
 )
 
 cdef extern from "sys/resource.h" nogil:
@@ -75,7 +77,8 @@ cdef tuple SETTINGS = (
     "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
     "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
-    "jobs",
+    "jobs", "compression", "compression_level", "compression_mem_level", "compression_server_takeover",
+    "compression_client_takeover", "compression_server_bits", "compression_client_bits", "compression_threshold",
 )
 
 
@@ -117,6 +120,16 @@ cdef class Loop:
         limits.cooldown_us = settings["cooldown_us"]
         limits.io_timeout_us = settings["io_timeout_us"]
         limits.jobs = settings["jobs"]
+        limits.deflate.enabled = settings["compression"]
+        limits.deflate.level = settings["compression_level"]
+        limits.deflate.mem_level = settings["compression_mem_level"]
+        limits.deflate.server_takeover = settings["compression_server_takeover"]
+        limits.deflate.client_takeover = settings["compression_client_takeover"]
+        limits.deflate.server_bits = settings["compression_server_bits"]
+        limits.deflate.client_bits = settings["compression_client_bits"]
+        limits.deflate.threshold_bytes = settings["compression_threshold"]
+        if not deflate_valid(&limits.deflate):
+            raise ValueError("compression: a setting is out of range")
         # Every setting is read before anything is made: one that is refused leaves nothing behind.
         cdef uint64_t max_message_bytes = settings["max_message_bytes"]
         cdef uint32_t max_fragments = settings["max_fragments"]
@@ -258,6 +271,7 @@ cdef class Loop:
         cdef UwsCounters c
         cdef uint32_t connections, descriptors, runners, parked, ready, timers, targets
         cdef size_t inbox_bytes, used_bytes, held_bytes, blocks, partial
+        cdef uint64_t inflated, inflated_from_bytes, inflated_bytes
         cdef uint64_t[18] closed_by
         cdef uint64_t[600] answered
         cdef int i
@@ -266,6 +280,7 @@ cdef class Loop:
         connections, descriptors, runners, parked = l.n_open, l.n_conns, l.runners, l.parked
         ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
         inbox_bytes, blocks, partial = l.inbox_bytes, l.slab.live_blocks, l.env.partial_bytes
+        inflated, inflated_from_bytes, inflated_bytes = l.env.inflated, l.env.inflated_from_bytes, l.env.inflated_bytes
         memcpy(closed_by, l.closed_by, sizeof(closed_by))
         memcpy(answered, l.answered, sizeof(answered))
         used_bytes, held_bytes = slab_used_bytes(&l.slab), slab_held_bytes(&l.slab)
@@ -273,7 +288,9 @@ cdef class Loop:
         figures = {
             "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
             "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
-            "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes, "slab_blocks": blocks,
+            "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
+            "slab_blocks": blocks, "inflated": inflated, "inflated_from_bytes": inflated_from_bytes,
+            "inflated_bytes": inflated_bytes,
         }
         figures.update(c)
         for i in range(1, UWS_CAUSES):
@@ -534,6 +551,7 @@ cdef class Loop:
 def _before_fork():
     cdef UwsLoop* l = all_loops
     while l != NULL:
+        pthread_mutex_lock(&l.deflate_lock)
         pthread_mutex_lock(&l.lock)
         l = l.next_loop
 
@@ -542,6 +560,7 @@ def _after_fork_in_parent():
     cdef UwsLoop* l = all_loops
     while l != NULL:
         conn_unlock(l)
+        pthread_mutex_unlock(&l.deflate_lock)
         l = l.next_loop
 
 
@@ -550,6 +569,7 @@ def _after_fork_in_child():
     while l != NULL:
         l.forked = 1
         conn_unlock(l)
+        pthread_mutex_unlock(&l.deflate_lock)
         l = l.next_loop
 
 

@@ -62,6 +62,8 @@ cdef struct UwsDeflate:
     uint8_t client_bits
 
 
+cdef bint deflate_valid(const UwsDeflateSettings* settings) noexcept nogil
+
 cdef size_t deflate_negotiate(const UwsUpgrade* u, const uint8_t* head, const UwsDeflateSettings* settings,
                               UwsDeflateTerms* out_terms, uint8_t* out, size_t cap) noexcept nogil
 
@@ -82,6 +84,7 @@ cdef UwsDeflate* deflate_own(UwsSlab* slab, const UwsDeflateTerms* terms,
 cdef void deflate_give(UwsDeflate* own) noexcept nogil
 cdef int deflate_own_run(UwsDeflate* own, const uint8_t* data, size_t len_bytes,
                          uint8_t** take_out, size_t* out_len) noexcept nogil
+cdef void deflate_own_forget(UwsDeflate* own) noexcept nogil
 cdef int inflate_own_run(UwsDeflate* own, const uint8_t* data, size_t len_bytes, uint64_t limit_bytes,
                          uint8_t** take_out, size_t* out_len) noexcept nogil
 

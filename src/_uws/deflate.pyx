@@ -61,6 +61,13 @@ cdef const char* deflate_library() noexcept nogil:
     return UWS_Z_NAME
 
 
+cdef bint deflate_valid(const UwsDeflateSettings* settings) noexcept nogil:
+    """Are all settings within what UwsDeflateSettings says of them? Whoever takes them from outside has to ask."""
+    return (-1 <= settings.level <= 9 and 1 <= settings.mem_level <= 9
+            and ZLIB_MIN_BITS <= settings.server_bits <= UWS_DEFLATE_MAX_BITS
+            and ZLIB_MIN_BITS <= settings.client_bits <= UWS_DEFLATE_MAX_BITS)
+
+
 # ---- negotiation (RFC 7692, sections 5 and 7.1)
 
 cdef struct _Offer:
@@ -561,6 +568,12 @@ cdef int deflate_own_run(UwsDeflate* own, const uint8_t* data, size_t len_bytes,
         return UWS_E_NOMEM
     take_out[0] = buf
     return UWS_OK
+
+
+cdef void deflate_own_forget(UwsDeflate* own) noexcept nogil:
+    """The message compressed last is not sent: the next one begins with an empty window, which is always in order."""
+    if own.deflater != NULL:
+        uws_deflate_reset(<uws_z_stream*>own.deflater)
 
 
 # ---- a connection's own contexts

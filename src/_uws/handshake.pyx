@@ -2,12 +2,13 @@
 
 from libc.string cimport memcmp, memcpy, memset
 
+from _uws.deflate cimport UWS_DEFLATE_ANSWER_BYTES, UwsDeflateTerms, deflate_negotiate, deflate_own
 from _uws.errs cimport UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK, err_http_status
 from _uws.intern cimport intern_get, intern_take
 from _uws.life cimport conn_answered, conn_ask, conn_dirty, conn_end, conn_eof, conn_upgraded
 from _uws.outq cimport outq_put
 from _uws.post cimport post_event
-from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UwsEvent
+from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UWS_P_OURS_KEPT, UWS_P_PEERS_KEPT, UwsEvent
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_accept, response_refuse
 from _uws.slab cimport slab_give, slab_grow, slab_take
 from _uws.slot cimport conn_at, conn_extra, conn_side
@@ -121,6 +122,21 @@ cdef bint _is_page(UwsLoop* l, const UwsUpgrade* u, const uint8_t* head) noexcep
     return l.page != NULL and upgrade_target(u, head, &path, &query) == UWS_OK and path.len == 1
 
 
+cdef bint _agree(UwsLoop* l, UwsConn* c, const UwsDeflateTerms* terms) noexcept nogil:
+    """Remember what was agreed on about compression. False: out of memory."""
+    cdef UwsExtra* extra
+    c.proto.flags = terms.server_bits
+    if terms.server_takeover:
+        c.proto.flags |= UWS_P_OURS_KEPT
+    if terms.client_takeover:
+        c.proto.flags |= UWS_P_PEERS_KEPT
+    if not (terms.server_takeover or terms.client_takeover):
+        return True
+    extra = conn_extra(l, c)
+    extra.deflate = deflate_own(&l.slab, terms, &l.limits.deflate)
+    return extra.deflate != NULL
+
+
 cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* head,
                   const UwsAcceptance* with_) noexcept nogil:
     """Queue the 101, remember what the request leaves behind, and open. False: out of memory."""
@@ -131,10 +147,14 @@ cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
     cdef UwsSide* side = conn_side(l, c)
     cdef UwsExtra* extra
     cdef UwsEvent event
-    cdef size_t n
+    cdef uint8_t extensions[UWS_DEFLATE_ANSWER_BYTES]
+    cdef UwsDeflateTerms terms
+    cdef size_t n, extensions_len
     if not (l.want & UWS_W_REQUEST):
         subprotocol_len = _choose(l, u, head, &subprotocol)
-    n = response_accept(response, sizeof(response), u, subprotocol, subprotocol_len, NULL, 0, with_.headers_len != 0)
+    extensions_len = deflate_negotiate(u, head, &l.limits.deflate, &terms, extensions, sizeof(extensions))
+    n = response_accept(response, sizeof(response), u, subprotocol, subprotocol_len, extensions, extensions_len,
+                        with_.headers_len != 0)
     if side == NULL or n == 0 or outq_put(&side.out, &l.slab, response, n) != UWS_OK:
         return False
     if with_.headers_len != 0 and (outq_put(&side.out, &l.slab, with_.headers, with_.headers_len) != UWS_OK
@@ -145,6 +165,8 @@ cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
         extra.subprotocol = intern_take(&l.intern, subprotocol, subprotocol_len)
         if extra.subprotocol == 0:
             return False
+    if terms.accepted and not _agree(l, c, &terms):
+        return False
     if not (u.target.len == 1 and target[0] == 47):
         c.target = intern_take(&l.intern, target, u.target.len)
         if c.target == 0:

@@ -1,7 +1,7 @@
 # F5. The life of a connection: the only file that changes UwsConn.state. The table stands in life.pyx.
 # Owns nothing of its own; decides when a slot's things go back. Everything is called with the loop's lock held.
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from _uws.proto cimport UwsEvent
 from _uws.state cimport UwsConn, UwsLoop
@@ -11,6 +11,7 @@ cdef void conn_flush_all(UwsLoop* l) noexcept nogil
 cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
+cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil
 cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil

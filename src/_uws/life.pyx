@@ -28,6 +28,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from _uws.clock cimport clock_ms
+from _uws.deflate cimport deflate_give
 from _uws.errs cimport UWS_E_HTTP_408, UWS_E_HTTP_503, UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK, err_http_status
 from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_PONG, close_frame
 from _uws.inbox cimport inbox_drop
@@ -146,7 +147,7 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
             status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
             if status == UWS_OK and side.pong_waits and side.pong_at == 0:
                 side.pong_waits = 0
-                if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, side.pong,
+                if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, side.pong,
                                                                  side.pong_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
         if side.waiters != 0:
@@ -191,6 +192,14 @@ cdef inline void _sooner(UwsLoop* l, UwsConn* c, uint32_t tick) noexcept nogil:
     """Let the timer run at tick at the latest."""
     if c.link.deadline == 0 or <int32_t>(c.link.deadline - tick) > 0:
         wheel_set(&l.wheel, conn_index(l, c), tick)
+
+
+cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil:
+    """Do not read an open connection until its timer has looked whether it may be read on."""
+    c.flags |= UWS_F_PAUSED
+    l.count.pauses += 1
+    conn_reading(l, c)
+    _sooner(l, c, l.tick + ticks)
 
 
 cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil:
@@ -442,6 +451,9 @@ cdef void _drop(UwsLoop* l, UwsConn* c) noexcept nogil:
     c.flags |= UWS_F_GONE | UWS_F_EOF
     wheel_cancel(&l.wheel, conn_index(l, c))
     proto_reset(&c.proto, &l.env)
+    if c.marks & UWS_M_EXTRA:
+        deflate_give(l.extra[conn_index(l, c)].deflate)
+        l.extra[conn_index(l, c)].deflate = NULL
     if c.side != NULL:
         side_give_request(l, c.side)
         outq_drop(&c.side.out, &l.slab)

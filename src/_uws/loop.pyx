@@ -8,6 +8,7 @@ from posix.unistd cimport close
 
 from _uws.accept cimport accept_batch, accept_pause, accept_resume
 from _uws.clock cimport clock_ms
+from _uws.deflate cimport deflater_destroy, deflater_init, inflater_destroy
 from _uws.errs cimport UWS_E_ARG, UWS_E_SYS, UWS_OK
 from _uws.intern cimport intern_destroy, intern_init
 from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave
@@ -36,6 +37,7 @@ from _uws.state cimport (
     UWS_ARENA_BYTES,
     UWS_ARENA_PAD,
     UWS_BATCH_EVENTS,
+    UWS_BATCH_OWNED_BYTES,
     UWS_BATCH_RESERVE,
     UWS_C_SHUTDOWN,
     UWS_F_EOF,
@@ -134,6 +136,8 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     l.env.max_message_bytes = max_message_bytes
     l.env.max_fragments = max_fragments
     pthread_mutex_init(&l.lock, NULL)
+    pthread_mutex_init(&l.deflate_lock, NULL)
+    deflater_init(&l.deflater, &limits.deflate)
     pthread_condattr_init(&monotonic)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC)
     pthread_cond_init(&l.runner_cond, &monotonic)
@@ -176,10 +180,14 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
         munmap(l.scratch, UWS_SCRATCH_EVENTS * sizeof(UwsEvent))
     loop_close(l)
     intern_destroy(&l.intern)
+    deflater_destroy(&l.deflater)
+    inflater_destroy(&l.env.inflater)
+    # The contexts of connections that are left go with it.
     slab_destroy(&l.slab)
     pthread_cond_destroy(&l.runner_cond)
     pthread_cond_destroy(&l.dog_cond)
     pthread_cond_destroy(&l.wait_cond)
+    pthread_mutex_destroy(&l.deflate_lock)
     pthread_mutex_destroy(&l.lock)
     l.table = NULL
     l.extra = NULL
@@ -233,9 +241,10 @@ cdef inline int _sooner(int wait, uint64_t at_ms, uint64_t now_ms) noexcept nogi
 
 
 cdef inline bint _full(const UwsBatch* b) noexcept nogil:
-    """No room for what one more reading may bring. epoll reports the rest again."""
+    """No room for what one more reading may bring, or enough beside the arena. epoll reports the rest again."""
     return (b.n > UWS_BATCH_EVENTS - UWS_BATCH_RESERVE - UWS_SCRATCH_EVENTS
-            or UWS_ARENA_BYTES - b.used_bytes < UWS_READ_BYTES)
+            or UWS_ARENA_BYTES - b.used_bytes < UWS_READ_BYTES
+            or b.owned_bytes > UWS_BATCH_OWNED_BYTES)
 
 
 cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) noexcept nogil:
@@ -283,7 +292,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     cdef uint64_t tag
     if b.taken == b.n:
         b.n = b.taken = 0
-        b.used_bytes = 0
+        b.used_bytes = b.owned_bytes = 0
     conn_flush_all(l)
     # Only now: flushing lets go of the lock, and whoever came in between did not see anybody to wake.
     wait = _wait_ms(l, b)

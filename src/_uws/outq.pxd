@@ -9,6 +9,7 @@ from _uws.state cimport UwsOutq
 
 cdef uint8_t* outq_room(UwsOutq* q, UwsSlab* slab, size_t len_bytes) noexcept nogil
 cdef int outq_put(UwsOutq* q, UwsSlab* slab, const uint8_t* data, size_t len_bytes) noexcept nogil
-cdef int outq_put_frame(UwsOutq* q, UwsSlab* slab, int opcode, const uint8_t* data, size_t len_bytes) noexcept nogil
+cdef int outq_put_frame(UwsOutq* q, UwsSlab* slab, int opcode, int rsv, const uint8_t* data,
+                        size_t len_bytes) noexcept nogil
 cdef int outq_flush(UwsOutq* q, UwsSlab* slab, const UwsTransport* io, int fd) noexcept nogil
 cdef void outq_drop(UwsOutq* q, UwsSlab* slab) noexcept nogil

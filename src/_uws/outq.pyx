@@ -57,10 +57,12 @@ cdef int outq_put(UwsOutq* q, UwsSlab* slab, const uint8_t* data, size_t len_byt
     return UWS_OK
 
 
-cdef int outq_put_frame(UwsOutq* q, UwsSlab* slab, int opcode, const uint8_t* data, size_t len_bytes) noexcept nogil:
-    """Queue one whole frame, header and payload in one piece: UWS_OK or UWS_E_NOMEM."""
+cdef int outq_put_frame(UwsOutq* q, UwsSlab* slab, int opcode, int rsv, const uint8_t* data,
+                        size_t len_bytes) noexcept nogil:
+    """Queue one whole frame, header and payload in one piece: UWS_OK or UWS_E_NOMEM. rsv: UWS_RSV1 for a compressed
+    message."""
     cdef uint8_t head[UWS_MAX_HEAD_BYTES]
-    cdef size_t head_len = frame_head(head, opcode, 1, 0, len_bytes)
+    cdef size_t head_len = frame_head(head, opcode, 1, rsv, len_bytes)
     cdef uint8_t* at = NULL
     if len_bytes <= <size_t>-1 - head_len:
         at = outq_room(q, slab, head_len + len_bytes)

@@ -21,11 +21,6 @@ from _uws.state cimport (
 from _uws.wheel cimport wheel_set
 
 
-cdef enum:
-    # What an event that waits takes beside its payload: messages of no bytes at all have to count in the total, too.
-    NOTE_COST_BYTES = 64
-
-
 cdef void post_nudge(UwsLoop* l) noexcept nogil:
     """Let the thread that waits in epoll come back, once however often it is asked: there is something for it."""
     if l.polling and not l.woken:
@@ -75,8 +70,7 @@ cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
         pthread_cond_broadcast(&l.wait_cond)
     if not (c.flags & UWS_F_PAUSED) and (side.inbox.bytes >= l.limits.max_inbox_bytes
                                          or side.inbox.count >= l.limits.max_inbox_messages
-                                         or l.inbox_bytes + l.inbox_count * NOTE_COST_BYTES
-                                         >= l.limits.max_inbox_total_bytes):
+                                         or post_flooded(l)):
         # Its callbacks do not keep up: the rest waits in the kernel, and in the end in the client.
         c.flags |= UWS_F_PAUSED
         l.count.pauses += 1

@@ -1,14 +1,17 @@
 # F5. See read.pxd.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t
 
 from _uws.handshake cimport conn_request
-from _uws.life cimport conn_eof
+from _uws.life cimport conn_eof, conn_rest
+from _uws.post cimport post_flooded
+from _uws.proto cimport UWS_P_WINDOW
 from _uws.slot cimport conn_index
 from _uws.sock cimport UWS_SOCK_AGAIN
 from _uws.state cimport (
     UWS_F_BUSY,
     UWS_F_READY,
+    UWS_FLOODED_TICKS,
     UWS_M_LISTEN,
     UWS_M_PINGED,
     UWS_PING_WINDOW,
@@ -21,6 +24,8 @@ from _uws.traffic cimport conn_frames
 
 cdef enum:
     BUSY_READ_BYTES = 8192
+    # Of a connection whose messages may be a thousand times what they come as.
+    DEFLATED_READ_BYTES = 16384
 
 
 cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -33,13 +38,21 @@ cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
             room -= c.side.head_len
         return room if room < UWS_READ_BYTES else UWS_READ_BYTES
     # One whose callbacks do not keep up is read in small bites: each of its messages may cost more than its bytes.
-    return BUSY_READ_BYTES if c.flags & (UWS_F_BUSY | UWS_F_READY) else UWS_READ_BYTES
+    if c.flags & (UWS_F_BUSY | UWS_F_READY):
+        return BUSY_READ_BYTES
+    return DEFLATED_READ_BYTES if c.proto.flags & UWS_P_WINDOW else UWS_READ_BYTES
 
 
 cdef void conn_read(UwsLoop* l, UwsBatch* b, UwsConn* c) noexcept nogil:
     """Receive once and deal with what came. b has room for it; the slot may be free afterwards."""
     cdef uint8_t* data = b.arena + b.used_bytes
-    cdef ssize_t n = l.io.recv(conn_index(l, c), data, _want(l, c))
+    cdef ssize_t n
+    if c.state == UWS_S_OPEN and c.proto.flags & UWS_P_WINDOW and post_flooded(l):
+        # Others are read as long as they have nothing waiting: what they send is in the kernel already, as it is. This
+        # one's would grow, and there may be very many of its kind.
+        conn_rest(l, c, UWS_FLOODED_TICKS)
+        return
+    n = l.io.recv(conn_index(l, c), data, _want(l, c))
     if n <= 0:
         if n != UWS_SOCK_AGAIN:
             conn_eof(l, c, n < 0)

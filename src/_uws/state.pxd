@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from _uws.deflate cimport UwsDeflate, UwsDeflater, UwsDeflateSettings
 from _uws.intern cimport UwsIntern
 from _uws.poller cimport UwsPoller
 from _uws.proto cimport UwsEvent, UwsProto, UwsProtoEnv
@@ -138,7 +139,7 @@ cdef struct UwsConn:
 # What some connections have for as long as they live: a row beside their slot (UWS_M_EXTRA), in a table of which only
 # the rows in use take memory. Ticks are the wheel's; 0 is none.
 cdef struct UwsExtra:
-    void* deflate             # its own compression contexts
+    UwsDeflate* deflate       # its own compression contexts; NULL: none is kept
     uint32_t ends             # tick of max_lifetime
     uint32_t expires          # ... at which its credential does, or a stranger has to be known
     uint32_t spoke            # ... of its last message either way, where idle_timeout is set
@@ -153,16 +154,19 @@ cdef struct UwsBatch:
     int taken
     uint8_t* arena            # the payloads
     size_t used_bytes
+    size_t owned_bytes        # of payloads that are blocks of their own
 
 cdef enum:
     UWS_BATCH_EVENTS = 16384
     UWS_BATCH_RESERVE = 512   # room that reading leaves for events of other threads
     UWS_ARENA_BYTES = 262144
+    UWS_BATCH_OWNED_BYTES = 4194304
     UWS_READ_BYTES = 65536    # of one connection in one turn
     UWS_SCRATCH_EVENTS = 10924    # what they can hold: 65536 / UWS_MIN_FRAME_BYTES, and one
     UWS_ARENA_PAD = 64
     UWS_MAX_LISTENERS = 16
     UWS_MAX_SUBPROTOCOLS = 32
+    UWS_FLOODED_TICKS = 4     # after which a connection that is not read for others' sake is looked at
     UWS_PING_WINDOW = 64      # ticks in which max_pings are answered, about a second; a power of two
     UWS_MAX_HTTP_STATUS = 599
 
@@ -199,6 +203,7 @@ cdef struct UwsLimits:
     uint32_t schedule_timeout_us
     uint32_t io_timeout_us
     uint32_t jobs             # connections with undelivered events before accepting pauses; 0: no limit
+    UwsDeflateSettings deflate
 
 cdef struct UwsCounters:
     uint64_t accepted
@@ -218,9 +223,14 @@ cdef struct UwsCounters:
     uint64_t takeovers        # the watchdog took the role of a poller that was away
     uint64_t pauses           # connections not read because their inbox was full
     uint64_t cooldowns        # accepting paused because the pool was full
+    uint64_t deflated         # messages sent compressed,
+    uint64_t deflated_from_bytes  # their bytes as they are
+    uint64_t deflated_bytes   # ... and as they went
 
 cdef struct UwsLoop:
     pthread_mutex_t lock
+    pthread_mutex_t deflate_lock  # over deflater alone; taken before lock, never while it is held
+    UwsDeflater deflater
     UwsPoller poller
     UwsSlab slab
     UwsIntern intern

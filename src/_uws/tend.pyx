@@ -20,7 +20,8 @@ from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_PING
 from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_leave
 from _uws.outq cimport outq_put_frame
-from _uws.slot cimport conn_extra, conn_index, conn_side, tick_now
+from _uws.post cimport post_flooded
+from _uws.slot cimport conn_extra, conn_index, conn_reading, conn_side, tick_now
 from _uws.sock cimport sock_unread
 from _uws.state cimport (
     UWS_C_EXPIRED,
@@ -29,8 +30,11 @@ from _uws.state cimport (
     UWS_C_PING_TIMEOUT,
     UWS_C_SLOW_READER,
     UWS_C_UNAUTHENTICATED,
+    UWS_F_BUSY,
     UWS_F_OUT_ON,
     UWS_F_PAUSED,
+    UWS_F_READY,
+    UWS_FLOODED_TICKS,
     UWS_M_EXTRA,
     UWS_M_PINGED,
     UWS_M_STRANGER,
@@ -137,7 +141,7 @@ cdef bint _vanished(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexcep
         c.marks &= ~UWS_M_PINGED
         c.proto.heard = now
     elif now - c.proto.heard >= interval - interval // 5 and not (c.flags & UWS_F_OUT_ON):
-        if conn_side(l, c) != NULL and outq_put_frame(&c.side.out, &l.slab, UWS_OP_PING, NULL, 0) == UWS_OK:
+        if conn_side(l, c) != NULL and outq_put_frame(&c.side.out, &l.slab, UWS_OP_PING, 0, NULL, 0) == UWS_OK:
             conn_dirty(l, c)
             c.marks |= UWS_M_PINGED
             # From here on it counts the patience, and any byte that comes ends it.
@@ -162,6 +166,13 @@ cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
             conn_dirty(l, c)
     if c.marks & UWS_M_EXTRA and _terms_end(l, c, now, &wait):
         return
+    if c.flags & UWS_F_PAUSED and not (c.flags & (UWS_F_BUSY | UWS_F_READY)):
+        # Nothing of it waits to be delivered: it is for others that it is not read.
+        if post_flooded(l):
+            wait = min(wait, UWS_FLOODED_TICKS)
+        else:
+            c.flags &= ~UWS_F_PAUSED
+            conn_reading(l, c)
     if c.flags & UWS_F_OUT_ON and l.limits.send_timeout_ms != 0 and _stuck(l, c, now, &wait):
         return
     if l.limits.ping_interval_ms != 0 and _vanished(l, c, now, &wait):

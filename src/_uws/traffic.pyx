@@ -19,6 +19,7 @@ from _uws.proto cimport (
     UWS_EV_MESSAGE,
     UWS_EV_PING,
     UWS_EVF_OWNED,
+    UWS_P_PEERS_KEPT,
     UwsEvent,
     UwsProto,
     proto_feed,
@@ -70,7 +71,7 @@ cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
     # An older one that still waits would come out of order.
     side.pong_waits = 0
     side.pong_at = 0
-    if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, ping.data, ping.len_bytes) == UWS_OK:
+    if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, ping.data, ping.len_bytes) == UWS_OK:
         conn_dirty(l, c)
 
 
@@ -100,7 +101,9 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
         if not _own(l, event):
             conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
             return
-    elif event.len_bytes != 0 and not (event.flags & UWS_EVF_OWNED):
+    elif event.flags & UWS_EVF_OWNED:
+        b.owned_bytes += event.len_bytes
+    elif event.len_bytes != 0:
         # An empty message of empty fragments has no payload anywhere.
         b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
     if post_event(l, c, event) != UWS_OK:
@@ -137,6 +140,7 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     cdef UwsEvent* event
     cdef int i, n = 0, status
     cdef uint16_t code
+    l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
     for i in range(n):
         event = &l.scratch[i]

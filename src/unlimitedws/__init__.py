@@ -15,6 +15,7 @@ from .opcode import OpCode
 
 # isort: split
 from . import ws, wsutil
+from .compression import Compression
 from .conn import Conn
 from .options import Options
 from .pool import Pool
@@ -27,6 +28,7 @@ __all__ = [
     "AddressError",
     "Authenticator",
     "CloseCause",
+    "Compression",
     "Conn",
     "ConnectionClosed",
     "Cookies",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+from .compression import Compression
 from .durations import Duration, microseconds, milliseconds, seconds
 from .pool import MAX_WORKERS, check_size
 
@@ -182,8 +183,10 @@ class Options:
     """Body of an HTML page, UTF-8, that is served for an ordinary ``GET /``. None: 426, as for other
     paths."""
 
-    compression: bool = False
-    """permessage-deflate (RFC 7692). Not built yet: True is refused."""
+    compression: bool | Compression = False
+    """permessage-deflate (RFC 7692): False, True for the defaults of `Compression`, or a `Compression`. Off by
+    default: it costs more time than all the rest, and secrets beside what an attacker chooses leak through
+    the length of what they are compressed to."""
 
     def __post_init__(self) -> None:
         for name, low in _INTS.items():
@@ -203,7 +206,7 @@ class Options:
         if self.max_pings_per_second > 255:
             raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in ("tcp_nodelay", "raise_nofile_limit", "compression", "keep_request"):
+        for name in ("tcp_nodelay", "raise_nofile_limit", "keep_request"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
         if self.max_connections is not None:
@@ -214,8 +217,8 @@ class Options:
             check_size(*self.pool)
         if self.page is not None and not isinstance(self.page, bytes):
             raise TypeError(f"page: must be bytes or None, not {type(self.page).__name__}")
-        if self.compression:
-            raise ValueError("compression: permessage-deflate is not built yet; only False is possible")
+        if not isinstance(self.compression, (bool, Compression)):
+            raise TypeError(f"compression: must be True, False or a Compression, not {self.compression!r}")
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Options:
@@ -235,6 +238,7 @@ class Options:
     def settings(self) -> dict[str, int]:
         """Return what the engine is told: integers, times in the units of their names."""
         workers, jobs = self.pool or (1, 0)
+        compression = self.compression if isinstance(self.compression, Compression) else Compression()
         return {
             "max_message_bytes": self.max_message_bytes,
             "max_fragments": self.max_fragments,
@@ -261,6 +265,14 @@ class Options:
             "io_timeout_us": microseconds(self.io_timeout, "io_timeout"),
             "runners": workers,
             "jobs": jobs,
+            "compression": bool(self.compression),
+            "compression_level": compression.level,
+            "compression_mem_level": compression.mem_level,
+            "compression_server_takeover": compression.server_context_takeover,
+            "compression_client_takeover": compression.client_context_takeover,
+            "compression_server_bits": compression.server_max_window_bits,
+            "compression_client_bits": compression.client_max_window_bits,
+            "compression_threshold": compression.threshold,
         }
 
 
@@ -301,7 +313,7 @@ class OptionKeywords(TypedDict, total=False):
     max_connections: int | None
     raise_nofile_limit: bool
     page: bytes | None
-    compression: bool
+    compression: bool | Compression
 
 
 # The smallest value that makes sense: the shortest valid request has five fields and about 140 bytes.

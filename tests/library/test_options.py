@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import unlimitedws
-from unlimitedws import Options
+from unlimitedws import Compression, Options
 from unlimitedws.options import OptionKeywords
 from unlimitedws.pool import MAX_WORKERS
 
@@ -43,12 +43,12 @@ TIMES_OR_NONE = [
     "tcp_keepalive",
     "tcp_user_timeout",
 ]
-SWITCHES = ["compression", "keep_request", "raise_nofile_limit", "tcp_nodelay"]
+SWITCHES = ["keep_request", "raise_nofile_limit", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    others = {"max_pings_per_second", "request_workers", "pool", "page", "unix_mode"}
+    others = {"compression", "max_pings_per_second", "request_workers", "pool", "page", "unix_mode"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
@@ -160,9 +160,55 @@ def test_switch_is_true_or_false(name: str) -> None:
         Options.of({name: 1})
 
 
-def test_compression_is_refused_until_it_is_built() -> None:
-    with pytest.raises(ValueError, match=r"compression: .* not built yet"):
-        Options(compression=True)
+def test_compression_is_a_switch_or_its_settings() -> None:
+    assert Options().settings()["compression"] is False
+    for value in (True, Compression()):
+        settings = Options(compression=value).settings()
+        assert {name: settings[name] for name in settings if name.startswith("compression")} == {
+            "compression": True,
+            "compression_level": 1,
+            "compression_mem_level": 8,
+            "compression_server_takeover": False,
+            "compression_client_takeover": False,
+            "compression_server_bits": 15,
+            "compression_client_bits": 15,
+            "compression_threshold": 1024,
+        }
+    for wrong in (1, 0, None, "yes", {}):
+        with pytest.raises(TypeError, match="compression: must be True, False or a Compression"):
+            Options(compression=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("level", -1, 9),
+        ("mem_level", 1, 9),
+        ("server_max_window_bits", 9, 15),
+        ("client_max_window_bits", 9, 15),
+        ("threshold", 0, 2**31 - 1),
+    ],
+)
+def test_each_setting_of_compression_has_its_range(name: str, low: int, high: int) -> None:
+    for value in (low, high):
+        assert getattr(Compression(**{name: value}), name) == value  # type: ignore[arg-type]
+    for value in (low - 1, high + 1):
+        with pytest.raises(ValueError, match=f"compression.{name}: must be from {low} to {high}, not {value}"):
+            Compression(**{name: value})  # type: ignore[arg-type]
+    for wrong in (1.0, "9", True, None):
+        with pytest.raises(TypeError, match=f"compression.{name}: must be an int"):
+            Compression(**{name: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["server_context_takeover", "client_context_takeover"])
+def test_a_context_is_kept_or_not(name: str) -> None:
+    with pytest.raises(TypeError, match=f"compression.{name}: must be True or False"):
+        Compression(**{name: 1})  # type: ignore[arg-type]
+
+
+def test_settings_of_compression_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Compression().level = 9  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ cdef class Outq:
             # The queue keeps a copy, never the caller's bytes.
             free(copy)
 
-    def put_frame(self, int opcode, bytes data):
+    def put_frame(self, int opcode, bytes data, int rsv=0):
         cdef size_t n = len(data)
         cdef uint8_t* copy = NULL
         if n:
@@ -142,7 +142,7 @@ cdef class Outq:
             memcpy(copy, <char*>data, n)
         try:
             # An empty payload is nowhere.
-            return outq_put_frame(&self.q, &self.slab, opcode, copy, n)
+            return outq_put_frame(&self.q, &self.slab, opcode, rsv, copy, n)
         finally:
             free(copy)
 
@@ -158,7 +158,7 @@ cdef class Outq:
     def put_absurd(self, size_t len_bytes, bint framed):
         """Ask for room that no machine has; nothing is copied."""
         if framed:
-            return outq_put_frame(&self.q, &self.slab, 2, NULL, len_bytes)
+            return outq_put_frame(&self.q, &self.slab, 2, 0, NULL, len_bytes)
         return UWS_E_NOMEM if outq_room(&self.q, &self.slab, len_bytes) == NULL else UWS_OK
 
     def flush(self, steps=()):
