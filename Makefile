@@ -19,18 +19,21 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn differential bench bench-smoke idle handshake lint versions clean
+.PHONY: help run test autobahn autobahn-all differential bench bench-smoke idle handshake orphans compression lint versions clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          the echo server on $(ADDR), and its page on http://localhost$(ADDR)/"
 	@echo "make test         all tests"
 	@echo "make autobahn     the Autobahn cases; report in autobahn-report/"
+	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
 	@echo "make bench        throughput beside picows, websockets and a floor in C"
 	@echo "make bench-smoke  one short round of it"
 	@echo "make idle         memory of 10,000 idle connections"
 	@echo "make handshake    CPU of a handshake that comes byte by byte"
+	@echo "make orphans      CPU of looking after 100,000 idle connections"
+	@echo "make compression  compression beside websockets and uWebSockets"
 	@echo "make lint         ruff, cython-lint, mypy"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make clean        remove what the others made"
@@ -43,6 +46,9 @@ test: $(DEV)/built
 
 autobahn: $(DEV)/built
 	$(PY) tests/conformance/autobahn.py --outdir autobahn-report $(ARGS)
+
+autobahn-all: $(DEV)/built
+	$(PY) tests/conformance/autobahn.py --all --outdir autobahn-report $(ARGS)
 
 differential: $(DEV)/built
 	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(N) $(ARGS)
@@ -58,6 +64,12 @@ idle: $(DEV)/built
 
 handshake: $(DEV)/built
 	$(PY) bench/handshake.py $(ARGS)
+
+orphans: $(DEV)/built
+	$(PY) bench/orphans.py $(ARGS)
+
+compression: $(DEV)/built
+	$(PY) bench/compression.py $(ARGS)
 
 # PATH: cython-lint calls pycodestyle by name.
 lint: $(DEV)/built

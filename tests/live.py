@@ -239,6 +239,7 @@ def serve(
     on_connect: Callable[[Any], None] | None = None,
     on_read: Callable[[Any], None] | None = None,
     on_message: Callable[[Any, str | bytes], None] | None = None,
+    on_fragment: Callable[[Any, Any], None] | None = None,
     on_close: Callable[[Any], None] | None = None,
     record_connects: bool = True,
     **options: Any,
@@ -249,7 +250,7 @@ def serve(
         addr: where to listen.
         pool: workers and queued jobs; None runs callbacks inline.
         io_timeout: seconds; None leaves the default.
-        on_connect, on_read, on_message, on_close: run after they are recorded.
+        on_connect, on_read, on_message, on_fragment, on_close: run after they are recorded.
         record_connects: False sets no on_connect, so that upgrading needs no callback.
         options: of NewServer.
     """
@@ -282,6 +283,8 @@ def serve(
         server.on_read = on_read
     if on_message is not None:
         server.on_message = on_message
+    if on_fragment is not None:
+        server.on_fragment = on_fragment
     server.start()
     try:
         yield live

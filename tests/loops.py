@@ -21,6 +21,8 @@ MIB = 1 << 20
 
 SETTINGS = {
     "max_message_bytes": 4 * MIB,
+    "max_stream_bytes": 64 * MIB,
+    "streaming": 0,
     "max_fragments": 1000,
     "max_header_bytes": 8192,
     "max_header_fields": 100,
@@ -45,6 +47,7 @@ SETTINGS = {
     "io_timeout_us": 10_000_000,
     "runners": 1,
     "jobs": 0,
+    "proxy_protocol": 0,
     "compression": 0,
     "compression_level": 1,
     "compression_mem_level": 8,

@@ -142,6 +142,7 @@ class RawClient:
         handshake: False only connects; send a request of your own.
         timeout: seconds that any one read or write may take.
         rcvbuf: bytes for SO_RCVBUF, set before connecting; None leaves the kernel's.
+        source: address to connect from; None lets the kernel choose.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class RawClient:
         handshake: bool = True,
         timeout: float = TIMEOUT,
         rcvbuf: int | None = None,
+        source: str | None = None,
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
@@ -164,6 +166,8 @@ class RawClient:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if rcvbuf is not None:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+            if source is not None:
+                self.sock.bind((source, 0))
             self.sock.connect((host, port))
             if handshake:
                 self.handshake(path, headers)

@@ -18,7 +18,7 @@ function connect() {
   socket.onclose = (event) => {
     if (event.code === UNAUTHORIZED) {
       // Logged out in another tab, or the login has expired: connecting again would only be refused.
-      show("state", event.reason || "the login has expired");
+      show("state", event.reason || "logged out");
       return;
     }
     show("state", "connecting again");

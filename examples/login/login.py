@@ -11,6 +11,7 @@ Plain HTTP, so for this machine only. On a real site both stand behind HTTPS, th
 """
 
 import argparse
+import contextlib
 import hashlib
 import hmac
 import json
@@ -98,10 +99,9 @@ def tick():
         names = sorted({conn.user for conn in conns})
         news = json.dumps({"online": names, "time": time.strftime("%H:%M:%S")})
         for conn in conns:
-            try:
+            # Gone, or too slow for this second.
+            with contextlib.suppress(unlimitedws.ConnectionClosed, TimeoutError):
                 conn.send(news)
-            except (unlimitedws.ConnectionClosed, TimeoutError):
-                pass  # gone, or too slow for this second
         time.sleep(1)
 
 
@@ -116,7 +116,7 @@ class Pages(BaseHTTPRequestHandler):
             self.answer(200, "text/html", self.page("dashboard.html" if self.identity() else "login.html"))
         elif self.path in FILES:
             name, kind = FILES[self.path]
-            self.answer(200, kind, self.page(name))
+            self.answer(200, kind, (HERE / name).read_bytes())
         else:
             self.answer(404, "text/plain", b"Not Found\n")
 

@@ -6,7 +6,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from _uws.deliver cimport UwsDelivery
-from _uws.proto cimport UwsEvent
+from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EVF_FIRST, UwsEvent
 from _uws.sock cimport sockaddr_storage
 from _uws.state cimport UwsConn, UwsLoop, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
 
@@ -35,6 +35,11 @@ cdef inline str event_text(const UwsEvent* event):
     return PyUnicode_DecodeUTF8(<char*>event.data, event.len_bytes, NULL)
 
 
+cdef inline bint event_goes_on(const UwsEvent* event) noexcept nogil:
+    """Whether it goes on with a message that began before."""
+    return event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FIRST)
+
+
 cdef class Conn:
     # Counted but hidden from the garbage collector, which may clear what it sees before __dealloc__ needs it.
     cdef void* owner                  # the Loop
@@ -44,6 +49,7 @@ cdef class Conn:
     cdef int32_t index                # -1: its slot does not know it any more
     cdef uint32_t generation
     cdef bint unread                  # the message that on_read was called for has not been read
+    cdef uint32_t reading             # messages that were begun to be read: whose pieces a reader may have
     cdef object _data
     cdef object said                  # (close code, reason) of the application's own close()
     cdef object end                   # (close code, reason, cause) once closed
@@ -58,6 +64,20 @@ cdef class Conn:
     cdef int _remember(self) except -1
     cdef void _pin(self, UwsConn* c) noexcept
 
+
+# Who is at the other end, as it is taken from a slot under the lock.
+cdef struct UwsRemote:
+    sockaddr_storage peer
+    bint is_secure                    # the client speaks TLS, a PROXY header said
+    uint32_t forwarded                # id of what a trusted proxy said of its client, with a reference; 0: nothing
+    const uint8_t* text
+    size_t len_bytes
+
+
+cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil
+cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer)
+# A message, or a piece of one that is streamed, as a Fragment.
+cdef object event_fragment(const UwsEvent* event)
 
 cdef object address_of(const sockaddr_storage* storage)
 

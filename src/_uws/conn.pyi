@@ -13,6 +13,7 @@ from typing_extensions import Buffer
 
 from unlimitedws.address import Address
 from unlimitedws.causes import CloseCause
+from unlimitedws.fragment import Fragment
 from unlimitedws.opcode import OpCode
 
 @final
@@ -39,6 +40,9 @@ class Conn(Hashable):
     def remote_addr(self) -> Address:
         """The peer's end. A v4-mapped address shows as plain IPv4. Asked of the kernel on demand, still right
         in `on_close`.
+
+        Behind a trusted proxy (`Options.trusted_proxies`), the client that it speaks for; port 0 where it names
+        none. Of a client on a Unix socket ``Address("unix:", 0)``: few of them have a name.
 
         Thread: any.
         """
@@ -180,6 +184,9 @@ def read_client_data(conn: Conn) -> tuple[bytes, OpCode]:
     Args:
         conn: The connection whose callback is running.
 
+    Where messages are streamed it waits for each piece of it, up to the I/O timeout. One that is longer than
+    `max_message_bytes` closes the connection with 1009, and one that a timeout cut is dropped.
+
     Returns:
         The message's bytes, and `OpCode.TEXT` (then they are valid UTF-8) or `OpCode.BINARY`.
 
@@ -206,6 +213,28 @@ def read_client_binary(conn: Conn) -> bytes:
     Raises:
         TimeoutError, unlimitedws.ConnectionClosed, RuntimeError: As `read_client_data`. The I/O timeout is
             for the whole call, however many messages it drops.
+    """
+
+def begin_message(conn: Conn) -> tuple[int, Fragment]:
+    """Begin to read the message that `on_read` was called for; called again, wait for the next one.
+
+    Where messages are streamed it comes piece by piece, elsewhere as one; the rest of a message that was begun
+    before is dropped. `unlimitedws.wsutil.open_message` is made of this.
+
+    Returns:
+        A number for `next_fragment`, and the first piece.
+
+    Raises:
+        TimeoutError, unlimitedws.ConnectionClosed, RuntimeError: As `read_client_data`.
+    """
+
+def next_fragment(conn: Conn, reading: int) -> Fragment:
+    """Wait for the next piece of the message of that number. The one before was not the last.
+
+    Raises:
+        TimeoutError: None came within the I/O timeout. It may be asked for again.
+        unlimitedws.ConnectionClosed: The peer has gone in the middle of the message.
+        RuntimeError: Not called in a callback of conn, or another message has been begun since.
     """
 
 def write_server_message(conn: Conn, op: int, msg: str | Buffer) -> None:

@@ -27,15 +27,24 @@ from _uws.frame cimport (
     close_code_valid,
     close_parse,
 )
+from _uws.handshake cimport conn_peer
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_dirty, conn_flush
 from _uws.outq cimport outq_put_frame
-from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW
+from _uws.proto cimport (
+    UWS_EV_FRAGMENT,
+    UWS_EVF_FINAL,
+    UWS_EVF_FIRST,
+    UWS_P_OURS_KEPT,
+    UWS_P_WINDOW,
+    UwsEvent,
+)
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_side, conn_takes, tick_now
-from _uws.sock cimport sock_local, sock_peer, sockaddr_storage
+from _uws.slot cimport conn_at, conn_index, conn_side, conn_takes, tick_now
+from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
+    UWS_C_LIMIT,
     UWS_C_LOCAL,
     UWS_F_GONE,
     UWS_F_OUT_ON,
@@ -114,6 +123,31 @@ cdef object address_of(const sockaddr_storage* storage):
     if storage.ss_family == AF_UNIX:
         return Address(_unix_host(storage), 0)
     return Address("", 0)
+
+
+cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil:
+    """Take from a slot what remote_make() makes an Address of. The lock is held; no object may be made."""
+    cdef uint32_t forwarded = 0
+    out.is_secure = conn_peer(l, c, &out.peer)
+    if c.marks & UWS_M_EXTRA:
+        forwarded = l.extra[conn_index(l, c)].forwarded
+    # With a reference of our own the text stays where it is.
+    intern_ref(&l.intern, forwarded)
+    out.forwarded = forwarded
+    out.text = intern_get(&l.intern, forwarded, &out.len_bytes)
+
+
+cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer):
+    """Who the client is: peer, or whom peer, a trusted proxy, speaks for. The lock is not held; remote is used up."""
+    if remote.forwarded == 0:
+        return peer
+    try:
+        text = (<char*>remote.text)[:remote.len_bytes].decode("latin-1")
+    finally:
+        conn_lock(l)
+        intern_give(&l.intern, remote.forwarded)
+        conn_unlock(l)
+    return owner.client(peer, text)
 
 
 # ---- queueing a message; all of it with the loop's lock held
@@ -217,10 +251,12 @@ cdef class Conn:
         cdef size_t len_bytes = 0
         cdef uint32_t kept = 0
         cdef sockaddr_storage storage
+        cdef UwsRemote remote
         if self.memory is not None:
             return self.memory[what]
         # No object is made under the lock: that may collect garbage, a Conn perhaps, which takes the lock.
         memset(&storage, 0, sizeof(storage))
+        memset(&remote, 0, sizeof(remote))
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL and what >= KNOWN_TARGET:
@@ -233,11 +269,16 @@ cdef class Conn:
             text = intern_get(&l.intern, kept, &len_bytes)
         elif c != NULL:
             if what == KNOWN_REMOTE:
-                sock_peer(self.index, &storage)
+                remote_take(l, c, &remote)
             else:
                 sock_local(self.index, &storage)
         conn_unlock(l)
-        if what < KNOWN_TARGET:
+        if c == NULL and self.memory is not None:
+            # It ended while the lock was waited for, and what it knew was remembered before.
+            return self.memory[what]
+        if what == KNOWN_REMOTE:
+            return remote_make(<object>self.owner, l, &remote, address_of(&remote.peer))
+        if what == KNOWN_LOCAL:
             return address_of(&storage)
         if kept == 0:
             return "/" if what == KNOWN_TARGET else None
@@ -590,31 +631,81 @@ cdef inline int _check(int opcode, bint control, bint check_text, const uint8_t*
     return 0
 
 
-cdef int _next_message(Conn conn, uint64_t timeout_us) except -1:
-    """Let conn.delivery.event be the message to read."""
-    cdef UwsDelivery* d = conn.delivery
+cdef object event_fragment(const UwsEvent* event):
+    cdef int flags = event.flags if event.kind == UWS_EV_FRAGMENT else UWS_EVF_FIRST | UWS_EVF_FINAL
+    return Fragment(
+        OP_TEXT if event.opcode == UWS_OP_TEXT else OP_BINARY,
+        event_payload(event),
+        (flags & UWS_EVF_FIRST) != 0,
+        (flags & UWS_EVF_FINAL) != 0,
+    )
+
+
+cdef int _check_reader(Conn conn) except -1:
+    if conn.delivery == NULL or conn.thread != PyThread_get_thread_ident():
+        raise RuntimeError("messages are read in a callback of their connection, by the thread that runs it")
+    return 0
+
+
+cdef int _next_piece(Conn conn, uint64_t timeout_us) except -1:
+    """Let conn.delivery.event be what came next, and wait for it if need be."""
     cdef UwsLoop* l = conn.l
     cdef int waited
-    if d == NULL or conn.thread != PyThread_get_thread_ident():
-        raise RuntimeError("messages are read in a callback of their connection, by the thread that runs it")
-    if conn.unread:
-        conn.unread = False
-        return 0
     with nogil:
         pthread_mutex_lock(&l.lock)
-        waited = deliver_wait(l, d, timeout_us)
+        waited = deliver_wait(l, conn.delivery, timeout_us)
         conn_unlock(l)
     if waited == UWS_WAITED_CLOSED:
         raise conn._gone()
     if waited != UWS_WAITED:
-        raise TimeoutError("no further message came within the I/O timeout")
+        raise TimeoutError("nothing further came within the I/O timeout")
     return 0
+
+
+cdef int _next_message(Conn conn, uint64_t timeout_us) except -1:
+    """Let conn.delivery.event be the message to read, or the beginning of it."""
+    cdef uint64_t until, now
+    _check_reader(conn)
+    conn.reading += 1
+    if conn.unread:
+        conn.unread = False
+        return 0
+    until = clock_us() + timeout_us
+    while True:
+        _next_piece(conn, timeout_us)
+        if not event_goes_on(conn.delivery.event):
+            return 0
+        # The rest of one that was left before its end.
+        now = clock_us()
+        timeout_us = until - now if until > now else 0
+
+
+cdef bytes _whole(Conn conn):
+    """The bytes of the message that has been begun; of one that is streamed all its pieces, waiting for each."""
+    cdef UwsEvent* event = conn.delivery.event
+    cdef uint64_t room = conn.l.env.max_message_bytes
+    cdef list pieces
+    if event.kind != UWS_EV_FRAGMENT or (event.flags & UWS_EVF_FINAL and event.len_bytes <= room):
+        return event_payload(event)
+    pieces = []
+    while True:
+        if event.len_bytes > room:
+            conn._end(UWS_C_LIMIT, 1009, "")
+            raise conn._gone()
+        room -= event.len_bytes
+        pieces.append(event_payload(event))
+        if event.flags & UWS_EVF_FINAL:
+            return b"".join(pieces)
+        _next_piece(conn, _io_timeout(conn.l))
+        event = conn.delivery.event
 
 
 def read_client_data(Conn conn not None):
     """Read the message on_read was called for; called again, wait for the next one. See conn.pyi."""
+    cdef object op
     _next_message(conn, _io_timeout(conn.l))
-    return (event_payload(conn.delivery.event), OP_TEXT if conn.delivery.event.opcode == UWS_OP_TEXT else OP_BINARY)
+    op = OP_TEXT if conn.delivery.event.opcode == UWS_OP_TEXT else OP_BINARY
+    return (_whole(conn), op)
 
 
 cdef int _next_of(Conn conn, int opcode) except -1:
@@ -632,13 +723,30 @@ cdef int _next_of(Conn conn, int opcode) except -1:
 def read_client_text(Conn conn not None):
     """Read the next text message. See conn.pyi."""
     _next_of(conn, UWS_OP_TEXT)
-    return event_text(conn.delivery.event)
+    if conn.delivery.event.kind != UWS_EV_FRAGMENT:
+        return event_text(conn.delivery.event)
+    return _whole(conn).decode()
 
 
 def read_client_binary(Conn conn not None):
     """Read the next binary message. See conn.pyi."""
     _next_of(conn, UWS_OP_BINARY)
-    return event_payload(conn.delivery.event)
+    return _whole(conn)
+
+
+def begin_message(Conn conn not None):
+    """Begin to read a message piece by piece. See conn.pyi."""
+    _next_message(conn, _io_timeout(conn.l))
+    return conn.reading, event_fragment(conn.delivery.event)
+
+
+def next_fragment(Conn conn not None, uint32_t reading):
+    """Go on with it. See conn.pyi."""
+    _check_reader(conn)
+    if reading != conn.reading or conn.unread:
+        raise RuntimeError("the connection has gone on to another message")
+    _next_piece(conn, _io_timeout(conn.l))
+    return event_fragment(conn.delivery.event)
 
 
 def write_server_message(Conn conn not None, int op, msg):
@@ -679,6 +787,7 @@ def write_server_binary(Conn conn not None, msg):
 from unlimitedws.address import Address, plain_host
 from unlimitedws.causes import CloseCause
 from unlimitedws.errors import ConnectionClosed
+from unlimitedws.fragment import Fragment
 from unlimitedws.opcode import OpCode
 
 CAUSES = (None, *CloseCause)

@@ -6,6 +6,7 @@ from typing import final
 from typing_extensions import Self
 
 from _uws.conn import Conn
+from unlimitedws.address import Address
 
 @final
 class Loop:
@@ -30,6 +31,8 @@ class Loop:
 
                 ========================  ====================================================================
                 max_message_bytes         a longer message closes its connection with 1009
+                max_stream_bytes          the same, for a message that is streamed (63 bits)
+                streaming                 1: on_read is called as soon as a message begins
                 max_fragments             a message of more fragments closes its connection with 1008
                 max_header_bytes          request head; more is refused with 431
                 max_header_fields         header fields of the request; more are refused with 431
@@ -55,6 +58,7 @@ class Loop:
                                           the queue of jobs
                 io_timeout_us             how long a call of a callback waits; 0: without limit
                 runners                   1: callbacks run inline; n: on up to n runner threads
+                proxy_protocol            1: every connection begins with a PROXY header, from `set_proxies`' networks
                 jobs                      connections that may wait for a runner; 0 with one runner
                 ========================  ====================================================================
 
@@ -86,7 +90,8 @@ class Loop:
 
         Args:
             name: "on_connect", "on_read", "on_close" (called with the connection), or "on_message"
-                (connection, message), which is used instead of "on_read" where it is set. A hook that is None
+                (connection, message), which is used instead of "on_read" where it is set; "on_fragment"
+                (connection, Fragment), which is used instead of both. A hook that is None
                 costs nothing. Or "on_request" and "on_route", called with an `Exchange`: for each valid
                 upgrade request, and for each plain GET but one of the page. They answer it at once, or keep it
                 and answer later.
@@ -109,6 +114,30 @@ class Loop:
             ValueError: There are more than 32.
 
         Thread: any, at any time.
+        """
+
+    @property
+    def client(self) -> Callable[[Address, str], Address] | None:
+        """As given to `set_proxies`."""
+
+    def set_proxies(
+        self, networks: list[tuple[int, int, bytes]], field: bytes, client: Callable[[Address, str], Address]
+    ) -> None:
+        """Say which proxies are believed, and how they name their clients.
+
+        Args:
+            networks: At most 64 of (kind, bits, address): kind 4 with 4 bytes, 6 with 16, in network byte order, the
+                first bits of which count; 1 with 0 bits and no bytes is everybody on a Unix socket.
+            field: Name of a header field, in lower case, of letters and "-", at most 32 bytes.
+            client: Called when a connection's `remote_addr` is asked for whose peer is one of the proxies, and
+                whose request had the field: with the peer's address and the values of all its lines, joined with
+                ", ". Of more than 1024 bytes it gets the right end, behind a zero byte. Returns the client's
+                address.
+
+        Raises:
+            ValueError: There are more than 64, or one of them is not a network.
+
+        Thread: any, before `run`.
         """
 
     def set_time(self, name: str, value: int) -> None:

@@ -16,7 +16,16 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _uws.clock cimport clock_ms
-from _uws.conn cimport Conn, conn_lock, conn_make, conn_unlock, event_payload, event_text
+from _uws.conn cimport (
+    Conn,
+    conn_lock,
+    conn_make,
+    conn_unlock,
+    event_fragment,
+    event_goes_on,
+    event_payload,
+    event_text,
+)
 from _uws.deflate cimport deflate_valid
 from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_next, deliver_next_note
 from _uws.errs cimport UWS_E_ARG, UWS_OK
@@ -25,7 +34,8 @@ from _uws.frame cimport UWS_OP_TEXT
 from _uws.life cimport conn_consumed, conn_end, conn_goodbye
 from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
 from _uws.intern cimport intern_give, intern_take
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_OPEN, UWS_EV_REQUEST, UwsEvent
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_FRAGMENT, UWS_EV_OPEN, UWS_EV_REQUEST, UWS_EVF_FINAL, UwsEvent
+from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
 from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
 from _uws.slot cimport conn_at
@@ -42,6 +52,7 @@ from _uws.state cimport (
     UWS_W_OPEN,
     UWS_W_REQUEST,
     UWS_W_ROUTE,
+    UWS_W_STREAM,
     UwsBatch,
     UwsConn,
     UwsCounters,
@@ -67,17 +78,21 @@ cdef enum:
     MIN_SCHEDULE_US = 100         # below it the watchdog would do little else than look
     SPAWN_RETRY_MS = 1000         # after a runner could not be started
     MAX_TABLE = 1 << 24           # slots, where RLIMIT_NOFILE knows no limit
+    # What a hook gets beside the connection: nothing, a message, a fragment.
+    AS_CALL = 0
+    AS_MESSAGE = 1
+    AS_FRAGMENT = 2
 
 # The first of all loops of this process, for fork(); under the GIL.
 cdef UwsLoop* all_loops = NULL
 
 cdef tuple SETTINGS = (
-    "max_message_bytes", "max_fragments", "max_header_bytes", "max_header_fields", "max_line_bytes",
+    "max_message_bytes", "max_stream_bytes", "streaming", "max_fragments", "max_header_bytes", "max_header_fields", "max_line_bytes",
     "handshake_timeout_ms", "request_timeout_ms", "close_timeout_ms", "ping_interval_ms", "ping_timeout_ms",
     "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
     "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
-    "jobs", "compression", "compression_level", "compression_mem_level", "compression_server_takeover",
+    "jobs", "proxy_protocol", "compression", "compression_level", "compression_mem_level", "compression_server_takeover",
     "compression_client_takeover", "compression_server_bits", "compression_client_bits", "compression_threshold",
 )
 
@@ -120,6 +135,7 @@ cdef class Loop:
         limits.cooldown_us = settings["cooldown_us"]
         limits.io_timeout_us = settings["io_timeout_us"]
         limits.jobs = settings["jobs"]
+        limits.proxy_protocol = settings["proxy_protocol"]
         limits.deflate.enabled = settings["compression"]
         limits.deflate.level = settings["compression_level"]
         limits.deflate.mem_level = settings["compression_mem_level"]
@@ -132,7 +148,10 @@ cdef class Loop:
             raise ValueError("compression: a setting is out of range")
         # Every setting is read before anything is made: one that is refused leaves nothing behind.
         cdef uint64_t max_message_bytes = settings["max_message_bytes"]
+        cdef uint64_t max_stream_bytes = settings["max_stream_bytes"]
         cdef uint32_t max_fragments = settings["max_fragments"]
+        cdef uint32_t streaming = settings["streaming"]
+        self.streaming = streaming != 0
         self.max_runners = settings["runners"]
         self.spawn = spawn
         self.failed = failed
@@ -146,6 +165,7 @@ cdef class Loop:
             PyMem_RawFree(self.l)
             self.l = NULL
             raise OSError(errno, "epoll, eventfd or the connection table cannot be had")
+        self.l.env.max_stream_bytes = max_stream_bytes
         global all_loops
         self.l.next_loop = all_loops
         all_loops = self.l
@@ -196,6 +216,8 @@ cdef class Loop:
             self.on_read = func
         elif name == "on_message":
             self.on_message = func
+        elif name == "on_fragment":
+            self.on_fragment = func
         elif name == "on_close":
             self.on_close = func
         elif name == "on_request":
@@ -207,8 +229,11 @@ cdef class Loop:
         cdef uint32_t want = 0
         if self.on_connect is not None:
             want |= UWS_W_OPEN
-        if self.on_read is not None or self.on_message is not None:
+        if self.on_read is not None or self.on_message is not None or self.on_fragment is not None:
             want |= UWS_W_MESSAGE
+        # on_message takes nothing but whole messages.
+        if self.on_fragment is not None or (self.streaming and self.on_message is None):
+            want |= UWS_W_STREAM
         if self.on_close is not None:
             want |= UWS_W_CLOSE
         if self.on_request is not None:
@@ -238,6 +263,32 @@ cdef class Loop:
         conn_unlock(l)
         if l.n_subprotocols != len(checked):
             raise MemoryError
+
+    def set_proxies(self, list networks not None, bytes field not None, client):
+        cdef UwsLoop* l = self.l
+        cdef UwsNet[UWS_MAX_NETS] trusted
+        cdef bytes addr
+        cdef int i, kind, bits
+        if len(networks) > UWS_MAX_NETS:
+            raise ValueError(f"at most {UWS_MAX_NETS} networks, not {len(networks)}")
+        if not 0 < len(field) <= sizeof(l.forwarded):
+            raise ValueError(f"a field's name has 1 to {sizeof(l.forwarded)} bytes, not {len(field)}")
+        memset(trusted, 0, sizeof(trusted))
+        for i in range(len(networks)):
+            kind, bits, addr = networks[i]
+            if (kind, len(addr)) not in ((UWS_A_UNIX, 0), (UWS_A_INET, 4), (UWS_A_INET6, 16)) \
+                    or not 0 <= bits <= 8 * len(addr):
+                raise ValueError(f"{networks[i]!r} is no network")
+            trusted[i].kind = <uint8_t>kind
+            trusted[i].bits = <uint8_t>bits
+            memcpy(trusted[i].addr, PyBytes_AS_STRING(addr), len(addr))
+        self.client = client
+        conn_lock(l)
+        memcpy(l.trusted, trusted, sizeof(trusted))
+        l.n_trusted = len(networks)
+        memcpy(l.forwarded, PyBytes_AS_STRING(field), len(field))
+        l.forwarded_len = len(field)
+        conn_unlock(l)
 
     def set_time(self, str name, int64_t value):
         if not 0 <= value <= 0xFFFFFFFF:
@@ -349,7 +400,7 @@ cdef class Loop:
                     if l.finished:
                         loop_close(l)
                 # It calls nobody any more. A Conn that somebody keeps need not keep what the hooks hold.
-                self.on_connect = self.on_read = self.on_message = self.on_close = None
+                self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
                 self.on_request = self.on_route = None
                 self.spawn = self.failed = None
 
@@ -402,6 +453,7 @@ cdef class Loop:
         cdef UwsEvent* event
         cdef object hook
         cdef str name = ""
+        cdef int how = AS_CALL
         cdef void* known
         while True:
             event = deliver_next(d)
@@ -429,9 +481,7 @@ cdef class Loop:
             if event.kind == UWS_EV_OPEN:
                 hook = self.on_connect
             else:
-                hook = self.on_message
-                if hook is None:
-                    hook = self.on_read
+                hook = self._reading_hook(event, &how)
             if hook is None:
                 continue
             if conn is None:
@@ -444,7 +494,10 @@ cdef class Loop:
                 if event.kind == UWS_EV_OPEN:
                     name = "on_connect"
                     hook(conn)
-                elif self.on_message is hook:
+                elif how == AS_FRAGMENT:
+                    name = "on_fragment"
+                    hook(conn, event_fragment(event))
+                elif how == AS_MESSAGE:
                     name = "on_message"
                     hook(conn, event_text(event) if event.opcode == UWS_OP_TEXT else event_payload(event))
                 else:
@@ -457,6 +510,23 @@ cdef class Loop:
             conn.delivery = NULL
             conn.unread = False
         return 0
+
+    cdef object _reading_hook(self, const UwsEvent* event, int* how):
+        """The hook for a message, or for a piece of one that is streamed, and what it is given; None: nobody's."""
+        if self.on_fragment is not None:
+            how[0] = AS_FRAGMENT
+            return self.on_fragment
+        if event_goes_on(event):
+            # on_read has returned, and left the rest of it.
+            return None
+        if self.on_message is None:
+            how[0] = AS_CALL
+            return self.on_read
+        if event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FINAL):
+            # It began before on_message was set.
+            return None
+        how[0] = AS_MESSAGE
+        return self.on_message
 
     cdef int _asked(self, UwsDelivery* d) except -1:
         """A request waits for its answer. Who is asked answers it, now or later; the engine watches the deadline."""

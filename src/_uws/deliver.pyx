@@ -7,7 +7,7 @@ from _uws.errs cimport UWS_OK
 from _uws.inbox cimport inbox_take, note_give
 from _uws.life cimport conn_settle
 from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox
-from _uws.proto cimport UWS_EV_MESSAGE, UWS_EVF_OWNED
+from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
 from _uws.slot cimport conn_at, conn_index, conn_reading, conn_side, conn_takes, conn_trim
 from _uws.state cimport (
@@ -132,14 +132,20 @@ cdef inline void _going_to_block(UwsLoop* l, uint64_t role) noexcept nogil:
         pthread_cond_signal(&l.dog_cond)
 
 
+cdef inline bint _is_read(const UwsEvent* event) noexcept nogil:
+    """Whether a callback reads it: a message, or a piece of one that is streamed."""
+    return event.kind == UWS_EV_MESSAGE or event.kind == UWS_EV_FRAGMENT
+
+
 cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept nogil:
-    """Let d.event be the connection's next message, and wait for it if need be. A CLOSE is left where it is."""
+    """Let d.event be the connection's next message, or piece of one, and wait for it if need be. A CLOSE is left where
+    it is."""
     cdef UwsConn* c
     cdef UwsSide* side
     cdef uint64_t deadline = clock_us() + timeout_us
     cdef timespec until
     if d.at < d.end:
-        if d.batch.events[d.at].kind != UWS_EV_MESSAGE:
+        if not _is_read(&d.batch.events[d.at]):
             return UWS_WAITED_CLOSED
         deliver_next(d)
         return UWS_WAITED
@@ -149,7 +155,7 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
             return UWS_WAITED_CLOSED
         side = c.side
         if side != NULL and side.inbox.head != NULL:
-            if side.inbox.head.event.kind != UWS_EV_MESSAGE:
+            if not _is_read(&side.inbox.head.event):
                 return UWS_WAITED_CLOSED
             _next_note(l, d, c)
             if c.flags & UWS_F_PAUSED and side.inbox.head == NULL:

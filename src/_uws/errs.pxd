@@ -20,6 +20,7 @@ cdef enum UwsStatus:
 
     # The upgrade request is refused with an HTTP status (docs/handshakes.md).
     UWS_E_HTTP_400 = -400
+    UWS_E_HTTP_403 = -403
     UWS_E_HTTP_404 = -404
     UWS_E_HTTP_405 = -405     # with Allow: GET
     UWS_E_HTTP_HEAD = -1405   # 405 too, without content: HEAD gets none (RFC 9110, section 9.3.2)

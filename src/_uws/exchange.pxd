@@ -14,6 +14,8 @@ cdef class Exchange:
     cdef readonly bytes head
     cdef readonly str target
     cdef readonly object remote_addr
+    cdef readonly object peer_addr
+    cdef readonly bint is_secure
     cdef readonly object local_addr
 
 

@@ -26,7 +26,15 @@ class Exchange:
 
     @property
     def remote_addr(self) -> Address:
-        """The peer's end, as `Conn.remote_addr`."""
+        """The peer's end, as `Conn.remote_addr`: behind a trusted proxy, the client it speaks for."""
+
+    @property
+    def peer_addr(self) -> Address:
+        """Who sent the request to us: the other end of the socket, or whom a PROXY header named."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the client speaks TLS, as a PROXY header said."""
 
     @property
     def local_addr(self) -> Address:

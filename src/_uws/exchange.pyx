@@ -7,7 +7,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from _uws.conn cimport Conn, address_of, conn_lock, conn_make, conn_unlock
+from _uws.conn cimport Conn, UwsRemote, address_of, conn_lock, conn_make, conn_unlock, remote_make, remote_take
 from _uws.errs cimport UWS_OK
 from _uws.handshake cimport (
     UWS_MAX_SUBPROTOCOL_BYTES,
@@ -18,7 +18,7 @@ from _uws.handshake cimport (
     conn_refuse,
 )
 from _uws.slot cimport conn_at
-from _uws.sock cimport sock_local, sock_peer, sockaddr_storage
+from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport UWS_F_PINNED, UWS_MAX_HTTP_STATUS, UwsConn
 from _uws.upgrade cimport UwsSpan
 
@@ -101,7 +101,8 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
     cdef Exchange exchange
     cdef size_t len_bytes = 0
     cdef UwsSpan target
-    cdef sockaddr_storage peer, local
+    cdef sockaddr_storage local
+    cdef UwsRemote remote
     cdef bint is_upgrade = False
     # No object is made under the lock: so the head is measured first and copied afterwards.
     conn_lock(l)
@@ -110,11 +111,13 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
         len_bytes = c.side.upgrade.head_len
         target = c.side.upgrade.target
         is_upgrade = c.side.upgrade.status == UWS_OK
-        sock_peer(index, &peer)
+        remote_take(l, c, &remote)
         sock_local(index, &local)
     conn_unlock(l)
     if len_bytes == 0:
         return None
+    cdef object peer = address_of(&remote.peer)
+    cdef object client = remote_make(owner, l, &remote, peer)
     cdef bytes head = PyBytes_FromStringAndSize(NULL, len_bytes)
     conn_lock(l)
     c = conn_asking(l, index, generation)
@@ -131,7 +134,9 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
     exchange.is_upgrade = is_upgrade
     exchange.head = head
     exchange.target = head[target.off : target.off + target.len].decode("latin-1")
-    exchange.remote_addr = address_of(&peer)
+    exchange.remote_addr = client
+    exchange.peer_addr = peer
+    exchange.is_secure = remote.is_secure
     exchange.local_addr = address_of(&local)
     return exchange
 

@@ -4,6 +4,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
+from _uws.sock cimport sockaddr_storage
 from _uws.state cimport UwsBatch, UwsConn, UwsLoop
 
 # What Python adds to a 101.
@@ -23,3 +24,4 @@ cdef UwsConn* conn_asking(UwsLoop* l, int32_t index, uint32_t generation) noexce
 cdef bint conn_accept(UwsLoop* l, UwsConn* c, const UwsAcceptance* with_) noexcept nogil
 cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil
 cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil
+cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogil

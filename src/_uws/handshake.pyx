@@ -3,18 +3,23 @@
 from libc.string cimport memcmp, memcpy, memset
 
 from _uws.deflate cimport UWS_DEFLATE_ANSWER_BYTES, UwsDeflateTerms, deflate_negotiate, deflate_own
-from _uws.errs cimport UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK, err_http_status
+from _uws.errs cimport UWS_E_HTTP_400, UWS_E_HTTP_403, UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK, err_http_status
 from _uws.intern cimport intern_get, intern_take
 from _uws.life cimport conn_answered, conn_ask, conn_dirty, conn_end, conn_eof, conn_upgraded
 from _uws.outq cimport outq_put
 from _uws.post cimport post_event
 from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UWS_P_OURS_KEPT, UWS_P_PEERS_KEPT, UwsEvent
+from _uws.proxy cimport UWS_A_NONE, UWS_A_UNIX, UwsProxy, proxy_collect, proxy_parse, proxy_trusts
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_accept, response_refuse
 from _uws.slab cimport slab_give, slab_grow, slab_take
-from _uws.slot cimport conn_at, conn_extra, conn_side
+from _uws.slot cimport conn_at, conn_extra, conn_index, conn_side, side_give_request
+from _uws.sock cimport sock_compose, sock_kind, sock_peer, sockaddr_storage
 from _uws.state cimport (
     UWS_C_MEMORY,
+    UWS_F_PROXIED,
+    UWS_M_EXTRA,
     UWS_M_STRANGER,
+    UWS_MAX_FORWARDED_BYTES,
     UWS_S_ASKING,
     UWS_W_OPEN,
     UWS_W_REQUEST,
@@ -38,7 +43,17 @@ cdef void conn_request(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_
     cdef uint8_t* head = data
     cdef size_t have = len_bytes, before = 0, rest
     cdef UwsAcceptance plain
+    cdef ssize_t proxied
     cdef int status
+    if l.limits.proxy_protocol and not (c.flags & UWS_F_PROXIED):
+        proxied = _proxied(l, c, data, len_bytes)
+        if proxied < 0 or <size_t>proxied == len_bytes:
+            return
+        data += proxied
+        len_bytes -= <size_t>proxied
+        side = c.side
+        head = data
+        have = len_bytes
     if side != NULL and side.upgrade != NULL:
         u = side.upgrade
         before = side.head_len
@@ -53,6 +68,9 @@ cdef void conn_request(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_
     if status == UWS_MORE:
         if u == &whole and not _keep_all(l, c, u, data, len_bytes):
             conn_eof(l, c, True)
+        return
+    if l.n_trusted != 0 and (status == UWS_OK or u.is_plain_get) and not _forwarded(l, c, u, head):
+        conn_eof(l, c, True)
         return
     if status == UWS_OK and not (l.want & UWS_W_REQUEST):
         # The head ended within what was received just now: what is behind it are the first frames.
@@ -95,6 +113,97 @@ cdef bint _keep_all(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* 
         return False
     side.upgrade[0] = u[0]
     return _keep(l, side, data, len_bytes)
+
+
+# ---- proxies
+
+cdef ssize_t _proxied(UwsLoop* l, UwsConn* c, uint8_t* data, size_t len_bytes) noexcept nogil:
+    """Read the PROXY header: how many of the bytes just received belong to it, or -1 if the request cannot be read yet,
+    or never. The slot may be free then."""
+    cdef UwsProxy proxy
+    cdef UwsSide* side = c.side
+    cdef const uint8_t* header = data
+    cdef size_t have = len_bytes, before = 0
+    cdef int status
+    if side != NULL and side.head != NULL:
+        before = side.head_len
+        if not _keep(l, side, data, len_bytes):
+            conn_eof(l, c, True)
+            return -1
+        header = side.head
+        have = side.head_len
+    elif not _trusted(l, c):
+        # Anybody could say that he is anybody.
+        conn_refuse(l, c, UWS_E_HTTP_403)
+        return -1
+    status = proxy_parse(header, have, &proxy)
+    if status == UWS_MORE:
+        if before == 0:
+            side = conn_side(l, c)
+            if side == NULL or not _keep(l, side, data, len_bytes):
+                conn_eof(l, c, True)
+        return -1
+    if status != UWS_OK:
+        conn_refuse(l, c, UWS_E_HTTP_400)
+        return -1
+    c.flags |= UWS_F_PROXIED
+    if proxy.kind != UWS_A_NONE and not _set_peer(l, c, &proxy, header):
+        conn_eof(l, c, True)
+        return -1
+    if before != 0:
+        side_give_request(l, side)
+    return <ssize_t>(proxy.len_bytes - before)
+
+
+cdef bint _set_peer(UwsLoop* l, UwsConn* c, UwsProxy* proxy, const uint8_t* header) noexcept nogil:
+    """Let c be known by the address that a PROXY header gave. False: out of memory."""
+    cdef sockaddr_storage address
+    cdef const uint8_t* addr = proxy.addr
+    cdef size_t len_bytes = 16
+    if proxy.kind == UWS_A_UNIX:
+        addr = header + proxy.path_off
+        len_bytes = proxy.path_len
+    len_bytes = sock_compose(proxy.kind, addr, len_bytes, proxy.port, &address)
+    (<uint8_t*>&address)[len_bytes] = proxy.is_secure
+    conn_extra(l, c).peer = intern_take(&l.intern, <uint8_t*>&address, len_bytes + 1)
+    return conn_extra(l, c).peer != 0
+
+
+cdef bint _trusted(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Is c's peer, as far as is known so far, one of the proxies that are believed?"""
+    cdef sockaddr_storage address
+    cdef const uint8_t* addr = NULL
+    cdef int kind
+    conn_peer(l, c, &address)
+    kind = sock_kind(&address, &addr)
+    return kind != UWS_A_NONE and proxy_trusts(l.trusted, l.n_trusted, kind, addr)
+
+
+cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogil:
+    """c's peer: whom a PROXY header named, or who is at the other end of the socket. Whether it speaks TLS, as far as a
+    PROXY header said."""
+    cdef const uint8_t* text
+    cdef size_t len_bytes = 0
+    if c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].peer != 0:
+        memset(out, 0, sizeof(sockaddr_storage))
+        text = intern_get(&l.intern, l.extra[conn_index(l, c)].peer, &len_bytes)
+        memcpy(out, text, len_bytes - 1)
+        return text[len_bytes - 1]
+    sock_peer(conn_index(l, c), out)
+    return False
+
+
+cdef bint _forwarded(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* head) noexcept nogil:
+    """Keep what a trusted proxy says of its client, for when it is asked for. False: out of memory."""
+    cdef uint8_t[UWS_MAX_FORWARDED_BYTES] value
+    cdef size_t len_bytes
+    if not _trusted(l, c):
+        return True
+    len_bytes = proxy_collect(head, u.head_len, l.forwarded, l.forwarded_len, value, sizeof(value))
+    if len_bytes != 0:
+        conn_extra(l, c).forwarded = intern_take(&l.intern, value, len_bytes)
+        return conn_extra(l, c).forwarded != 0
+    return True
 
 
 # ---- without Python

@@ -14,9 +14,17 @@ cdef enum UwsEventKind:
     UWS_EV_PING = 4           # only between proto and the loop, which answers it
     UWS_EV_PONG = 5
     UWS_EV_REQUEST = 6        # the loop's: a request waits for Python's answer
+    UWS_EV_FRAGMENT = 7       # bytes of a message that is streamed: what came of it, not a frame as it was cut
 
 cdef enum UwsEventFlag:
     UWS_EVF_OWNED = 1         # data is a slab block: whoever consumes the event gives it back
+    UWS_EVF_FIRST = 16        # FRAGMENT: the message begins with it
+    UWS_EVF_FINAL = 32        # ... ends with it
+
+# UwsProto.msg_opcode, beside the opcode.
+cdef enum UwsMessageFlag:
+    UWS_P_STREAMED = 0x10     # its bytes leave as they come, and nothing of it is kept
+    UWS_P_BEGUN = 0x20        # ... some have left
 
 # UwsProto.flags. The terms are set once, when the connection is upgraded; all zero: nothing was negotiated.
 cdef enum UwsProtoFlag:
@@ -29,7 +37,7 @@ cdef enum UwsProtoFlag:
 
 cdef struct UwsEvent:
     uint8_t kind
-    uint8_t opcode            # MESSAGE: TEXT or BINARY
+    uint8_t opcode            # MESSAGE, FRAGMENT: TEXT or BINARY
     uint8_t flags
     uint8_t cause             # CLOSE: UwsCause, set by the loop
     uint16_t code             # CLOSE: close code (1005: none given)
@@ -42,10 +50,10 @@ cdef struct UwsEvent:
 # 192 bytes, a size class of the slab.
 cdef struct UwsPartial:
     UwsProto* owner
-    UwsPartial* newer         # ring of all partial states, by when they last grew; behind the newest: the stalest
+    UwsPartial* newer         # ring of all that keep a message, by when they last grew; behind the newest: the stalest
     UwsPartial* older
     uint8_t* buf              # the message so far, from the slab; NULL: nothing yet
-    size_t len_bytes
+    size_t len_bytes          # of the message so far, kept or streamed
     size_t cap_bytes
     uint64_t frame_left       # payload bytes of the current frame still to come
     uint32_t mask_key         # turned to where the current payload goes on
@@ -60,14 +68,16 @@ cdef struct UwsProto:
     UwsPartial* part          # NULL between messages
     uint32_t heard            # the loop's: when input last came
     uint8_t flags             # UwsProtoFlag
-    uint8_t msg_opcode        # of the fragmented message we are inside of; 0 outside
+    uint8_t msg_opcode        # of the fragmented message we are inside of, and UwsMessageFlag; 0 outside
     uint8_t utf8              # utf8_feed's state
     uint8_t spare             # the loop's
 
 cdef struct UwsProtoEnv:
     UwsSlab* slab
     uint64_t max_message_bytes
-    uint32_t max_fragments
+    uint64_t max_stream_bytes  # of a message that is streamed, instead
+    uint32_t max_fragments    # of one that is not
+    uint8_t stream            # messages that begin now are streamed, but for compressed ones
     size_t partial_bytes      # of all incomplete frames and messages, as the slab rounds them up
     UwsPartial* stalest       # the one that has not grown for longest; NULL: there are none
     UwsInflater inflater      # for messages whose sender keeps no context

@@ -1,6 +1,6 @@
 # F3. See proto.pxd.
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from _uws.deflate cimport deflate_wire_limit, inflate_own_run, inflater_run
 from _uws.errs cimport UWS_E_FRAGMENTS, UWS_E_NOMEM, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK
@@ -67,8 +67,9 @@ cdef UwsPartial* _partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
 cdef void _drop_partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
     cdef UwsPartial* part = p.part
     if part != NULL:
-        _unlink(part, env)
-        env.partial_bytes -= sizeof(UwsPartial) + part.cap_bytes
+        if not (p.msg_opcode & UWS_P_STREAMED):
+            _unlink(part, env)
+            env.partial_bytes -= sizeof(UwsPartial) + part.cap_bytes
         slab_give(env.slab, part.buf)
         slab_give(env.slab, part)
         p.part = NULL
@@ -82,11 +83,18 @@ cdef void proto_reset(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
     p.utf8 = 0
 
 
+cdef inline bint _streams(const UwsProto* p, const UwsProtoEnv* env, uint8_t first) noexcept nogil:
+    """Whether a data frame with this first byte is of a message that is streamed. A compressed one has to be whole."""
+    if first & OPCODE == UWS_OP_CONTINUATION:
+        return p.msg_opcode & UWS_P_STREAMED
+    return env.stream and not (first & RSV1)
+
+
 cdef inline uint64_t _max_message(const UwsProto* p, const UwsProtoEnv* env, uint8_t first) noexcept nogil:
     """How long the message that a data frame belongs to may be on the wire. first: its first byte."""
     if first & RSV1 or (p.flags & UWS_P_DEFLATED and not (first & OPCODE)):
         return deflate_wire_limit(env.max_message_bytes)
-    return env.max_message_bytes
+    return env.max_stream_bytes if _streams(p, env, first) else env.max_message_bytes
 
 
 cdef inline uint64_t _max_payload(const UwsProto* p, const UwsProtoEnv* env, uint8_t first) noexcept nogil:
@@ -178,7 +186,27 @@ cdef int _append(UwsPartial* part, UwsProtoEnv* env, const uint8_t* data, size_t
     return UWS_OK
 
 
-cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept nogil:
+cdef UwsEvent* _piece(UwsProto* p, uint8_t* data, size_t len_bytes, UwsEvent* out, int* n_out) noexcept nogil:
+    """Bytes of a streamed message leave; the event that they leave with. All that one input has of a message leaves
+    together. Only a control frame between two frames parts them: its payload stays where it is until it is read."""
+    cdef UwsEvent* event
+    if n_out[0] != 0:
+        event = &out[n_out[0] - 1]
+        if event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FINAL):
+            if len_bytes != 0:
+                # Over the header between the two.
+                memmove(event.data + event.len_bytes, data, len_bytes)
+                event.len_bytes += len_bytes
+            return event
+    event = &out[n_out[0]]
+    n_out[0] += 1
+    _message(event, p.msg_opcode & OPCODE, data, len_bytes, 0 if p.msg_opcode & UWS_P_BEGUN else UWS_EVF_FIRST)
+    event.kind = UWS_EV_FRAGMENT
+    p.msg_opcode |= UWS_P_BEGUN
+    return event
+
+
+cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f, uint8_t first) noexcept nogil:
     """Account for the header of a data frame: limits of the message (RFC 6455, section 10.4)."""
     cdef uint64_t so_far = 0
     cdef uint32_t fragments = 0
@@ -186,9 +214,10 @@ cdef int _begin_data(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexcept 
         # Inside of a message there is a partial state.
         so_far = p.part.len_bytes
         fragments = p.part.fragments
-    if f.payload_len > _max_message(p, env, (RSV1 if f.rsv & UWS_RSV1 else 0) | f.opcode) - so_far:
+    if f.payload_len > _max_message(p, env, first) - so_far:
         return UWS_E_TOO_BIG
-    if fragments >= env.max_fragments:
+    # A streamed message may have any number: they cost what messages of their size cost, and leave nothing behind.
+    if fragments >= env.max_fragments and not _streams(p, env, first):
         return UWS_E_FRAGMENTS
     return UWS_OK
 
@@ -211,16 +240,22 @@ cdef int _end_frame(UwsProto* p, UwsProtoEnv* env, UwsEvent* out, int* n_out) no
         return UWS_OK
     if p.utf8 != 0:
         return UWS_E_UTF8
-    if p.flags & UWS_P_DEFLATED:
-        status = _inflate(p, env, p.msg_opcode, part.buf, part.len_bytes, &out[n_out[0]])
-        if status != UWS_OK:
-            return status
-        slab_give(env.slab, part.buf)
+    if p.msg_opcode & UWS_P_STREAMED:
+        _piece(p, NULL, 0, out, n_out).flags |= UWS_EVF_FINAL
+        # Back among those that keep what they are in the middle of: a header, perhaps.
+        env.partial_bytes += sizeof(UwsPartial)
+        _link(part, env)
     else:
-        _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes,
-                 UWS_EVF_OWNED if part.buf != NULL else 0)
-    n_out[0] += 1
-    env.partial_bytes -= part.cap_bytes
+        if p.flags & UWS_P_DEFLATED:
+            status = _inflate(p, env, p.msg_opcode, part.buf, part.len_bytes, &out[n_out[0]])
+            if status != UWS_OK:
+                return status
+            slab_give(env.slab, part.buf)
+        else:
+            _message(&out[n_out[0]], p.msg_opcode, part.buf, part.len_bytes,
+                     UWS_EVF_OWNED if part.buf != NULL else 0)
+        n_out[0] += 1
+        env.partial_bytes -= part.cap_bytes
     part.buf = NULL
     part.len_bytes = 0
     part.cap_bytes = 0
@@ -242,6 +277,14 @@ cdef int _payload(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_bytes
         if part.first & OPCODE >= UWS_OP_CLOSE:
             mask_copy(part.room + part.room_len, data, n, part.mask_key, 0)
             part.room_len += <uint8_t>n
+        elif p.msg_opcode & UWS_P_STREAMED:
+            mask_apply(data, n, part.mask_key, 0)
+            if p.msg_opcode & OPCODE == UWS_OP_TEXT:
+                status = utf8_feed(&p.utf8, data, n)
+                if status != UWS_OK:
+                    return status
+            _piece(p, data, n, out, n_out)
+            part.len_bytes += n
         else:
             start = part.len_bytes
             status = _append(part, env, data, n)
@@ -276,6 +319,11 @@ cdef int _begin_partial(UwsProto* p, UwsProtoEnv* env, const UwsFrame* f) noexce
         p.flags &= ~UWS_P_DEFLATED
         if f.rsv & UWS_RSV1:
             p.flags |= UWS_P_DEFLATED
+        elif env.stream:
+            # It keeps nothing, so it is nobody to be ended for what he keeps.
+            p.msg_opcode |= UWS_P_STREAMED
+            _unlink(part, env)
+            env.partial_bytes -= sizeof(UwsPartial)
         part.fragments = 0
     part.fragments += 1
     return UWS_OK
@@ -297,8 +345,8 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
 
     env: env.own is this connection's, where UWS_P_PEERS_KEPT is among its terms.
     out: room for len_bytes / UWS_MIN_FRAME_BYTES + 1 events. MESSAGE events point into data, or own a slab
-        block (UWS_EVF_OWNED). Control events point into data or into env.scratch: read them before the next
-        call.
+        block (UWS_EVF_OWNED). FRAGMENT events point into data. Control events point into data or into
+        env.scratch: read them before the next call.
     n_out: events written; set whether the call succeeds or not: what came before an error is valid.
     Returns UWS_OK; or a negative status with which the connection fails (RFC 6455, section 7.1.7): the caller
         sends the close frame. After an error or a CLOSE event all input is ignored.
@@ -360,7 +408,7 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
             pos += <size_t>head
 
         if f.opcode < UWS_OP_CLOSE:
-            status = _begin_data(p, env, &f)
+            status = _begin_data(p, env, &f, <uint8_t>(f.rsv << 4 | f.opcode))
             if status != UWS_OK:
                 break
         if f.payload_len <= len_bytes - pos and (f.opcode >= UWS_OP_CLOSE or (f.fin and p.msg_opcode == 0)):
@@ -382,6 +430,9 @@ cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_byt
                     if status != UWS_OK:
                         break
                 _message(&out[n_out[0]], f.opcode, data + pos, <size_t>f.payload_len, 0)
+                if env.stream and not (f.rsv & UWS_RSV1):
+                    out[n_out[0]].kind = UWS_EV_FRAGMENT
+                    out[n_out[0]].flags = UWS_EVF_FIRST | UWS_EVF_FINAL
             n_out[0] += 1
             pos += <size_t>f.payload_len
             continue

@@ -6,10 +6,12 @@ from _uws.handshake cimport conn_request
 from _uws.life cimport conn_eof, conn_rest
 from _uws.post cimport post_flooded
 from _uws.proto cimport UWS_P_WINDOW
+from _uws.proxy cimport UWS_PROXY_MAX_BYTES
 from _uws.slot cimport conn_index
 from _uws.sock cimport UWS_SOCK_AGAIN
 from _uws.state cimport (
     UWS_F_BUSY,
+    UWS_F_PROXIED,
     UWS_F_READY,
     UWS_FLOODED_TICKS,
     UWS_M_LISTEN,
@@ -34,6 +36,8 @@ cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
         # One byte more than a head may have, so that the parser refuses it. What came behind a head has to be kept
         # while Python decides: that is bounded by this, too.
         room = <size_t>l.limits.upgrade.max_head_bytes + 1
+        if l.limits.proxy_protocol and not (c.flags & UWS_F_PROXIED):
+            room += UWS_PROXY_MAX_BYTES
         if c.side != NULL:
             room -= c.side.head_len
         return room if room < UWS_READ_BYTES else UWS_READ_BYTES

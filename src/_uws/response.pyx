@@ -4,6 +4,7 @@ from libc.string cimport memcpy, strlen
 
 from _uws.errs cimport (
     UWS_E_HTTP_400,
+    UWS_E_HTTP_403,
     UWS_E_HTTP_404,
     UWS_E_HTTP_405,
     UWS_E_HTTP_408,
@@ -98,6 +99,9 @@ cdef size_t response_refuse(uint8_t* out, size_t cap, int status) noexcept nogil
     if status == UWS_E_HTTP_400:
         line = b"400 Bad Request"
         reason = b"This is not a valid WebSocket handshake.\n"
+    elif status == UWS_E_HTTP_403:
+        line = b"403 Forbidden"
+        reason = b"This server is reached through its proxy.\n"
     elif status == UWS_E_HTTP_404:
         line = b"404 Not Found"
         reason = b"There is nothing here.\n"

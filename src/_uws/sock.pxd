@@ -1,7 +1,8 @@
 # F4. Sockets: accept, receive, send, their options and addresses. The only floor that calls them.
 # UwsTransport is the table of functions behind which TLS can come to live; owns nothing.
 
-from libc.stdint cimport uint8_t
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t
 
 cdef extern from "sys/uio.h" nogil:
     cdef struct iovec:
@@ -44,3 +45,6 @@ cdef int sock_spare() noexcept nogil
 cdef bint sock_unread(int fd) noexcept nogil
 cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil
 cdef int sock_local(int fd, sockaddr_storage* out) noexcept nogil
+cdef int sock_kind(const sockaddr_storage* address, const uint8_t** addr) noexcept nogil
+cdef size_t sock_compose(int kind, const uint8_t* addr, size_t len_bytes, uint16_t port,
+                         sockaddr_storage* out) noexcept nogil

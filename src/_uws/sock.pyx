@@ -13,9 +13,11 @@ from libc.errno cimport (
     EOPNOTSUPP,
     errno,
 )
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close
+
+from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_NONE, UWS_A_UNIX
 
 cdef extern from "sys/socket.h" nogil:
     cdef enum:
@@ -23,6 +25,8 @@ cdef extern from "sys/socket.h" nogil:
         SOCK_CLOEXEC
         SOL_SOCKET
         AF_UNIX
+        AF_INET
+        AF_INET6
         AF_UNSPEC
         SO_PEERNAME
         MSG_NOSIGNAL
@@ -41,6 +45,21 @@ cdef extern from "sys/socket.h" nogil:
     int getsockopt(int, int, int, void*, socklen_t*)
     int getsockname(int, sockaddr*, socklen_t*)
     int getpeername(int, sockaddr*, socklen_t*)
+
+cdef extern from "netinet/in.h" nogil:
+    cdef struct in_addr:
+        pass
+    cdef struct in6_addr:
+        pass
+    cdef struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    uint16_t htons(uint16_t)
 
 cdef extern from "sys/ioctl.h" nogil:
     cdef enum:
@@ -181,3 +200,36 @@ cdef int sock_local(int fd, sockaddr_storage* out) noexcept nogil:
     cdef socklen_t size = sizeof(sockaddr_storage)
     memset(out, 0, sizeof(sockaddr_storage))
     return getsockname(fd, <sockaddr*>out, &size)
+
+
+cdef int sock_kind(const sockaddr_storage* address, const uint8_t** addr) noexcept nogil:
+    """UwsAddressKind of a socket's address; addr: its bytes, network byte order."""
+    if address.ss_family == AF_INET:
+        addr[0] = <const uint8_t*>&(<const sockaddr_in*>address).sin_addr
+        return UWS_A_INET
+    if address.ss_family == AF_INET6:
+        addr[0] = <const uint8_t*>&(<const sockaddr_in6*>address).sin6_addr
+        return UWS_A_INET6
+    return UWS_A_UNIX if address.ss_family == AF_UNIX else UWS_A_NONE
+
+
+cdef size_t sock_compose(int kind, const uint8_t* addr, size_t len_bytes, uint16_t port,
+                         sockaddr_storage* out) noexcept nogil:
+    """Make a socket's address of what a proxy gave; it is as long as what is returned.
+
+    addr, len_bytes: the address's bytes, network byte order; of UWS_A_UNIX the name, 108 bytes at most.
+    """
+    memset(out, 0, sizeof(sockaddr_storage))
+    if kind == UWS_A_INET:
+        (<sockaddr_in*>out).sin_family = AF_INET
+        (<sockaddr_in*>out).sin_port = htons(port)
+        memcpy(&(<sockaddr_in*>out).sin_addr, addr, 4)
+        return sizeof(sockaddr_in)
+    if kind == UWS_A_INET6:
+        (<sockaddr_in6*>out).sin6_family = AF_INET6
+        (<sockaddr_in6*>out).sin6_port = htons(port)
+        memcpy(&(<sockaddr_in6*>out).sin6_addr, addr, 16)
+        return sizeof(sockaddr_in6)
+    out.ss_family = AF_UNIX
+    memcpy(<uint8_t*>out + sizeof(out.ss_family), addr, len_bytes)
+    return sizeof(out.ss_family) + len_bytes

@@ -7,6 +7,7 @@ from _uws.deflate cimport UwsDeflate, UwsDeflater, UwsDeflateSettings
 from _uws.intern cimport UwsIntern
 from _uws.poller cimport UwsPoller
 from _uws.proto cimport UwsEvent, UwsProto, UwsProtoEnv
+from _uws.proxy cimport UwsNet
 from _uws.slab cimport UwsSlab
 from _uws.sock cimport UwsTransport
 from _uws.upgrade cimport UwsUpgrade, UwsUpgradeLimits
@@ -51,6 +52,7 @@ cdef enum UwsConnFlag:
     UWS_F_PINNED = 4096       # the slot owns a reference to its Conn
     UWS_F_COUNTED = 8192      # counted among the open connections
     UWS_F_GONE = 16384        # the transport failed: nothing can be sent any more
+    UWS_F_PROXIED = 32768     # its PROXY header has been read
 
 cdef enum UwsMark:
     UWS_M_MUTE = 1            # messages not delivered yet are dropped: the application closed, or a callback raised
@@ -144,8 +146,8 @@ cdef struct UwsExtra:
     uint32_t expires          # ... at which its credential does, or a stranger has to be known
     uint32_t spoke            # ... of its last message either way, where idle_timeout is set
     uint32_t subprotocol      # ids in the intern table: the subprotocol agreed on,
-    uint32_t peer             # the address that a PROXY header gave,
-    uint32_t forwarded        # and the field in which trusted proxies name theirs
+    uint32_t peer             # the address that a PROXY header gave: a sockaddr, and a byte that is 1 for TLS;
+    uint32_t forwarded        # the field in which trusted proxies name their clients, all of its lines
 
 # A poller's events on their way to the callbacks. The thread that polls fills it; spans are taken under the lock.
 cdef struct UwsBatch:
@@ -166,6 +168,7 @@ cdef enum:
     UWS_ARENA_PAD = 64
     UWS_MAX_LISTENERS = 16
     UWS_MAX_SUBPROTOCOLS = 32
+    UWS_MAX_FORWARDED_BYTES = 1024    # of the field that is kept; the right end of more
     UWS_FLOODED_TICKS = 4     # after which a connection that is not read for others' sake is looked at
     UWS_PING_WINDOW = 64      # ticks in which max_pings are answered, about a second; a power of two
     UWS_MAX_HTTP_STATUS = 599
@@ -176,6 +179,7 @@ cdef enum UwsWant:
     UWS_W_CLOSE = 4
     UWS_W_REQUEST = 8         # what to answer a valid upgrade request
     UWS_W_ROUTE = 16          # ... and a plain GET
+    UWS_W_STREAM = 32         # messages while they arrive
 
 cdef enum UwsOwner:
     UWS_O_NONE = 0
@@ -203,6 +207,7 @@ cdef struct UwsLimits:
     uint32_t schedule_timeout_us
     uint32_t io_timeout_us
     uint32_t jobs             # connections with undelivered events before accepting pauses; 0: no limit
+    uint8_t proxy_protocol    # every connection begins with a PROXY header
     UwsDeflateSettings deflate
 
 cdef struct UwsCounters:
@@ -273,6 +278,10 @@ cdef struct UwsLoop:
     uint64_t accept_at_ms     # accepting pauses until then; 0: it does not
     uint8_t* page             # body and head of the page at "/"; NULL: none
     size_t page_len
+    UwsNet trusted[64]        # the proxies that are believed
+    int n_trusted
+    uint8_t forwarded[32]     # the field, in lower case, in which they name their clients
+    size_t forwarded_len
     uint32_t subprotocol[32]  # ids in the intern table, the one we like best first
     int n_subprotocols
 

@@ -16,8 +16,10 @@ from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_event, post_lost
 from _uws.proto cimport (
     UWS_EV_CLOSE,
+    UWS_EV_FRAGMENT,
     UWS_EV_MESSAGE,
     UWS_EV_PING,
+    UWS_EVF_FINAL,
     UWS_EVF_OWNED,
     UWS_P_PEERS_KEPT,
     UwsEvent,
@@ -35,10 +37,12 @@ from _uws.state cimport (
     UWS_F_GONE,
     UWS_M_EXTRA,
     UWS_M_HEARD,
+    UWS_M_STRANGER,
     UWS_S_CLOSE_SENT,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_W_MESSAGE,
+    UWS_W_STREAM,
     UwsSide,
 )
 
@@ -90,7 +94,9 @@ cdef bint _own(UwsLoop* l, UwsEvent* event) noexcept nogil:
 
 
 cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcept nogil:
-    l.count.messages_in += 1
+    """A message, or a piece of one that is streamed."""
+    if event.kind == UWS_EV_MESSAGE or event.flags & UWS_EVF_FINAL:
+        l.count.messages_in += 1
     if c.marks & UWS_M_EXTRA:
         l.extra[c - l.table].spoke = l.tick
     if c.state != UWS_S_OPEN or not (l.want & UWS_W_MESSAGE):
@@ -104,7 +110,7 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
     elif event.flags & UWS_EVF_OWNED:
         b.owned_bytes += event.len_bytes
     elif event.len_bytes != 0:
-        # An empty message of empty fragments has no payload anywhere.
+        # An empty message of empty fragments has no payload anywhere, nor has an empty end of one that is streamed.
         b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
     if post_event(l, c, event) != UWS_OK:
         post_lost(l, c, event)
@@ -141,10 +147,12 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     cdef int i, n = 0, status
     cdef uint16_t code
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
+    # Who he is has to be in one message: a stranger's is kept until it is whole, and is not long.
+    l.env.stream = l.want & UWS_W_STREAM and not (c.marks & UWS_M_STRANGER)
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
     for i in range(n):
         event = &l.scratch[i]
-        if event.kind == UWS_EV_MESSAGE:
+        if event.kind == UWS_EV_MESSAGE or event.kind == UWS_EV_FRAGMENT:
             _message(l, b, c, event)
         elif event.kind == UWS_EV_PING:
             _pong(l, c, event)

@@ -7,10 +7,11 @@ The README begins with an example.
 
 from __future__ import annotations
 
-# These four import nothing of ours and come first: the engine takes them from here.
+# These five import nothing else of ours and come first: the engine takes them from here.
 from .address import Address
 from .causes import CloseCause
 from .errors import AddressError, ConnectionClosed, ProtocolError, ScheduleTimeoutError, UnlimitedWSError
+from .fragment import Fragment
 from .opcode import OpCode
 
 # isort: split
@@ -33,6 +34,7 @@ __all__ = [
     "ConnectionClosed",
     "Cookies",
     "DefaultServer",
+    "Fragment",
     "Headers",
     "NewServer",
     "OpCode",

@@ -36,11 +36,10 @@ class About:
         revoked: Close code and reason, once `disconnect` has met it.
     """
 
-    __slots__ = ("_over", "_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "user")
+    __slots__ = ("_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "user")
 
     def __init__(self, roll: Roll, user: object = None, session: object = None) -> None:
         self._roll = roll
-        self._over = False
         self._settled = False
         self.user = user
         self.session = session
@@ -115,7 +114,6 @@ class Roll:
     def drop(self, about: About) -> None:
         """Forget somebody, for good."""
         with self._lock:
-            about._over = True
             about.conn = None
             self._strike(about)
 
@@ -141,7 +139,7 @@ class Roll:
                 about = About(self, user, session)
                 about.conn = conn
                 about._settled = True
-            if about._over or not conn._identify(about, expires_ms):
+            if not conn._identify(about, expires_ms):
                 return False
             # If it is over by now: its `drop` waits for our lock.
             self._strike(about)

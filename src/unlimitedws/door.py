@@ -20,6 +20,7 @@ from .durations import milliseconds, seconds
 from .gate import Gate
 from .helpers import Helpers
 from .options import Options
+from .proxies import Proxies
 from .request import Accept, Authenticator, Decision, Reject, Request, Response
 from .routes import Routes, answer_of
 
@@ -101,6 +102,7 @@ class Door:
     Args:
         rules: Looked at anew for each request.
         options: The server's.
+        proxies: Who is believed about others.
         roll: Where those who come in are entered.
         failed: A hook raised: called with the request, the exception (any BaseException), and the hook's name.
         fatal: See `Helpers`.
@@ -114,6 +116,7 @@ class Door:
         self,
         rules: Rules,
         options: Options,
+        proxies: Proxies,
         roll: Roll,
         failed: Callable[[Request, BaseException, str], object],
         fatal: Callable[[BaseException], object],
@@ -122,20 +125,32 @@ class Door:
         self._keep_request = options.keep_request
         self._limit = seconds(options.request_timeout, "request_timeout")
         self._auth_timeout = options.auth_timeout
+        self._proxies = proxies
         self._roll = roll
         self._failed = failed
         self._may_block = options.pool is not None
         self.helpers = Helpers(options.request_workers, fatal)
         self.gate: Gate | None = None
 
+    def _request_of(self, exchange: Exchange) -> Request:
+        peer = exchange.peer_addr
+        believe = partial(self._proxies.seen, peer) if self._proxies.trusts(peer) else None
+        return Request(
+            exchange.head,
+            exchange.remote_addr,
+            exchange.local_addr,
+            is_secure=exchange.is_secure,
+            believe=believe,
+        )
+
     def on_request(self, exchange: Exchange) -> None:
         """Decide on an upgrade. The engine's hook. Does not raise."""
-        request = _request_of(exchange)
+        request = self._request_of(exchange)
         self._begin(_Ask(exchange, request, self._admission(request)))
 
     def on_route(self, exchange: Exchange) -> None:
         """Answer a plain GET. The engine's hook. Does not raise."""
-        request = _request_of(exchange)
+        request = self._request_of(exchange)
         handler = self._rules.routes.get(request.path)
         if handler is None:
             exchange.answer(426, _NO_ROUTE)
@@ -149,8 +164,6 @@ class Door:
     def close(self) -> None:
         """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
         self.helpers.close()
-
-    # What is asked, in which order
 
     def _admission(self, request: Request) -> _Steps:
         rules = self._rules
@@ -314,6 +327,11 @@ class Door:
 
     def _fail(self, ask: _Ask, exc: BaseException) -> None:
         """A hook raised, or returned what it must not."""
+        if not isinstance(exc, Exception | KeyboardInterrupt | SystemExit):
+            # Such as asyncio.CancelledError: of a hook's own doings, and no order to stop the server.
+            wrapped = RuntimeError(f"{ask.step.name} raised {type(exc).__name__}")
+            wrapped.__cause__ = exc
+            exc = wrapped
         try:
             ask.exchange.answer(500, _ERROR)
         finally:
@@ -326,10 +344,6 @@ def _nothing() -> None:
 
 def _given(result: Any) -> Any:
     return result
-
-
-def _request_of(exchange: Exchange) -> Request:
-    return Request(exchange.head, exchange.remote_addr, exchange.local_addr)
 
 
 def _answering(handler: Callable[[Request], Any], request: Request) -> _Steps:

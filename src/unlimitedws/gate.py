@@ -17,6 +17,7 @@ from _uws.conn import Conn, read_client_data
 
 from .about import About, Roll, milliseconds_until
 from .causes import CloseCause
+from .fragment import Fragment
 from .helpers import Helpers
 from .opcode import OpCode
 from .request import Accept
@@ -26,6 +27,7 @@ __all__ = ["Gate"]
 logger = logging.getLogger("unlimitedws")
 
 _UNAUTHENTICATED = 3000
+_MESSAGE_HOOKS = ("on_fragment", "on_message", "on_read")
 
 
 class Gate:
@@ -50,7 +52,7 @@ class Gate:
 
         Without a hook for messages there still is one, which they are waited for with.
         """
-        if name == "on_message" and not ("on_message" in self._hooks or "on_read" in self._hooks):
+        if name == "on_message" and not any(n in self._hooks for n in _MESSAGE_HOOKS):
             return self.on_message
         callback: Callable[..., object] = getattr(self, name)
         return callback if name in self._hooks else None
@@ -76,6 +78,16 @@ class Gate:
         else:
             message, opcode = read_client_data(conn)
             self._recognize(conn, about, message.decode() if opcode == OpCode.TEXT else message)
+
+    def on_fragment(self, conn: Conn, fragment: Fragment) -> None:
+        """A piece of a message has come, where the application has `on_fragment`."""
+        about = _stranger(conn)
+        if about is None:
+            self._run("on_fragment", conn, fragment)
+        else:
+            # The engine does not stream what a stranger sends: this is the whole message.
+            data = fragment.data
+            self._recognize(conn, about, data.decode() if fragment.opcode == OpCode.TEXT else data)
 
     def on_close(self, conn: Conn) -> None:
         """A connection is over."""

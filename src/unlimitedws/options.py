@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from .compression import Compression
 from .durations import Duration, microseconds, milliseconds, seconds
 from .pool import MAX_WORKERS, check_size
+from .proxies import Proxies
 
 __all__ = ["OptionKeywords", "Options"]
 
 # The engine keeps sizes and counts in 31 bits.
 _MAX_INT = 2**31 - 1
+# ... but what no memory has to hold.
+_MAX_LONG = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,15 @@ class Options:
     max_message_bytes: int = 1 << 20
     """Longest message, 1 MiB; a longer one closes its connection with 1009. Memory is taken as the bytes
     arrive, never because a length was announced, so this is a limit on what one peer can make us hold."""
+
+    streaming: bool = False
+    """Call `on_read` as soon as a message begins, and let `wsutil.open_message` read it while it arrives: for
+    messages that are longer than memory should hold. With the hook `on_fragment` it is so anyway, with
+    `on_message` never. Compressed messages still come whole."""
+
+    max_stream_bytes: int | None = 1 << 30
+    """Longest message that is streamed, instead of `max_message_bytes`, 1 GiB; a longer one closes its connection with
+    1009. We keep nothing of it, but whoever writes it to a disk wants an end. None: without limit."""
 
     max_incomplete_total_bytes: int = 64 << 20
     """Messages of all connections that are not complete yet, 64 MiB together. Above it those connections are
@@ -143,6 +155,23 @@ class Options:
     is some 15 minutes. 90 s, not less than what `tcp_keepalive` takes in all: Linux lets the first unanswered
     probe be the last where this is shorter, and one packet is easily lost. None: the kernel's rule."""
 
+    # Proxies
+
+    trusted_proxies: Sequence[str] = ()
+    """Whom to believe about others: networks such as "10.0.0.0/8", and "unix" for whoever connects to a Unix
+    socket. What they say of a client is its address from then on; of everybody else's requests these fields
+    mean nothing. None by default: whoever can send a header could be anybody."""
+
+    forwarded_header: str = "x-forwarded-for"
+    """In which field trusted proxies name their clients: "x-forwarded-for" (with X-Forwarded-Proto and
+    X-Forwarded-Host) or "forwarded" (RFC 7239). One of them: what the proxy does not write itself it passes
+    on as the client sent it."""
+
+    proxy_protocol: bool = False
+    """Every connection begins with a PROXY header of version 1 or 2, as HAProxy's send-proxy and load balancers
+    on TCP's level write it; one that does not gets 400. Only from `trusted_proxies`, which has to name them:
+    others get 403. Never guessed: a client could pretend."""
+
     # Callbacks
 
     pool: tuple[int, int] | None = None
@@ -205,10 +234,15 @@ class Options:
             raise ValueError(f"request_workers: must be at most {MAX_WORKERS}, not {self.request_workers}")
         if self.max_pings_per_second > 255:
             raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
+        if self.max_stream_bytes is not None:
+            _check_int("max_stream_bytes", self.max_stream_bytes, 1, _MAX_LONG)
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in ("tcp_nodelay", "raise_nofile_limit", "keep_request"):
+        for name in ("streaming", "tcp_nodelay", "raise_nofile_limit", "keep_request", "proxy_protocol"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
+        if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
+            raise ValueError("proxy_protocol: name the proxies in trusted_proxies; nobody else may speak for others")
+        object.__setattr__(self, "trusted_proxies", tuple(self.trusted_proxies))
         if self.max_connections is not None:
             _check_int("max_connections", self.max_connections, 1)
         if self.pool is not None:
@@ -241,6 +275,8 @@ class Options:
         compression = self.compression if isinstance(self.compression, Compression) else Compression()
         return {
             "max_message_bytes": self.max_message_bytes,
+            "max_stream_bytes": _MAX_LONG if self.max_stream_bytes is None else self.max_stream_bytes,
+            "streaming": int(self.streaming),
             "max_fragments": self.max_fragments,
             "max_header_bytes": self.max_header_bytes,
             "max_header_fields": self.max_header_fields,
@@ -265,6 +301,7 @@ class Options:
             "io_timeout_us": microseconds(self.io_timeout, "io_timeout"),
             "runners": workers,
             "jobs": jobs,
+            "proxy_protocol": int(self.proxy_protocol),
             "compression": bool(self.compression),
             "compression_level": compression.level,
             "compression_mem_level": compression.mem_level,
@@ -280,6 +317,8 @@ class OptionKeywords(TypedDict, total=False):
     """The fields of `Options` as keywords, for type checkers and editors. A test keeps the two the same."""
 
     max_message_bytes: int
+    streaming: bool
+    max_stream_bytes: int | None
     max_incomplete_total_bytes: int
     max_fragments: int
     max_pings_per_second: int
@@ -305,6 +344,9 @@ class OptionKeywords(TypedDict, total=False):
     unix_mode: int
     tcp_keepalive: Duration | None
     tcp_user_timeout: Duration | None
+    trusted_proxies: Sequence[str]
+    forwarded_header: str
+    proxy_protocol: bool
     pool: tuple[int, int] | None
     schedule_timeout: Duration
     cooldown_time: Duration

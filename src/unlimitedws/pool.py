@@ -181,6 +181,8 @@ class Pool:
             # SystemExit too: there is nobody here who could obey it, and a thread less would help nobody.
             except BaseException:
                 logger.exception("a job of the pool raised: %r", job)
+            # Not to be kept until there is another.
+            del job
 
     def _take(self) -> Callable[[], object] | None:
         """Return the next job; None when the pool is closed and has none."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
 from .address import Address
+from .proxies import Seen
 
 __all__ = [
     "Accept",
@@ -161,22 +162,25 @@ class Request:
         head: The request's head, the empty line included; the engine has found it valid.
         remote_addr: The client; behind a trusted proxy, whom that has named.
         local_addr: The end of the connection that is ours.
-        is_secure: Whether the client speaks TLS, as a trusted proxy said.
+        is_secure: Whether the client speaks TLS, as far as the connection itself shows.
+        believe: Returns what trusted proxies say in header fields; None: none is to be believed.
 
     Attributes:
-        remote_addr, local_addr, is_secure: As given.
+        remote_addr, local_addr: As given.
         user, session: What the server's authenticator has found, for `on_request` to read; None without.
 
     Thread: one at a time.
     """
 
     __slots__ = (
+        "_believe",
         "_cookies",
         "_head",
         "_headers",
+        "_is_secure",
         "_params",
         "_parts",
-        "is_secure",
+        "_seen",
         "local_addr",
         "remote_addr",
         "session",
@@ -184,12 +188,20 @@ class Request:
     )
 
     def __init__(
-        self, head: bytes, remote_addr: Address, local_addr: Address, *, is_secure: bool = False
+        self,
+        head: bytes,
+        remote_addr: Address,
+        local_addr: Address,
+        *,
+        is_secure: bool = False,
+        believe: Callable[[Headers], Seen] | None = None,
     ) -> None:
         self._head = head
         self.remote_addr = remote_addr
         self.local_addr = local_addr
-        self.is_secure = is_secure
+        self._is_secure = is_secure
+        self._believe = believe
+        self._seen: Seen | None = None
         self.user: object = None
         self.session: object = None
         self._parts: tuple[str, str, str, str, str] | None = None
@@ -244,9 +256,17 @@ class Request:
     def host(self) -> str:
         """The host, and the port where one is written: of the Host field, or of a target in absolute form.
 
-        The latter counts where there is one (RFC 9112, section 3.2.2). As written; compare without case.
+        The latter counts where there is one (RFC 9112, section 3.2.2). As written; compare without case. Behind
+        a trusted proxy that says so, the one that the client asked it for.
         """
-        return self._line()[4] or self.headers["host"]
+        seen = self._proxied()
+        return (seen is not None and seen.host) or self._line()[4] or self.headers["host"]
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the client speaks TLS, as a trusted proxy said. False where nobody did."""
+        seen = self._proxied()
+        return self._is_secure or (seen is not None and seen.is_secure)
 
     @property
     def origin(self) -> str | None:
@@ -279,6 +299,11 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.path} from {self.remote_addr}>"
+
+    def _proxied(self) -> Seen | None:
+        if self._seen is None and self._believe is not None:
+            self._seen = self._believe(self.headers)
+        return self._seen
 
     def _line(self) -> tuple[str, str, str, str, str]:
         """Method, target, path, query, and the authority of a target in absolute form or ``""``."""

@@ -21,9 +21,11 @@ from .door import Door
 from .durations import Duration, microseconds, milliseconds, seconds
 from .entrance import Entrance
 from .errors import ConnectionClosed
+from .fragment import Fragment
 from .hooks import Hook, adopt_methods, check_hook_name
 from .listening import Listener, listen_all
 from .options import OptionKeywords, Options
+from .proxies import Proxies
 from .request import Request
 from .signals import SignalWaiter
 
@@ -37,6 +39,7 @@ __all__ = ["DefaultServer", "NewServer", "Server"]
 logger = logging.getLogger("unlimitedws")
 
 ConnHook: TypeAlias = Callable[[Conn], object]
+FragmentHook: TypeAlias = Callable[[Conn, Fragment], object]
 MessageHook: TypeAlias = Callable[[Conn, Any], object]
 ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
 Addresses: TypeAlias = str | list[str] | tuple[str, ...]
@@ -115,6 +118,12 @@ class Server(Entrance):
     on_message: Hook[MessageHook] = Hook()
     """``on_message(conn, message)``: `str` for text, `bytes` for binary. Used instead of `on_read` where it
     is set. Raising closes the connection with 1011."""
+
+    on_fragment: Hook[FragmentHook] = Hook()
+    """``on_fragment(conn, fragment)``: a piece of a message, as it was received, long before the message is whole; see
+    `Fragment`. Used instead of `on_read` and `on_message` where it is set, for messages up to `max_stream_bytes`; a
+    compressed one comes as one piece. Raising closes the connection with 1011. Where the hook is taken away in the
+    middle of a message, the rest of it is dropped."""
 
     on_close: Hook[ConnHook] = Hook()
     """``on_close(conn)``: the connection is closed; `conn.close_code` and `conn.close_reason` tell why. The
@@ -392,8 +401,10 @@ class Server(Entrance):
             if not self._listeners:
                 self._listeners = listen_all(self._again, self._options)
             loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
-            door = Door(self._rules, self._options, self._roll, self._failed, self._stop_for)
+            proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
+            door = Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
             self._furnish(loop, door)
+            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
             for listener in self._listeners:
                 loop.listen(listener.fileno())
             run = self._run = _Run(loop, door, self._listeners)

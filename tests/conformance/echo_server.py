@@ -1,4 +1,4 @@
-"""The server under test: echoes every message, by the API that its argument names; prints its port.
+"""The server under test: echoes every message, by the API that its first argument names; prints its port.
 
 Apart from the tests' own process, as a user's server is. Ends with SIGTERM.
 """
@@ -12,12 +12,17 @@ from typing import Any
 import unlimitedws
 from unlimitedws import wsutil
 
-# The cases of 9.* send messages of up to 16 MiB.
-MAX_MESSAGE_BYTES = 16 << 20
+# The cases of 9.* send messages of up to 16 MiB, and 4 MiB in fragments of 64 bytes.
+LIMITS = {"max_message_bytes": 16 << 20, "max_fragments": 65_536}
 
 
-def main(api: str) -> None:
-    server = unlimitedws.DefaultServer("127.0.0.1:0", max_message_bytes=MAX_MESSAGE_BYTES)
+def main(api: str, compression: str = "plain") -> None:
+    options: dict[str, Any] = dict(LIMITS)
+    if compression == "compression":
+        options["compression"] = True
+    elif compression != "plain":
+        raise SystemExit(f"plain or compression, not {compression!r}")
+    server = unlimitedws.DefaultServer("127.0.0.1:0", **options)
 
     def on_read(conn: Any) -> None:
         msg, op = wsutil.read_client_data(conn)
@@ -38,4 +43,4 @@ def main(api: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -24,6 +24,12 @@ def begins(longer: Outcome, shorter: Outcome) -> bool:
     return longer.events[: len(shorter.events)] == shorter.events
 
 
+def same_until(fact: str, read: Reading, ours: Outcome, theirs: Outcome) -> bool:
+    """Tell whether the fact was met, and both say the same up to there."""
+    count = read.facts.get(fact, -1)
+    return count >= 0 and ours.events[:count] == theirs.events[:count]
+
+
 DIFFERENCES = [
     Difference(
         "websockets",
@@ -80,6 +86,94 @@ DIFFERENCES = [
             ours.code == 1007
             and begins(theirs, ours)
             and all(event[0] != "message" for event in theirs.events[len(ours.events) :])
+        ),
+    ),
+    Difference(
+        "wsproto",
+        "7692: 6.1; 6455: 5.4",
+        "forgets at a control frame that the message around it is compressed",
+        lambda read, ours, theirs: same_until(
+            "control frame within a compressed message", read, ours, theirs
+        ),
+    ),
+    Difference(
+        "any",
+        "7692: 6",
+        "inflates what is in a wrong frame, and finds it wrong, before it looks at all of its header",
+        lambda read, ours, theirs: (
+            "wrong frame that somebody may inflate" in read.facts
+            and ours.code == 1002
+            and theirs.code in (1007, 1009)
+            and theirs.events == ours.events
+        ),
+    ),
+    Difference(
+        "any",
+        "7692: 7.2.3.6",
+        "is out of step behind a compressed message without a byte, which an empty one should have",
+        lambda read, ours, theirs: same_until("compressed message without a byte", read, ours, theirs),
+    ),
+    Difference(
+        "websockets",
+        "6455: 10.4",
+        "refuses a compressed message of exactly the limit",
+        lambda read, ours, theirs: (
+            theirs.code == 1009 and same_until("compressed message that fills the limit", read, ours, theirs)
+        ),
+    ),
+    Difference(
+        "websockets",
+        "6455: 10.4",
+        "passes by the limit, with what zlib still holds, where fragments have filled it to the byte",
+        lambda read, ours, theirs: (
+            ours.code == 1009
+            and "too long" in read.facts
+            and same_until("compressed message that fills the limit", read, ours, theirs)
+        ),
+    ),
+    Difference(
+        "any",
+        "7692: 7.2.3.4, 7.2.3.5",
+        "does not go on behind a final block",
+        lambda read, ours, theirs: same_until("final block", read, ours, theirs),
+    ),
+    Difference(
+        "any",
+        "7692: 7.2.2",
+        "takes compressed data that ends within a block",
+        lambda read, ours, theirs: (
+            "message that does not end where a block does" in read.facts
+            and ours.code == 1007
+            and begins(theirs, ours)
+        ),
+    ),
+    Difference(
+        "websockets",
+        "6455: 7.4.1",
+        "names 1002 where compressed data is damaged; 1007 is for data that is not what it is said to be",
+        lambda read, ours, theirs: (
+            "damaged deflate data" in read.facts
+            and ours.code in (1007, 1009)
+            and theirs == Outcome(ours.events, 1002)
+        ),
+    ),
+    Difference(
+        "any",
+        "6455: 5.4",
+        "inflates a message as it comes, and refuses it before we do, at its end",
+        lambda read, ours, theirs: (
+            "compressed message that is wrong before its end" in read.facts
+            and theirs.code is not None
+            and theirs.events == ours.events[: read.facts["compressed message that is wrong before its end"]]
+        ),
+    ),
+    Difference(
+        "websockets",
+        "6455: 10.4",
+        "holds what is compressed to the limit on the message, although it may be longer",
+        lambda read, ours, theirs: (
+            theirs.code == 1009
+            and same_until("compressed message longer than the limit in its frames", read, ours, theirs)
         ),
     ),
     Difference(

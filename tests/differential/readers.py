@@ -30,7 +30,11 @@ class Outcome(NamedTuple):
 
 
 def ours(pieces: Iterable[bytes], terms: Terms | None, limit: int) -> Outcome:
-    proto = Proto(max_message_bytes=limit)
+    if terms is None:
+        proto = Proto(max_message_bytes=limit)
+    else:
+        # Where no context is kept, one inflater with the largest window serves all.
+        proto = Proto(window_bits=15, kept=terms.takeover, client_bits=terms.bits, max_message_bytes=limit)
     events: list[Event] = []
     for piece in pieces:
         status, found = proto.feed(piece)

@@ -315,15 +315,11 @@ def cuts(rng: random.Random, size: int) -> tuple[int, ...]:
     return tuple(sorted({rng.randrange(1, size) for _ in range(rng.choice([1, 2, 5, 20]))}))
 
 
-# Whether permessage-deflate is negotiated for some of the streams.
-COMPRESSION = False
-
-
 def stream(seed: int, number: int) -> Stream:
     """Make one stream, the same for the same seed and number."""
     rng = random.Random(f"{seed}:{number}")
     terms = None
-    if COMPRESSION and rng.random() < 0.5:
+    if rng.random() < 0.5:
         terms = Terms(rng.choice([15, 15, 12, 9]), rng.random() < 0.5)
     pieces = in_order(rng, terms)
     made = []

@@ -27,6 +27,7 @@ FLOORS = {
     "intern": (1, 1),
     "frame": (2, 0),
     "upgrade": (2, 0),
+    "proxy": (2, 0),
     "response": (2, 1),
     "deflate": (2, 1),
     "proto": (3, 0),

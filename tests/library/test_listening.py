@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -438,7 +437,6 @@ def test_directory_that_stays_locked_is_an_error_that_says_so(path: Path, monkey
 
 STARTER = """
 import sys
-import tempfile
 from unlimitedws import Options
 from unlimitedws.address import parse
 from unlimitedws.listening import listen
@@ -591,6 +589,10 @@ def test_inherited_unix_socket_keeps_its_file(path: Path) -> None:
         assert path.exists()
 
 
+def not_a_socket() -> Any:
+    return open(os.devnull)
+
+
 def not_listening() -> Any:
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
@@ -600,7 +602,7 @@ def not_listening() -> Any:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: tempfile.TemporaryFile(), "not a socket"),
+        (not_a_socket, "not a socket"),
         (lambda: socket.socket(type=socket.SOCK_DGRAM), "not a stream socket"),
         (lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), "not a stream socket"),
         (lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), "neither a TCP socket nor a Unix socket"),

@@ -43,12 +43,13 @@ TIMES_OR_NONE = [
     "tcp_keepalive",
     "tcp_user_timeout",
 ]
-SWITCHES = ["keep_request", "raise_nofile_limit", "tcp_nodelay"]
+SWITCHES = ["keep_request", "proxy_protocol", "raise_nofile_limit", "streaming", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    others = {"compression", "max_pings_per_second", "request_workers", "pool", "page", "unix_mode"}
+    others = {"compression", "max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page"}
+    others |= {"unix_mode", "trusted_proxies", "forwarded_header"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
@@ -122,6 +123,17 @@ def test_largest_number_is_taken(name: str) -> None:
     assert getattr(Options.of({name: 2**31 - 1}), name) == 2**31 - 1
 
 
+def test_length_of_a_stream_has_a_wider_range_and_may_have_no_limit() -> None:
+    assert Options().max_stream_bytes == 1 << 30
+    assert Options(max_stream_bytes=2**63 - 1).settings()["max_stream_bytes"] == 2**63 - 1
+    assert Options(max_stream_bytes=None).settings()["max_stream_bytes"] == 2**63 - 1
+    for value in (0, -1, 2**63):
+        with pytest.raises(ValueError, match="max_stream_bytes: must be from 1 to"):
+            Options(max_stream_bytes=value)
+    with pytest.raises(TypeError, match="max_stream_bytes"):
+        Options(max_stream_bytes=True)
+
+
 @pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
 @pytest.mark.parametrize("value", [2, 2.0, timedelta(seconds=2)])
 def test_time_is_seconds_or_timedelta(name: str, value: object) -> None:
@@ -142,13 +154,44 @@ def test_time_of_another_type_is_refused_by_name(name: str, value: object) -> No
         Options.of({name: value})
 
 
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"trusted_proxies": "10.0.0.0/8"}, TypeError, "trusted_proxies: must be a list of networks"),
+        ({"trusted_proxies": [10]}, TypeError, "trusted_proxies: must be a list of networks"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, ValueError, "trusted_proxies: .*has host bits set"),
+        ({"trusted_proxies": ["proxy.example"]}, ValueError, "trusted_proxies: .*'10.0.0.0/8', or 'unix'"),
+        ({"trusted_proxies": ["10.0.0.1"] * 65}, ValueError, "trusted_proxies: at most 64 networks, not 65"),
+        ({"forwarded_header": "X-Forwarded-For"}, ValueError, "forwarded_header: must be one of 'x-forwarded-for', 'f"),
+        ({"proxy_protocol": True}, ValueError, "proxy_protocol: name the proxies in trusted_proxies"),
+    ],
+)
+def test_impossible_proxies_are_refused_by_name(
+    keywords: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Options(**keywords)
+
+
+def test_proxies_that_are_trusted_are_kept_as_they_were_then() -> None:
+    networks = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "unix"]
+    options = Options(trusted_proxies=networks, proxy_protocol=True)
+    networks.clear()
+    assert options.trusted_proxies == ("10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "unix")
+    assert options.settings()["proxy_protocol"] == 1
+    assert Options().settings()["proxy_protocol"] == 0
+
+
 @pytest.mark.parametrize("value", [-1, 0o1000])
 def test_impossible_mode_of_a_unix_socket_is_refused(value: int) -> None:
     with pytest.raises(ValueError, match=f"unix_mode: must be from 0 to 511, not {value}"):
         Options(unix_mode=value)
 
 
-@pytest.mark.parametrize("name", ["handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", *TIMES_OR_NONE])
+DEADLINES = ["handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout"]
+
+
+@pytest.mark.parametrize("name", [*DEADLINES, *TIMES_OR_NONE])
 def test_deadlines_cannot_be_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be more than 0"):
         Options.of({name: 0})

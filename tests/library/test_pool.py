@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -255,3 +257,23 @@ def test_job_may_close_its_own_pool() -> None:
 def test_pool_does_not_keep_the_interpreter_alive(script: Callable[[str], Any], job: str) -> None:
     text = f"import threading, unlimitedws\nunlimitedws.Pool(2, 2).schedule({job})\n"
     assert script(text).end() == (0, "", "")
+
+
+def test_idle_thread_keeps_nothing_of_its_last_job() -> None:
+    class Job:
+        def __init__(self) -> None:
+            self.done = threading.Event()
+
+        def __call__(self) -> None:
+            self.done.set()
+
+    with Pool(1, 1) as pool:
+        job = Job()
+        ref, done = weakref.ref(job), job.done
+        pool.schedule(job)
+        del job
+        assert done.wait(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while ref() is not None:
+            assert time.monotonic() < deadline, "the job is kept"
+            time.sleep(0.001)

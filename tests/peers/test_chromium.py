@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import queue
-import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,12 +13,10 @@ from typing import Any
 import pytest
 from fixtures import EchoServer
 
+from .chromium import CHROMIUM, TIMEOUT_S, browser
 from .exchange import BLOB, CLOSE_CODE, CLOSE_REASON, TEXT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGE = Path(__file__).resolve().parent / "page.html"
-# A browser's first start on a busy machine.
-TIMEOUT_S = 90.0
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -65,42 +59,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
-
-
-@contextmanager
-def browser(url: str, profile: Path) -> Iterator[None]:
-    """Run a headless Chromium on a page."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        # A container has no user namespaces to sandbox with, and the page is our own.
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        # No connection but ours.
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        # Without a proxy, whatever the environment says.
-        "--no-proxy-server",
-        f"--user-data-dir={profile}",
-        url,
-    ]
-    with (
-        (profile.parent / "chromium.log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process,
-    ):
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 def test_exchange_and_clean_close(echo_server: EchoServer, tmp_path: Path) -> None:

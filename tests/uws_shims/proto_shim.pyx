@@ -19,9 +19,12 @@ from _uws.deflate cimport (
 from _uws.errs cimport UWS_E_DEFLATE, UWS_E_FRAGMENTS, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_OK, err_close_code
 from _uws.proto cimport (
     UWS_EV_CLOSE,
+    UWS_EV_FRAGMENT,
     UWS_EV_MESSAGE,
     UWS_EV_PING,
     UWS_EV_PONG,
+    UWS_EVF_FINAL,
+    UWS_EVF_FIRST,
     UWS_EVF_OWNED,
     UWS_MIN_FRAME_BYTES,
     UWS_P_DONE,
@@ -46,12 +49,16 @@ E_TOO_BIG = UWS_E_TOO_BIG
 E_FRAGMENTS = UWS_E_FRAGMENTS
 E_DEFLATE = UWS_E_DEFLATE
 KINDS = {UWS_EV_MESSAGE: "message", UWS_EV_PING: "ping", UWS_EV_PONG: "pong", UWS_EV_CLOSE: "close"}
+FRAGMENTS = {
+    UWS_EVF_FIRST: "first", 0: "more", UWS_EVF_FINAL: "final", UWS_EVF_FIRST | UWS_EVF_FINAL: "only",
+}
 PROTO_BYTES = sizeof(UwsProto)
 PARTIAL_BYTES = sizeof(UwsPartial)
 
 
 class Event(NamedTuple):
-    """place: "input", "owned" (a slab block), "scratch", or "nowhere": nobody may look at it."""
+    """kind: of a fragment where in its message it is: "first", "more", "final", or "only" for all in one.
+    place: "input", "owned" (a slab block), "scratch", or "nowhere": nobody may look at it."""
 
     kind: str
     opcode: int
@@ -71,16 +78,27 @@ cdef class Env:
     cdef UwsSlab slab
     cdef UwsProtoEnv env
 
-    def __cinit__(self, uint64_t max_message_bytes=1 << 20, uint32_t max_fragments=1024):
+    def __cinit__(self, uint64_t max_message_bytes=1 << 20, uint32_t max_fragments=1024, bint stream=False,
+                  uint64_t max_stream_bytes=1 << 20):
         assert slab_init(&self.slab) == UWS_OK
         memset(&self.env, 0, sizeof(UwsProtoEnv))
         self.env.slab = &self.slab
         self.env.max_message_bytes = max_message_bytes
         self.env.max_fragments = max_fragments
+        self.env.stream = stream
+        self.env.max_stream_bytes = max_stream_bytes
 
     def __dealloc__(self):
         inflater_destroy(&self.env.inflater)
         slab_destroy(&self.slab)
+
+    @property
+    def stream(self):
+        return self.env.stream != 0
+
+    @stream.setter
+    def stream(self, bint value):
+        self.env.stream = value
 
     @property
     def inflated(self):
@@ -104,14 +122,14 @@ cdef class Proto:
     """One connection, fed piece by piece; alone unless it is given an Env.
 
     window_bits: of permessage-deflate, as if it had been negotiated; 0: it was not.
-    kept: as if it had been agreed upon that the client keeps its context.
+    kept: as if it had been agreed upon that the client keeps its context, with a window of client_bits.
     """
 
     cdef UwsProto p
     cdef readonly Env room
     cdef UwsDeflate* own
 
-    def __cinit__(self, Env room=None, int window_bits=0, bint kept=False, **limits):
+    def __cinit__(self, Env room=None, int window_bits=0, bint kept=False, uint8_t client_bits=15, **limits):
         cdef UwsDeflateTerms terms
         cdef UwsDeflateSettings settings
         memset(&self.p, 0, sizeof(UwsProto))
@@ -122,7 +140,8 @@ cdef class Proto:
             self.p.flags |= UWS_P_PEERS_KEPT
             memset(&terms, 0, sizeof(terms))
             memset(&settings, 0, sizeof(settings))
-            terms.server_bits = terms.client_bits = 15
+            terms.server_bits = 15
+            terms.client_bits = client_bits
             self.own = deflate_own(&self.room.slab, &terms, &settings)
             if self.own == NULL:
                 raise MemoryError
@@ -179,7 +198,8 @@ cdef class Proto:
         if event.flags & UWS_EVF_OWNED:
             slab_give(&self.room.slab, event.data)
         reply = event.reply_code or None
-        return Event(KINDS[event.kind], event.opcode, payload, event.code, reply, place)
+        kind = FRAGMENTS[event.flags] if event.kind == UWS_EV_FRAGMENT else KINDS[event.kind]
+        return Event(kind, event.opcode, payload, event.code, reply, place)
 
     def reset(self):
         """As at the end of a connection."""

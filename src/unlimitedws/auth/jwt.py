@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ __all__ = ["JWT"]
 
 logger = logging.getLogger("unlimitedws.auth")
 
+# RFC 7515, section 7.1, with a signature. The decoder below would skip what is not base64.
+_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 # RFC 7518, section 3.2: a key of the size of the hash output or larger must be used.
 _MIN_HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _TIMES = ("exp", "nbf", "iat")
@@ -90,6 +93,8 @@ class JWT:
         return f"<JWT {', '.join(self._algorithms)}>"
 
     def _claims(self, token: str) -> dict[str, Any]:
+        if not _FORM.fullmatch(token):
+            raise ValueError("form")
         header = self._jwt.get_unverified_header(token)
         if "crit" in header:
             raise ValueError("crit")

@@ -14,7 +14,7 @@ __all__ = ["renew"]
 
 
 class _Server(Protocol):
-    def identify(self, conn: Conn, *, user: object, session: object, expires: float | None) -> object: ...
+    def identify(self, conn: Conn, *, user: object, session: object, expires: float | None) -> bool: ...
 
 
 def renew(server: _Server, conn: Conn, identity: Identity | None, *, grace: Duration = 0.0) -> bool:
@@ -31,7 +31,7 @@ def renew(server: _Server, conn: Conn, identity: Identity | None, *, grace: Dura
         grace: As that of the authenticator.
 
     Returns:
-        Whether it was renewed. If not, the connection goes on until its old credential expires.
+        Whether it was renewed. If not, the connection, if it is open, goes on until its old credential expires.
 
     Thread: any.
     """
@@ -43,7 +43,6 @@ def renew(server: _Server, conn: Conn, identity: Identity | None, *, grace: Dura
         why = f"the credential of {identity.user!r} has expired"
     else:
         accept = accepted(identity, seconds(grace, "grace"))
-        server.identify(conn, user=accept.user, session=accept.session, expires=accept.expires)
-        return True
+        return server.identify(conn, user=accept.user, session=accept.session, expires=accept.expires)
     logger.info("not renewed %s: %s", conn.remote_addr, why)
     return False

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 import secrets
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ __all__ = ["SignedCookie"]
 
 logger = logging.getLogger("unlimitedws.auth")
 
+# As issued: content, perhaps compressed, time, signature. The decoders below would skip what is not base64.
+_FORM = re.compile(r"\.?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 # RFC 2104, section 3, wants as long a key as the hash; half of it is what nobody has ever guessed.
 _MIN_SECRET_BYTES = 16
 
@@ -86,8 +90,11 @@ class SignedCookie:
 
     def __call__(self, value: str) -> Identity | None:
         """Return whose cookie it is; None where it is not ours, changed, or too old. Thread: any."""
+        if not _FORM.fullmatch(value):
+            logger.info("SignedCookie: the value is not one of issue")
+            return None
         try:
-            payload, signed = self._serializer.loads(value, max_age=self._age(), return_timestamp=True)
+            payload, signed = self._serializer.loads(value, max_age=math.ceil(self._max_age), return_timestamp=True)
         # The latter three: what itsdangerous lets through, for times beyond the calendar above all.
         except (self._itsdangerous.BadData, ValueError, OverflowError, OSError) as exc:
             logger.info("SignedCookie: %s", type(exc).__name__)
@@ -100,14 +107,15 @@ class SignedCookie:
         if not (_is_user(user) and isinstance(session, str) and session):
             logger.info("SignedCookie: the content is not one of issue")
             return None
-        return Identity(user, session, signed.timestamp() + self._max_age)
+        expires = signed.timestamp() + self._max_age
+        # itsdangerous counts whole seconds, and lets the last one pass.
+        if expires <= time.time():
+            logger.info("SignedCookie: SignatureExpired")
+            return None
+        return Identity(user, session, expires)
 
     def __repr__(self) -> str:
         return f"<SignedCookie max_age={self._max_age:g}>"
-
-    def _age(self) -> int:
-        # itsdangerous counts whole seconds, and lets max_age itself pass.
-        return math.ceil(self._max_age)
 
 
 def _is_user(user: object) -> bool:

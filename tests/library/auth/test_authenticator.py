@@ -148,8 +148,16 @@ def test_a_credential_of_ones_own_needs_a_find_only() -> None:
         def find(self, request: Request) -> str | Refusal | None:
             return request.headers.get("x-device")
 
-    auth = DeviceAuth(lambda device: Identity(device) if device == "d1" else None)
+    seen = []
+
+    def verify(device: str) -> Identity | None:
+        seen.append(device)
+        return Identity(device) if device == "d1" else None
+
+    auth = DeviceAuth(verify)
     assert accepted(auth, request(("X-Device", "d1"))).user == "d1"
     assert rejected(auth, request(("X-Device", "d2"))) == 403
     assert rejected(auth, request(("X-Device", ""))) == 403
     assert rejected(auth, request()) == 403
+    # What is empty is no credential, however much a verifier would like it.
+    assert seen == ["d1", "d2"]

@@ -18,7 +18,7 @@ def verify(token: str) -> Identity | None:
 def challenge(auth: BearerAuth, *values: str) -> tuple[int, str]:
     decision = decide(auth, request(*(("Authorization", value) for value in values)))
     assert isinstance(decision, Reject)
-    ((name, value),) = decision.headers
+    ((name, value),) = dict(decision.headers).items()
     assert name == "WWW-Authenticate"
     return decision.status, value
 

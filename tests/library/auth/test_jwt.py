@@ -143,6 +143,17 @@ def test_other_key_and_changed_token_are_nobodys(verify: JWT) -> None:
         assert verify(bad) is None, bad
 
 
+def test_token_has_one_spelling(verify: JWT) -> None:
+    header, claims, signature = token().split(".")
+    for spelling in (
+        "!!!!" + signature,
+        signature + "=",
+        signature + "====",
+        signature[:4] + "\n   " + signature[4:],
+    ):
+        assert verify(f"{header}.{claims}.{spelling}") is None
+
+
 def test_noise_is_nobodys(verify: JWT) -> None:
     good = token()
     noise = random.Random(7519)
@@ -206,7 +217,8 @@ def test_key_in_the_header_is_not_looked_at(verify: JWT) -> None:
 
 
 def test_header_that_demands_to_be_understood_is_nobodys(verify: JWT) -> None:
-    for header in ({"crit": ["b64"], "b64": False}, {"crit": ["exp"]}, {"crit": []}, {"crit": None}):
+    headers: list[Any] = [{"crit": ["b64"], "b64": False}, {"crit": ["exp"]}, {"crit": []}, {"crit": None}]
+    for header in headers:
         assert verify(token(header=header)) is None
 
 

@@ -136,7 +136,8 @@ def test_malformed_origin_is_refused_by_the_widest_rule(text: str) -> None:
     assert not allows(Origins(lambda origin: True), text)
 
 
-def test_no_rule_allows_null() -> None:
+def test_no_rule_allows_null(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "unlimitedws.auth")
     asked = []
 
     def anybody(origin: str) -> bool:
@@ -145,6 +146,7 @@ def test_no_rule_allows_null() -> None:
 
     assert not allows(Origins(anybody), "null")
     assert not asked
+    assert "origin 'null'" in caplog.text and "malformed" not in caplog.text
     assert not allows(Origins(), "null", host="null")
     with pytest.raises(ValueError, match="everybody"):
         Origins(["null"])

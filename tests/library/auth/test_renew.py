@@ -21,10 +21,11 @@ class Server:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.answer = True
 
     def identify(self, conn: Any, *, user: object, session: object, expires: float | None) -> bool:
         self.told.append((conn, user, session, expires))
-        return True
+        return self.answer
 
 
 def renewed(server: Server, conn: Any, identity: Identity | None, **keywords: Any) -> bool:
@@ -36,6 +37,12 @@ def test_new_credential_of_the_same_user_moves_the_expiry() -> None:
     until = time.time() + 100
     assert renewed(server, conn, Identity("alice", "s2", until), grace=5)
     assert server.told == [(conn, "alice", "s2", until + 5)]
+
+
+def test_connection_that_is_over_is_not_renewed() -> None:
+    server = Server()
+    server.answer = False
+    assert not renewed(server, Conn("alice"), Identity("alice"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,399 @@
+"""Authentication as a client meets it: a real server, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import raw
+from live import STOP_TIMEOUT, each_mode, expect_eof, take, wait
+from raw import TEXT, Close, RawClient
+
+from unlimitedws import CloseCause, Server
+from unlimitedws.auth import (
+    AnyOf,
+    Authenticator,
+    BearerAuth,
+    CookieAuth,
+    FirstMessageAuth,
+    Identity,
+    MemoryTickets,
+    Origins,
+    SubprotocolAuth,
+    TicketAuth,
+    renew,
+)
+
+TOKEN = "a-token-of-the-tests"
+BEARER = ("Authorization", f"Bearer {TOKEN}")
+
+
+def verify(token: str) -> Identity | None:
+    return Identity("alice", "s1") if token == TOKEN else None
+
+
+class Site:
+    """A server that echoes, and what its callbacks have seen."""
+
+    def __init__(self, auth: Any, pool: tuple[int, int] | None = None) -> None:
+        self.server = Server("127.0.0.1:0", pool=pool)
+        self.server.auth = auth
+        self.opened: queue.Queue[Any] = queue.Queue()
+        self.closed: queue.Queue[tuple[Any, CloseCause | None, int | None]] = queue.Queue()
+        self.messages: queue.Queue[str | bytes] = queue.Queue()
+        self.server.on_connect = self.opened.put
+        self.server.on_close = lambda conn: self.closed.put((conn.user, conn.close_cause, conn.close_code))
+        self.server.on_message = self.echo
+
+    def echo(self, conn: Any, message: str | bytes) -> None:
+        self.messages.put(message)
+        conn.send(message)
+
+    def client(self, *fields: tuple[str, str], path: str = "/", **options: Any) -> RawClient:
+        return RawClient(self.server.local_addr.port, path=path, headers=fields, **options)
+
+    def answer(self, *fields: tuple[str, str], path: str = "/") -> raw.Response:
+        """Return the answer to a request, whatever it is."""
+        with self.client(handshake=False) as client:
+            host, port = client.sock.getpeername()
+            client.send(raw.request(path, host=f"{host}:{port}", headers=fields))
+            response = client.recv_response()
+            # What has gone wrong in the server is said by others.
+            if 300 <= response.status < 500:
+                assert client.recv_until_eof().decode() == f"{response.reason}\n"
+            return response
+
+
+Serve = Callable[..., Site]
+
+
+@pytest.fixture
+def serve(no_fd_leaks: None) -> Iterator[Serve]:
+    """Run sites: ``serve(authenticator)``."""
+    sites: list[Site] = []
+
+    def start(auth: Any, **options: Any) -> Site:
+        sites.append(Site(auth, **options))
+        sites[-1].server.start()
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.server.stop(STOP_TIMEOUT)
+
+
+def test_known_client_is_let_in_as_somebody(serve: Serve) -> None:
+    site = serve(BearerAuth(verify))
+    with site.client(BEARER) as client:
+        conn = take(site.opened)
+        assert (conn.user, conn.session) == ("alice", "s1")
+        client.send_frame(TEXT, "hello")
+        assert client.recv_message() == "hello"
+        client.close_cleanly()
+    assert take(site.closed) == ("alice", CloseCause.PEER, 1000)
+
+
+def test_unknown_client_gets_a_challenge_and_no_callback(serve: Serve) -> None:
+    site = serve(BearerAuth(verify, realm="the tests"))
+    response = site.answer()
+    assert (response.status, response.headers["www-authenticate"]) == (401, 'Bearer realm="the tests"')
+    assert site.answer(("Authorization", "Bearer wrong")).status == 401
+    assert site.answer(BEARER, BEARER).status == 400
+    assert site.answer(BEARER, ("Origin", "https://evil.com")).status == 403
+    assert site.opened.empty() and site.closed.empty()
+
+
+def test_cookie_needs_an_origin_that_is_the_servers_or_listed(serve: Serve) -> None:
+    site = serve(CookieAuth("sid", verify, origins=["https://app.example.com"]))
+    own = f"http://127.0.0.1:{site.server.local_addr.port}"
+    cookie = ("Cookie", f"sid={TOKEN}")
+    for origin in (None, "null", "https://evil.com", "http://127.0.0.1:1", own + "/", own.upper() + "0"):
+        fields = [cookie] if origin is None else [cookie, ("Origin", origin)]
+        assert site.answer(*fields).status == 403, origin
+    for origin in (own, own.upper(), "https://app.example.com"):
+        with site.client(cookie, ("Origin", origin)) as client:
+            assert take(site.opened).user == "alice"
+            client.close_cleanly()
+    assert site.answer(cookie, ("Cookie", "sid=other"), ("Origin", own)).status == 403
+
+
+def test_origins_can_be_the_only_guard(serve: Serve) -> None:
+    site = serve(Origins(["https://app.example.com"]))
+    assert site.answer(("Origin", "https://evil.com")).status == 403
+    with site.client(("Origin", "https://app.example.com")) as client:
+        assert take(site.opened).user is None
+        client.close_cleanly()
+
+
+def test_of_many_who_come_with_one_ticket_one_is_let_in(serve: Serve) -> None:
+    store = MemoryTickets()
+    site = serve(TicketAuth(store), pool=(8, 8))
+    rounds, clients = 10, 12
+    for _ in range(rounds):
+        path = f"/?ticket={store.issue('alice')}"
+        barrier = threading.Barrier(clients)
+        statuses: queue.Queue[int] = queue.Queue()
+
+        def come(
+            path: str = path,
+            barrier: threading.Barrier = barrier,
+            statuses: queue.Queue[int] = statuses,
+        ) -> None:
+            with site.client(handshake=False) as client:
+                barrier.wait(raw.TIMEOUT)
+                client.send(raw.request(path))
+                statuses.put(client.recv_response().status)
+
+        threads = [threading.Thread(target=come) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses.queue) == [101] + [403] * (clients - 1)
+
+
+def test_ticket_is_in_no_log_of_ours(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    store = MemoryTickets()
+    site = serve(TicketAuth(store))
+    shown: list[str] = []
+
+    @site.server.on_request
+    def ask(request: Any) -> None:
+        shown.append(repr(request))
+        if "fail" in request.path:
+            raise LookupError("an error of the application's")
+
+    tickets = [store.issue("alice") for _ in range(3)]
+    with site.client(path=f"/chat?ticket={tickets[0]}") as client:
+        conn = take(site.opened)
+        shown.append(repr(conn))
+        assert conn.query == f"ticket={tickets[0]}"
+        client.close_cleanly()
+    take(site.closed)
+    assert site.answer(path=f"/chat?ticket={tickets[0]}").status == 403
+    assert site.answer(("Origin", "https://evil.com"), path=f"/chat?ticket={tickets[1]}").status == 403
+    assert site.answer(path=f"/fail?ticket={tickets[2]}").status == 500
+    # The answer comes before the log: only now is all of that written.
+    site.server.stop(STOP_TIMEOUT)
+    text = caplog.text + "".join(shown)
+    assert "an error of the application's" in text and "/chat" in text
+    for ticket in tickets:
+        assert ticket not in text
+
+
+def test_token_of_a_subprotocol_is_not_echoed(serve: Serve) -> None:
+    site = serve(SubprotocolAuth(verify, subprotocols=["chat"]))
+    response = site.answer(("Sec-WebSocket-Protocol", f"bearer.{TOKEN}, chat"))
+    assert (response.status, response.headers["sec-websocket-protocol"]) == (101, "chat")
+    assert take(site.opened).subprotocol == "chat"
+    refused = site.answer(("Sec-WebSocket-Protocol", "bearer.wrong, chat"))
+    assert refused.status == 403
+    assert "sec-websocket-protocol" not in refused.headers
+    assert site.answer(("Sec-WebSocket-Protocol", f"bearer.{TOKEN}")).status == 400
+    left_to_the_server = serve(SubprotocolAuth(verify))
+    left_to_the_server.server.subprotocols = ["mqtt", "chat"]
+    response = left_to_the_server.answer(("Sec-WebSocket-Protocol", f"bearer.{TOKEN}, chat"))
+    assert response.headers["sec-websocket-protocol"] == "chat"
+
+
+def test_verifier_that_raises_or_says_true_is_an_error_of_the_servers(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    def raising(token: str) -> Identity | None:
+        raise LookupError("no database")
+
+    def nodding(token: str) -> Any:
+        return True
+
+    async def anodding(token: str) -> Any:
+        return True
+
+    for one in (raising, nodding, anodding):
+        site = serve(BearerAuth(one))
+        assert site.answer(BEARER).status == 500
+        site.server.stop(STOP_TIMEOUT)
+        assert site.opened.empty()
+    assert "no database" in caplog.text and "must return an Identity or None" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_async_verifier_holds_nobody_up(serve: Serve) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    async def slow(token: str) -> Identity | None:
+        if token != "slow":
+            return verify(token)
+        started.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.002)
+        return Identity("bob")
+
+    site = serve(AnyOf(CookieAuth("sid", slow), BearerAuth(slow)))
+    with site.client(handshake=False) as waiting:
+        waiting.send(raw.request(headers=[("Authorization", "Bearer slow")]))
+        wait(started)
+        with site.client(BEARER) as client:
+            assert take(site.opened).user == "alice"
+            client.close_cleanly()
+        go_on.set()
+        assert waiting.recv_response().status == 101
+        assert take(site.opened).user == "bob"
+
+
+# --- the first message ---
+
+
+@each_mode
+def test_first_message_says_who_it_is_and_is_not_delivered(serve: Serve, pool: Any) -> None:
+    site = serve(FirstMessageAuth(verify), pool=pool)
+    with site.client() as client:
+        # Without waiting for anything: what comes behind the credential is the application's.
+        client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "one") + raw.frame(TEXT, "two"))
+        conn = take(site.opened)
+        assert (conn.user, conn.session) == ("alice", "s1")
+        assert [client.recv_message(), client.recv_message()] == ["one", "two"]
+        client.close_cleanly()
+    assert take(site.closed) == ("alice", CloseCause.PEER, 1000)
+    assert list(site.messages.queue) == ["one", "two"]
+
+
+@each_mode
+def test_async_verifier_of_a_first_message_keeps_the_order(serve: Serve, pool: Any) -> None:
+    async def slow(token: str) -> Identity | None:
+        await asyncio.sleep(0.05)
+        return verify(token)
+
+    site = serve(FirstMessageAuth(slow), pool=pool)
+    with site.client() as client:
+        client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "one") + raw.frame(TEXT, "two"))
+        assert [client.recv_message(), client.recv_message()] == ["one", "two"]
+        client.close_cleanly()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        raw.frame(TEXT, "wrong"),
+        raw.frame(raw.BINARY, TOKEN),
+        raw.frame(TEXT, ""),
+        raw.frame(TEXT, "x" * 8193),
+        raw.frame(TEXT, "wrong") + raw.frame(TEXT, TOKEN),
+        raw.frame(TEXT, "wrong") * 100,
+    ],
+)
+def test_bad_first_message_closes_with_3000_and_reaches_no_callback(serve: Serve, first: bytes) -> None:
+    site = serve(FirstMessageAuth(verify))
+    with site.client() as client:
+        client.send(first)
+        assert client.recv_close() == Close(3000, "")
+        client.send_close(3000)
+        expect_eof(client)
+    # Whoever comes next shows that nothing was under way behind that.
+    with site.client() as client:
+        client.send(raw.frame(TEXT, TOKEN))
+        assert take(site.opened).user == "alice"
+        client.close_cleanly()
+    assert take(site.closed)[0] == "alice"
+    assert site.opened.empty() and site.closed.empty() and site.messages.empty()
+
+
+def test_no_first_message_in_time_closes_with_3000(serve: Serve) -> None:
+    site = serve(FirstMessageAuth(verify, timeout=0.2))
+    began = time.monotonic()
+    with site.client() as client:
+        # Being alive is not being somebody.
+        client.send_frame(raw.PING, b"x")
+        assert client.recv_frame().opcode == raw.PONG
+        assert client.recv_close().code == 3000
+        assert 0.15 < time.monotonic() - began < 5
+        client.send_close(3000)
+        expect_eof(client)
+    assert site.opened.empty() and site.closed.empty()
+
+
+def test_first_message_is_not_asked_of_whom_another_credential_has_named(serve: Serve) -> None:
+    site = serve(AnyOf(BearerAuth(verify), FirstMessageAuth(verify, timeout=0.2)))
+    with site.client(BEARER) as client:
+        assert take(site.opened).user == "alice"
+        client.send_frame(TEXT, "hello")
+        assert client.recv_message() == "hello"
+        client.close_cleanly()
+    with site.client() as client:
+        client.send_frame(TEXT, TOKEN)
+        assert take(site.opened).user == "alice"
+        client.close_cleanly()
+
+
+def test_page_of_another_origin_does_not_get_to_send_a_first_message(serve: Serve) -> None:
+    assert serve(FirstMessageAuth(verify)).answer(("Origin", "https://evil.com")).status == 403
+
+
+# --- how long ---
+
+
+def expiring(after: float) -> Callable[[str], Identity | None]:
+    return lambda token: Identity("alice", "s1", time.time() + after) if token == TOKEN else None
+
+
+@pytest.mark.parametrize(
+    ("make", "least"),
+    [
+        (lambda verify: BearerAuth(verify), 0.3),
+        (lambda verify: BearerAuth(verify, grace=0.3), 0.6),
+        (lambda verify: FirstMessageAuth(verify), 0.3),
+    ],
+)
+def test_silent_connection_ends_with_its_credential(
+    serve: Serve, make: Callable[[Any], Authenticator], least: float
+) -> None:
+    auth = make(expiring(0.3))
+    site = serve(auth)
+    began = time.monotonic()
+    with site.client(BEARER) as client:
+        if auth.first_message is not None:
+            client.send_frame(TEXT, TOKEN)
+        take(site.opened)
+        assert client.recv_close().code == 3000
+        assert least - 0.02 < time.monotonic() - began < 5
+        client.send_close(3000)
+        expect_eof(client)
+    assert take(site.closed) == ("alice", CloseCause.EXPIRED, 3000)
+
+
+def test_renewed_connection_lives_on(serve: Serve) -> None:
+    site = serve(BearerAuth(expiring(0.4)))
+    with site.client(BEARER) as client:
+        conn = take(site.opened)
+        assert not renew(site.server, conn, Identity("bob"))
+        assert renew(site.server, conn, Identity("alice", "s2", time.time() + 1000))
+        # One that came later, and was not renewed, ends first.
+        with site.client(BEARER) as other:
+            assert other.recv_close().code == 3000
+            other.send_close(3000)
+        client.send_frame(TEXT, "still here")
+        assert client.recv_message() == "still here"
+        assert (conn.user, conn.session) == ("alice", "s2")
+        client.close_cleanly()
+
+
+def test_sessions_are_what_disconnect_finds(serve: Serve) -> None:
+    sessions = iter(["s1", "s2", "s1"])
+    site = serve(BearerAuth(lambda token: Identity("alice", next(sessions))))
+    with site.client(BEARER) as one, site.client(BEARER) as other, site.client(BEARER) as two:
+        for _ in range(3):
+            take(site.opened)
+        assert site.server.disconnect(session="s1", reason="logged out") == 2
+        for client in (one, two):
+            assert client.recv_close() == Close(3000, "logged out")
+            client.send_close(3000)
+            assert take(site.closed) == ("alice", CloseCause.REVOKED, 3000)
+        other.send_frame(TEXT, "still here")
+        assert other.recv_message() == "still here"
+        other.close_cleanly()
