@@ -31,7 +31,14 @@ from _uws.handshake cimport conn_peer
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_dirty, conn_flush
 from _uws.outq cimport outq_put_frame
-from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EVF_FINAL, UWS_EVF_FIRST, UWS_P_OURS_KEPT, UWS_P_WINDOW, UwsEvent
+from _uws.proto cimport (
+    UWS_EV_FRAGMENT,
+    UWS_EVF_FINAL,
+    UWS_EVF_FIRST,
+    UWS_P_OURS_KEPT,
+    UWS_P_WINDOW,
+    UwsEvent,
+)
 from _uws.slab cimport slab_give
 from _uws.slot cimport conn_at, conn_index, conn_side, conn_takes, tick_now
 from _uws.sock cimport sock_local, sockaddr_storage

@@ -146,6 +146,7 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     cdef UwsEvent* event
     cdef int i, n = 0, status
     cdef uint16_t code
+    l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
     # Who he is has to be in one message: a stranger's is kept until it is whole, and is not long.
     l.env.stream = l.want & UWS_W_STREAM and not (c.marks & UWS_M_STRANGER)
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
