@@ -925,3 +925,28 @@ unlimitedws.Server(":8000", max_mesage_bytes=1)  # type: ignore[call-arg]
         command, capture_output=True, text=True, cwd=tmp_path, env={"MYPYPATH": str(ROOT / "src")}
     )
     assert result.returncode == 0, result.stdout
+
+
+def test_child_process_that_is_forked_while_a_thread_holds_the_servers_lock_can_use_it(script: Script) -> None:
+    program = script("""
+import os, threading, unlimitedws
+server = unlimitedws.NewServer("127.0.0.1:0")
+server.start()
+held, leave = threading.Event(), threading.Event()
+def hold():
+    # As a thread does that starts another one for callbacks.
+    with server._lock, server._roll._lock:
+        held.set()
+        leave.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    assert server.disconnect(user="nobody") == 0
+    server.on_message = None
+    server.stop()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+leave.set()
+""")
+    assert program.end() == (0, "0\n", "")
