@@ -87,7 +87,8 @@ cdef enum:
 cdef UwsLoop* all_loops = NULL
 
 cdef tuple SETTINGS = (
-    "max_message_bytes", "max_stream_bytes", "streaming", "max_fragments", "max_header_bytes", "max_header_fields", "max_line_bytes",
+    "max_message_bytes", "max_stream_bytes", "streaming", "max_fragments",
+    "max_header_bytes", "max_header_fields", "max_line_bytes",
     "handshake_timeout_ms", "request_timeout_ms", "close_timeout_ms", "ping_interval_ms", "ping_timeout_ms",
     "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
     "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
