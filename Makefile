@@ -19,7 +19,7 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential bench bench-smoke idle handshake lint versions clean
+.PHONY: help run test autobahn autobahn-all differential bench bench-smoke idle handshake orphans compression lint versions clean
 .DELETE_ON_ERROR:
 
 help:
@@ -32,6 +32,8 @@ help:
 	@echo "make bench-smoke  one short round of it"
 	@echo "make idle         memory of 10,000 idle connections"
 	@echo "make handshake    CPU of a handshake that comes byte by byte"
+	@echo "make orphans      CPU of looking after 100,000 idle connections"
+	@echo "make compression  compression beside websockets and uWebSockets"
 	@echo "make lint         ruff, cython-lint, mypy"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make clean        remove what the others made"
@@ -62,6 +64,12 @@ idle: $(DEV)/built
 
 handshake: $(DEV)/built
 	$(PY) bench/handshake.py $(ARGS)
+
+orphans: $(DEV)/built
+	$(PY) bench/orphans.py $(ARGS)
+
+compression: $(DEV)/built
+	$(PY) bench/compression.py $(ARGS)
 
 # PATH: cython-lint calls pycodestyle by name.
 lint: $(DEV)/built

@@ -114,8 +114,9 @@ def _page() -> bytes:
 
 def _greeting(server: Server, page: bool) -> str:
     addr = server.local_addr
+    listening = f"listening on {' '.join(map(str, server.local_addrs))}"
     if not page or addr.is_unix:
-        return f"listening on {addr}"
+        return listening
     # An address that stands for all of them is none that a browser could go to.
     host = f"localhost:{addr.port}" if addr.host in ("::", "0.0.0.0") else str(addr)
-    return f"listening on {addr}, page at http://{host}/"
+    return f"{listening}, page at http://{host}/"

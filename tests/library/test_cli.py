@@ -4,6 +4,7 @@ import http.client
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from library.programs import PATIENCE, PRELUDE, Program
@@ -61,6 +62,15 @@ def test_address_for_every_host_is_shown_as_one_that_a_browser_can_go_to(
 
 
 @pytest.mark.parametrize("args", [(), ("--inline",), ("--pool", "2", "4")])
+def test_unix_socket_has_no_page_to_go_to(program: Callable[..., Program], tmp_path: Path) -> None:
+    running = program("-m", "unlimitedws", "echo", "--addr", f"unix:{tmp_path}/s")
+    assert running.line() == f"listening on unix:{tmp_path}/s"
+    assert (tmp_path / "s").is_socket()
+    running.signal(signal.SIGTERM)
+    assert running.end() == (0, "", "")
+    assert not (tmp_path / "s").exists()
+
+
 def test_every_message_comes_back_as_it_was(
     echo: Callable[..., tuple[Program, int, str]], client: Dial, args: tuple[str, ...]
 ) -> None:

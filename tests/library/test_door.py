@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 
-from unlimitedws import Accept, Address, CloseCause, OpCode, Options, Reject, Request, Response
+from unlimitedws import Accept, Address, CloseCause, Options, Reject, Request, Response
 from unlimitedws import helpers as helpers_module
 from unlimitedws.about import About, Roll, check_close, milliseconds_until
 from unlimitedws.aio import AsyncThread, Late
 from unlimitedws.door import Door, Rules
-from unlimitedws.fragment import Fragment
 from unlimitedws.gate import Gate
 from unlimitedws.helpers import Helpers
 from unlimitedws.proxies import Proxies
@@ -1096,28 +1095,6 @@ def test_error_of_a_verifier_comes_out_of_the_callback(roll: Roll, helpers: Help
     with pytest.raises(ZeroDivisionError):
         inside.gate.on_message(inside.conn, "alice")
     assert inside.seen == []
-
-
-def test_first_message_in_pieces_is_put_together_and_the_next_is_the_applications(
-    roll: Roll, helpers: Helpers
-) -> None:
-    inside = Inside(FirstMessage(), roll, helpers)
-    inside.hooks["on_fragment"] = lambda conn, fragment: inside.seen.append(fragment.data)
-    for data, first, final in ((b"al", True, False), (b"", False, False), (b"ice", False, True)):
-        assert inside.seen == []
-        inside.gate.on_fragment(inside.conn, Fragment(OpCode.TEXT, data, first, final))
-    assert inside.auth.checked == ["alice"]
-    inside.gate.on_fragment(inside.conn, Fragment(OpCode.BINARY, b"hello", True, True))
-    assert inside.seen == [("on_connect", "alice"), b"hello"]
-
-
-def test_first_message_in_pieces_is_not_kept_without_end(roll: Roll, helpers: Helpers) -> None:
-    inside = Inside(FirstMessage(), roll, helpers)
-    for i in range(17):
-        assert inside.conn.is_open
-        inside.gate.on_fragment(inside.conn, Fragment(OpCode.BINARY, bytes(4096), i == 0, False))
-    assert inside.conn.ended == [(CloseCause.LIMIT, 1009, "")]
-    assert inside.auth.checked == []
 
 
 def test_gate_takes_the_place_of_the_hooks_there_are_and_waits_for_messages_anyway(
