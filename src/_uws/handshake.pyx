@@ -209,7 +209,7 @@ cdef bint _forwarded(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t*
 # ---- without Python
 
 cdef size_t _choose(UwsLoop* l, const UwsUpgrade* u, const uint8_t* head, const uint8_t** chosen) noexcept nogil:
-    """The first of our subprotocols that the client offers (RFC 6455, section 4.2.2, item 5): its length, 0 for none."""
+    """The first of our subprotocols that the client offers (RFC 6455, section 4.2.2, item 5): its length, or 0."""
     cdef UwsSpan[64] offered
     cdef const uint8_t* ours
     cdef size_t len_bytes = 0
@@ -313,7 +313,8 @@ cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
     conn_answer(l, c, err_http_status(status), response, n)
 
 
-cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil:
+cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response,
+                      size_t len_bytes) noexcept nogil:
     """Queue a whole HTTP response, behind which the connection ends. False: out of memory, it has ended."""
     cdef UwsSide* side = conn_side(l, c)
     if side == NULL or outq_put(&side.out, &l.slab, response, len_bytes) != UWS_OK:

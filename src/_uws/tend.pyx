@@ -7,7 +7,7 @@
 #                                          send_timeout
 # it says nothing                          no message either way in idle_timeout   close 1001             IDLE
 # it is too old                            max_lifetime, +-10 %                    close 1001             LIFETIME
-# it has not said who it is                auth_timeout                            close 3000             UNAUTHENTICATED
+# it has not said who it is                auth_timeout                            close 3000            UNAUTHENTICATED
 # it is not any more who it was            its credential's expiry                 close 3000             EXPIRED
 #
 # A request that is late, a close frame that is not answered and a FIN that does not come are life's: they belong to
