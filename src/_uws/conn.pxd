@@ -80,4 +80,5 @@ cdef object event_fragment(const UwsEvent* event)
 
 cdef object address_of(const sockaddr_storage* storage)
 
+cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation)
 cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)

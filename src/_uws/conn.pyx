@@ -428,11 +428,10 @@ cdef class Conn:
         conn_unlock(l)
 
 
-cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation):
-    """The Conn of a connection that a callback is about to run for; it has none so far. owner keeps l's memory."""
+cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation):
+    """A Conn that its slot does not know yet."""
     global making
     cdef Conn conn
-    cdef UwsConn* c
     making = l
     try:
         conn = Conn.__new__(Conn)
@@ -442,6 +441,13 @@ cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation
     conn.generation = generation
     conn.owner = <void*>owner
     Py_INCREF(owner)
+    return conn
+
+
+cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation):
+    """The Conn of a connection that a callback is about to run for; it has none so far. owner keeps l's memory."""
+    cdef Conn conn = conn_new(owner, l, index, generation)
+    cdef UwsConn* c
     conn_lock(l)
     c = conn_at(l, index, generation)
     if c != NULL:

@@ -29,6 +29,7 @@ class About:
         self.user = user
         self.session = f"{user}'s"
         self.request = None
+        self.conn: Any = None
         self.over: queue.Queue[Any] = queue.Queue()
 
     def closed(self, conn: Any) -> None:
@@ -165,6 +166,33 @@ def test_second_answer_is_late() -> None:
     with running(on_request=on_request) as engine:
         engine.connect()
         assert take(results) == [True, True, False, False, False]
+
+
+def test_second_answer_leaves_the_first_ones_conn_alone() -> None:
+    first, second = About("ann"), About("bob")
+    accepted: queue.Queue[bool] = queue.Queue()
+    seen: queue.Queue[Any] = queue.Queue()
+
+    def on_request(exchange: Exchange) -> None:
+        accepted.put(exchange.accept(about=first))
+        accepted.put(exchange.accept(about=second))
+
+    def on_message(conn: Any, message: Any) -> None:
+        seen.put((conn.user, conn is first.conn))
+
+    with running(on_request=on_request, on_message=on_message, record=False) as engine:
+        client = engine.connect()
+        assert (take(accepted), take(accepted)) == (True, False)
+        client.send_frame(TEXT, "who am I?")
+        assert take(seen) == ("ann", True)
+        # Its own Conn is nobody's.
+        assert not second.conn.is_open
+        second.conn.close()
+        ping(client)
+        client.close()
+        assert take(first.over)[0] is first.conn
+        engine.wait_empty()
+        assert second.over.empty()
 
 
 def test_deadline_is_503_and_the_answer_behind_it_is_late() -> None:
