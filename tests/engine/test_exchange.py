@@ -322,3 +322,14 @@ def test_connection_ends_when_its_credential_expires_unless_it_is_renewed() -> N
         assert second.is_open
         assert second._identify(About(), 0)
         renewed.close()
+
+
+def test_expiry_that_any_thread_sets_is_kept_by_a_loop_that_sleeps() -> None:
+    with running(on_request=accept) as engine:
+        client, conn = engine.connect_conn()
+        engine.wait_for(timers=0)
+        # Whatever was under way is over: the poller waits for something to come, for ever.
+        ping(client)
+        assert conn._identify(About(), expires_ms=100)
+        assert client.recv_close().code == 3000
+        client.close()
