@@ -75,8 +75,8 @@ cdef enum:
 
 cdef uint64_t FOR_EVER_US = 1 << 60
 
-# The loop that a Conn is being made for just now; under the GIL.
-cdef UwsLoop* making = NULL
+# Who has it may make a Conn. Not a flag that says when: making an object may collect garbage, and let others run.
+cdef object MAKER = object()
 
 cdef object OP_TEXT
 cdef object OP_BINARY
@@ -139,11 +139,10 @@ cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer
 cdef class Conn:
     """One WebSocket connection. See conn.pyi."""
 
-    def __cinit__(self):
+    def __cinit__(self, maker=None):
         # Also for Conn.__new__(Conn): without a loop there is nothing to ask.
-        if making == NULL:
+        if maker is not MAKER:
             raise TypeError("connections are made by the server")
-        self.l = making
 
     def __dealloc__(self):
         cdef UwsConn* c
@@ -430,13 +429,8 @@ cdef class Conn:
 
 cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation):
     """A Conn that its slot does not know yet."""
-    global making
-    cdef Conn conn
-    making = l
-    try:
-        conn = Conn.__new__(Conn)
-    finally:
-        making = NULL
+    cdef Conn conn = Conn.__new__(Conn, MAKER)
+    conn.l = l
     conn.index = index
     conn.generation = generation
     conn.owner = <void*>owner

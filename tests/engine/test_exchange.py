@@ -195,6 +195,48 @@ def test_second_answer_leaves_the_first_ones_conn_alone() -> None:
         assert second.over.empty()
 
 
+def test_garbage_collected_while_a_conn_is_made_may_let_another_thread_make_one() -> None:
+    exchanges: queue.Queue[Exchange] = queue.Queue()
+    made: queue.Queue[bool] = queue.Queue()
+    collecting, done = threading.Event(), threading.Event()
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            collecting.set()
+            wait(done)
+
+    def other(exchange: Exchange) -> None:
+        wait(collecting)
+        made.put(exchange.accept(about=About()))
+        done.set()
+
+    with running(on_request=exchanges.put, record=False) as engine:
+        one, first = asked(engine, raw.request("/"), exchanges)
+        two, second = asked(engine, raw.request("/"), exchanges)
+        thread = threading.Thread(target=other, args=(second,))
+        thread.start()
+        about, before = About(), gc.get_threshold()
+        gc.collect()
+        gc.disable()
+        Garbage()
+        try:
+            gc.set_threshold(1)
+            gc.enable()
+            accepted = first.accept(b"", b"", about)
+        finally:
+            gc.set_threshold(*before)
+            gc.enable()
+        gc.collect()
+        thread.join()
+        assert accepted
+        assert take(made)
+        one.close()
+        two.close()
+
+
 def test_deadline_is_503_and_the_answer_behind_it_is_late() -> None:
     exchanges: queue.Queue[Exchange] = queue.Queue()
     with running(on_request=exchanges.put, request_timeout_ms=50) as engine:
