@@ -64,6 +64,8 @@ cdef class Conn:
     cdef void _pin(self, UwsConn* c) noexcept
 
 
+cdef void conns_fork(bint is_under_way) noexcept
+
 # Who is at the other end, as it is taken from a slot under the lock.
 cdef struct UwsRemote:
     sockaddr_storage peer

@@ -78,6 +78,9 @@ cdef uint64_t FOR_EVER_US = 1 << 60
 # Who has it may make a Conn. Not a flag that says when: making an object may collect garbage, and let others run.
 cdef object MAKER = object()
 
+# Whether a fork is under way, which has the locks of all loops meanwhile; under the GIL.
+cdef bint forking = False
+
 cdef object OP_TEXT
 cdef object OP_BINARY
 cdef tuple CAUSES
@@ -134,6 +137,12 @@ cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer
 
 # ---- connections
 
+cdef void conns_fork(bint is_under_way) noexcept:
+    """A fork has taken the locks of all loops, or is about to let go of them. The GIL is held."""
+    global forking
+    forking = is_under_way
+
+
 @cython.final
 @cython.freelist(256)
 cdef class Conn:
@@ -146,15 +155,21 @@ cdef class Conn:
 
     def __dealloc__(self):
         cdef UwsConn* c
+        cdef bint has_lock
         if self.owner == NULL:
             return
         if self.index >= 0:
-            # Without letting go of the GIL: nobody may find this object in its slot now.
-            pthread_mutex_lock(&self.l.lock)
+            # Without letting go of the GIL: nobody may find this object in its slot now. While a fork is under way the
+            # lock is the fork's, and whoever has the GIL may write as if it were his: hooks of the fork may collect
+            # garbage, and in the child the interpreter drops what the other threads had before any hook is called.
+            has_lock = not forking
+            if has_lock:
+                pthread_mutex_lock(&self.l.lock)
             c = conn_at(self.l, self.index, self.generation)
             if c != NULL and c.conn == <void*>self:
                 c.conn = NULL
-            conn_unlock(self.l)
+            if has_lock:
+                conn_unlock(self.l)
         Py_DECREF(<object>self.owner)
 
     def __repr__(self):

@@ -21,6 +21,7 @@ from _uws.conn cimport (
     conn_lock,
     conn_make,
     conn_unlock,
+    conns_fork,
     event_fragment,
     event_goes_on,
     event_payload,
@@ -606,10 +607,12 @@ def _before_fork():
     while l != NULL:
         pthread_mutex_lock(&l.lock)
         l = l.next_loop
+    conns_fork(True)
 
 
 def _after_fork_in_parent():
     cdef UwsLoop* l = all_loops
+    conns_fork(False)
     while l != NULL:
         conn_unlock(l)
         l = l.next_loop
@@ -617,6 +620,7 @@ def _after_fork_in_parent():
 
 def _after_fork_in_child():
     cdef UwsLoop* l = all_loops
+    conns_fork(False)
     while l != NULL:
         l.forked = 1
         conn_unlock(l)
