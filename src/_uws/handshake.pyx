@@ -287,7 +287,6 @@ cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
     """Refuse the request (status: UWS_E_HTTP_*). The slot may be free afterwards."""
     cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
     cdef size_t n = response_refuse(response, sizeof(response), status)
-    l.count.refused += 1
     conn_answer(l, c, err_http_status(status), response, n)
 
 

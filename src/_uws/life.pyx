@@ -244,6 +244,8 @@ cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
         side_give_request(l, c.side)
     c.state = UWS_S_LINGER
     l.answered[http_status] += 1
+    if http_status >= 400:
+        l.count.refused += 1
     if c.flags & UWS_F_PAUSED:
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
@@ -422,7 +424,6 @@ cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
         status = UWS_E_HTTP_408 if c.state == UWS_S_UPGRADING else UWS_E_HTTP_503
         n = response_refuse(response, sizeof(response), status)
-        l.count.refused += 1
         if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, response, n) != UWS_OK:
             _drop(l, c)
             return

@@ -154,6 +154,7 @@ def test_answer_is_sent_and_the_connection_ends() -> None:
             client.close()
             engine.wait_empty()
             assert engine.counter("answered_418") == 1
+            assert engine.counter("refused") == 1
 
 
 def test_second_answer_is_late() -> None:
