@@ -449,17 +449,18 @@ cdef class Loop:
                 conn_unlock(l)
                 if event == NULL:
                     break
-            if event.kind == UWS_EV_CLOSE:
-                self._closed(d, conn)
-                return 0
             if event.kind == UWS_EV_REQUEST:
                 self._asked(d)
-                # It may be open by now, with a Conn that knows who it is.
+                continue
+            if conn is None:
+                # Whoever accepts it gives it a Conn that knows who it is, on any thread and at any time before this.
                 conn_lock(l)
                 known = l.table[d.index].conn
                 conn_unlock(l)
                 conn = <Conn>known if known != NULL else None
-                continue
+            if event.kind == UWS_EV_CLOSE:
+                self._closed(d, conn)
+                return 0
             if l.table[d.index].marks & UWS_M_MUTE:
                 continue
             if event.kind == UWS_EV_OPEN:
