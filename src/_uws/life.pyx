@@ -486,6 +486,9 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     memset(c, 0, sizeof(UwsConn))
     c.generation = generation + 1
     l.n_conns -= 1
+    if l.stopping and l.n_conns == 0:
+        # The thread that polls is to find out: this may be one that waited for room.
+        post_nudge(l)
     # Explicitly: a child process that was forked meanwhile keeps the socket, and with it its place in the epoll set.
     if polled:
         poller_remove(&l.poller, index)
