@@ -111,7 +111,9 @@ cdef inline uint64_t _io_timeout(UwsLoop* l) noexcept nogil:
 cdef str _unix_host(const sockaddr_storage* storage):
     """How Address writes the name of a Unix socket. What is behind the name is zero bytes."""
     cdef bytes name = (<char*>&storage.ss_family)[sizeof(storage.ss_family):sizeof(sockaddr_storage)].rstrip(b"\0")
-    return "unix:" + os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name)
+    cdef str text = os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name)
+    # A PROXY header may say anything, and logs show it.
+    return "unix:" + "".join([c if c.isprintable() else ascii(c)[1:-1] for c in text])
 
 
 cdef object address_of(const sockaddr_storage* storage):
@@ -600,15 +602,11 @@ cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation
 
 cdef tuple _split_target(str target):
     """Path and query of a request target; of one in absolute form (RFC 9112, section 3.2.2) what follows the host."""
-    cdef Py_ssize_t start
-    if not target.startswith("/"):
-        start = target.find("/", target.find("://") + 3)
-        if start < 0:
-            start = target.find("?")
-        target = "/" if start < 0 else target[start:]
-        if target.startswith("?"):
-            target = "/" + target
     path, _, query = target.partition("?")
+    if not path.startswith("/"):
+        # What is left of an authority is never longer than its path: a slash in the query is none of either.
+        _, slash, path = path[path.find("://") + 3:].partition("/")
+        path = "/" + path
     return path, query
 
 

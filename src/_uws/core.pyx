@@ -480,7 +480,8 @@ cdef class Loop:
             if event.kind == UWS_EV_CLOSE:
                 self._closed(d, conn)
                 return 0
-            if l.table[d.index].marks & UWS_M_MUTE:
+            if l.table[d.index].marks & UWS_M_MUTE and event.kind != UWS_EV_OPEN:
+                # What it sent is dropped. That it is there is told all the same: on_close comes for each that was.
                 continue
             if event.kind == UWS_EV_OPEN:
                 hook = self.on_connect

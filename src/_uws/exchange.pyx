@@ -19,7 +19,7 @@ from _uws.handshake cimport (
 )
 from _uws.slot cimport conn_at
 from _uws.sock cimport sock_local, sockaddr_storage
-from _uws.state cimport UWS_F_PINNED, UWS_MAX_HTTP_STATUS, UwsConn
+from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn
 from _uws.upgrade cimport UwsSpan
 
 cdef enum:
@@ -64,6 +64,7 @@ cdef class Exchange:
         with_.headers_len = len(headers)
         with_.auth_timeout_ms = <uint32_t>auth_timeout_ms
         with_.expires_ms = <uint32_t>expires_ms
+        with_.decided = True
         if about is not None:
             conn = conn_new(self.owner, l, self.index, self.generation)
             conn.about = about
@@ -111,7 +112,7 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
     cdef UwsSpan target
     cdef sockaddr_storage local
     cdef UwsRemote remote
-    cdef bint is_upgrade = False
+    cdef bint is_upgrade = False, is_unnamed = False
     # No object is made under the lock: so the head is measured first and copied afterwards.
     conn_lock(l)
     c = conn_asking(l, index, generation)
@@ -121,11 +122,15 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
         is_upgrade = c.side.upgrade.status == UWS_OK
         remote_take(l, c, &remote)
         sock_local(index, &local)
+        # A proxy that passes bytes on and does not say whose vouches for none of them.
+        is_unnamed = l.limits.proxy_protocol and not (c.marks & UWS_M_EXTRA and l.extra[index].peer != 0)
     conn_unlock(l)
     if len_bytes == 0:
         return None
     cdef object peer = address_of(&remote.peer)
     cdef object client = remote_make(owner, l, &remote, peer)
+    if is_unnamed:
+        peer = Address("", 0)
     cdef bytes head = PyBytes_FromStringAndSize(NULL, len_bytes)
     conn_lock(l)
     c = conn_asking(l, index, generation)
@@ -158,3 +163,7 @@ cdef int exchange_fail(UwsLoop* l, int32_t index, uint32_t generation) except -1
         conn_refuse(l, c, INTERNAL_SERVER_ERROR)
     conn_unlock(l)
     return 0
+
+
+# At the end, as in conn.
+from unlimitedws.address import Address

@@ -15,6 +15,7 @@ cdef struct UwsAcceptance:
     size_t headers_len
     uint32_t auth_timeout_ms      # for a connection that is not authenticated yet; 0: it is
     uint32_t expires_ms           # until its credential expires; 0: it does not
+    bint decided                  # by Python, the subprotocol too
 
 cdef enum:
     UWS_MAX_SUBPROTOCOL_BYTES = 255

@@ -200,6 +200,9 @@ cdef bint _forwarded(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t*
     cdef size_t len_bytes
     if not _trusted(l, c):
         return True
+    if l.limits.proxy_protocol and not (c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].peer != 0):
+        # It passes on whose bytes they are, and did not say: then it does not look at their fields either.
+        return True
     len_bytes = proxy_collect(head, u.head_len, l.forwarded, l.forwarded_len, value, sizeof(value))
     if len_bytes != 0:
         conn_extra(l, c).forwarded = intern_take(&l.intern, value, len_bytes)
@@ -260,7 +263,7 @@ cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
     cdef uint8_t extensions[UWS_DEFLATE_ANSWER_BYTES]
     cdef UwsDeflateTerms terms
     cdef size_t n, extensions_len
-    if not (l.want & UWS_W_REQUEST):
+    if not with_.decided:
         subprotocol_len = _choose(l, u, head, &subprotocol)
     extensions_len = deflate_negotiate(u, head, &l.limits.deflate, &terms, extensions, sizeof(extensions))
     n = response_accept(response, sizeof(response), u, subprotocol, subprotocol_len, extensions, extensions_len,
