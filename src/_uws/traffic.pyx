@@ -39,6 +39,7 @@ from _uws.state cimport (
     UWS_M_HEARD,
     UWS_M_STRANGER,
     UWS_S_CLOSE_SENT,
+    UWS_S_FREE,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_W_MESSAGE,
@@ -149,6 +150,7 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
     # Who he is has to be in one message: a stranger's is kept until it is whole, and is not long.
     l.env.stream = l.want & UWS_W_STREAM and not (c.marks & UWS_M_STRANGER)
+    l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
     for i in range(n):
         event = &l.scratch[i]
@@ -157,6 +159,8 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
         elif event.kind == UWS_EV_PING:
             _pong(l, c, event)
         elif event.kind == UWS_EV_CLOSE:
+            if c.state == UWS_S_FREE:
+                return    # it ended for want of memory, and the slot is the next one's
             c.marks |= UWS_M_HEARD
             if c.state == UWS_S_LINGER:
                 # The last word has been said on both sides: the end of this turn closes.

@@ -87,6 +87,10 @@ class Roll:
         """Return how many users and sessions are known, for tests."""
         return len(self._users) + len(self._sessions)
 
+    def forked(self) -> None:
+        """See `Server`; in the child process nobody is connected."""
+        self._lock = threading.RLock()
+
     def admit(self, about: About, since: float) -> bool:
         """Enter somebody who is about to be let in; `drop` follows, at the latest when the connection is over.
 

@@ -8,6 +8,7 @@ import os
 import resource
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -80,6 +81,8 @@ class _Run:
 
 # For the end of the interpreter. Those that run are kept alive by their threads anyway.
 _running: set[_Run] = set()
+# For fork().
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
 
 class Server(Entrance):
@@ -144,6 +147,7 @@ class Server(Entrance):
         self._lock = threading.RLock()
         self._run: _Run | None = None
         super().__init__()
+        _servers.add(self)
         self._listeners = listen_all(places, self._options)
         self._local_addrs = tuple(listener.address for listener in self._listeners)
         self._again = [listener.again for listener in self._listeners]
@@ -494,6 +498,11 @@ class Server(Entrance):
         except BaseException as second:
             self._stop_for(second)
 
+    def _forked(self) -> None:
+        """This is a child process: whoever held a lock when it was forked is not in it, and lets go of nothing."""
+        self._lock = threading.RLock()
+        self._roll.forked()
+
     def _stop_for(self, exc: BaseException) -> None:
         run = self._run
         if run is not None:
@@ -534,3 +543,11 @@ def _stop_all() -> None:
     deadline = time.monotonic() + _EXIT_TIMEOUT + _GRACE
     for run in runs:
         run.ended.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _forked() -> None:
+    for server in list(_servers):
+        server._forked()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -61,7 +61,6 @@ def test_address_for_every_host_is_shown_as_one_that_a_browser_can_go_to(
     assert running.end()[0] == 0
 
 
-@pytest.mark.parametrize("args", [(), ("--inline",), ("--pool", "2", "4")])
 def test_unix_socket_has_no_page_to_go_to(program: Callable[..., Program], tmp_path: Path) -> None:
     running = program("-m", "unlimitedws", "echo", "--addr", f"unix:{tmp_path}/s")
     assert running.line() == f"listening on unix:{tmp_path}/s"
@@ -71,6 +70,7 @@ def test_unix_socket_has_no_page_to_go_to(program: Callable[..., Program], tmp_p
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("args", [(), ("--inline",), ("--pool", "2", "4")])
 def test_every_message_comes_back_as_it_was(
     echo: Callable[..., tuple[Program, int, str]], client: Dial, args: tuple[str, ...]
 ) -> None:

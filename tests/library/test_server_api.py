@@ -812,6 +812,42 @@ asked.acquire()
     assert program.end() == (0, "", "")
 
 
+def test_child_process_may_lose_a_conn_with_the_threads_that_it_has_not(script: Script, client: Dial) -> None:
+    program = script("""
+import os, threading, unlimitedws
+server = unlimitedws.DefaultServer("127.0.0.1:0")
+mine = threading.local()
+conns = []
+asked, kept, done = threading.Event(), threading.Event(), threading.Event()
+@server.on_message
+def keep(conn, message):
+    conn.send(message)
+    conns.append(conn)
+    asked.set()
+def hold():
+    asked.wait()
+    mine.conn = conns.pop()
+    kept.set()
+    done.wait()
+server.start()
+holder = threading.Thread(target=hold)
+holder.start()
+print(server.local_addr.port)
+kept.wait()
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+done.set()
+holder.join()
+""")
+    ws = client(int(program.line()))
+    ws.send("x")
+    assert ws.recv(PATIENCE) == "x"
+    assert program.line() == "0"
+    assert program.end() == (0, "", "")
+
+
 NOFILE = """
 import resource
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -925,3 +961,28 @@ unlimitedws.Server(":8000", max_mesage_bytes=1)  # type: ignore[call-arg]
         command, capture_output=True, text=True, cwd=tmp_path, env={"MYPYPATH": str(ROOT / "src")}
     )
     assert result.returncode == 0, result.stdout
+
+
+def test_child_process_that_is_forked_while_a_thread_holds_the_servers_lock_can_use_it(script: Script) -> None:
+    program = script("""
+import os, threading, unlimitedws
+server = unlimitedws.NewServer("127.0.0.1:0")
+server.start()
+held, leave = threading.Event(), threading.Event()
+def hold():
+    # As a thread does that starts another one for callbacks.
+    with server._lock, server._roll._lock:
+        held.set()
+        leave.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    assert server.disconnect(user="nobody") == 0
+    server.on_message = None
+    server.stop()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+leave.set()
+""")
+    assert program.end() == (0, "0\n", "")

@@ -6,10 +6,12 @@ import hashlib
 import io
 import queue
 import random
+import re
 import shutil
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -784,3 +786,17 @@ def test_fragment_is_a_value() -> None:
     fragment = Fragment(OpCode.TEXT, b"x", True, False)
     assert fragment == (OpCode.TEXT, b"x", True, False)
     assert unlimitedws.Fragment is Fragment
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_the_document_receive_an_upload(number: int, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "streaming.md").read_text()
+    program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number].replace('":8000"', '"127.0.0.1:0"')
+    names: dict[str, Any] = {"open_upload": lambda conn: (tmp_path / "upload").open("wb")}
+    exec(compile(program, "docs/streaming.md", "exec"), names)
+    message = random.Random(2).randbytes(2 * MIB)
+    with names["server"] as server, RawClient(server.local_addr.port) as client:
+        client.send(frames((BINARY, message[:MIB], False), (CONT, message[MIB:])))
+        assert client.recv_message() == "thank you"
+        client.close_cleanly()
+    assert (tmp_path / "upload").read_bytes() == message
