@@ -59,6 +59,14 @@ class Loop:
                 io_timeout_us             how long a call of a callback waits; 0: without limit
                 runners                   1: callbacks run inline; n: on up to n runner threads
                 proxy_protocol            1: every connection begins with a PROXY header, from `set_proxies`' networks
+                compression               1: permessage-deflate is agreed on with clients that offer it
+                compression_level         -1 to 9
+                compression_mem_level     1 to 9
+                compression_server_takeover   1: our contexts are kept from message to message
+                compression_client_takeover   ... the clients' are
+                compression_server_bits   the largest windows, 9 to 15
+                compression_client_bits
+                compression_threshold     shorter messages are sent as they are
                 jobs                      connections that may wait for a runner; 0 with one runner
                 ========================  ====================================================================
 

@@ -95,8 +95,8 @@ cdef tuple SETTINGS = (
     "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
     "jobs", "proxy_protocol", "compression", "compression_level", "compression_mem_level",
-    "compression_server_takeover",
-    "compression_client_takeover", "compression_server_bits", "compression_client_bits", "compression_threshold",
+    "compression_server_takeover", "compression_client_takeover", "compression_server_bits",
+    "compression_client_bits", "compression_threshold",
 )
 
 

@@ -208,11 +208,11 @@ def test_compression_is_a_switch_or_its_settings() -> None:
     for value in (True, Compression()):
         settings = Options(compression=value).settings()
         assert {name: settings[name] for name in settings if name.startswith("compression")} == {
-            "compression": True,
+            "compression": 1,
             "compression_level": 1,
             "compression_mem_level": 8,
-            "compression_server_takeover": False,
-            "compression_client_takeover": False,
+            "compression_server_takeover": 0,
+            "compression_client_takeover": 0,
             "compression_server_bits": 15,
             "compression_client_bits": 15,
             "compression_threshold": 1024,

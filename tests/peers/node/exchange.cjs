@@ -1,5 +1,5 @@
 // Talks to the echo server whose URL is the first argument; prints as JSON what came back.
-// The second argument is a JSON file: text, blob (base64), fragments, code, reason.
+// The second argument is a JSON file: text, blob (base64), fragments, code, reason, deflate (may be missing).
 "use strict";
 
 const fs = require("node:fs");
@@ -8,7 +8,8 @@ const WebSocket = require("ws");
 const url = process.argv[2];
 const wanted = JSON.parse(fs.readFileSync(process.argv[3], "utf8"));
 const seen = { messages: [] };
-const socket = new WebSocket(url);
+// The settings of permessage-deflate that it offers; its defaults where there are none.
+const socket = new WebSocket(url, { perMessageDeflate: wanted.deflate ?? true });
 
 function sendFragments() {
   wanted.fragments.forEach((fragment, i) => {
