@@ -251,7 +251,7 @@ class Door:
 
     def _await(self, ask: _Ask, work: Callable[[], Any]) -> bool:
         left = max(ask.since + self._limit - time.monotonic(), 0.0)
-        if self.helpers.submit_async(work, left, partial(self._awaited, ask)):
+        if self.helpers.submit_async(work, left, partial(self._awaited, ask), lambda: ask.exchange.pending):
             return True
         ask.exchange.answer(503, _BUSY)
         return False

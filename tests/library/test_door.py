@@ -752,8 +752,26 @@ def test_what_was_submitted_and_not_begun_ends_with_the_thread(asyncs: AsyncThre
     asyncs.close()
     leave.set()
     assert first.get() == (None, None)
+    # Who waits for it would wait for ever.
+    assert isinstance(second.get()[1], Late)
     asyncs.thread.join(PATIENCE)
     gc.collect()
+
+
+def test_what_nobody_wants_any_more_is_cancelled(asyncs: AsyncThread) -> None:
+    wanted = threading.Event()
+    wanted.set()
+    kept, dropped, later = Outcome(), Outcome(), Outcome()
+    asyncs.submit(partial(asyncio.sleep, 0.6, 7), PATIENCE, kept, lambda: True)
+    asyncs.submit(partial(asyncio.sleep, 1000), 2000, dropped, wanted.is_set)
+    wanted.clear()
+    assert isinstance(dropped.get()[1], Late)
+    assert kept.get() == (7, None)
+    # It looks again when there is something to look at again.
+    while asyncs._looking is not None:
+        time.sleep(0.01)
+    asyncs.submit(partial(asyncio.sleep, 1000), 2000, later, wanted.is_set)
+    assert isinstance(later.get()[1], Late)
 
 
 # The roll
