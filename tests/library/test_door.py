@@ -248,6 +248,26 @@ def test_authenticator_and_on_request_are_joined(setting: Make) -> None:
     assert exchange.accepted["auth_ms"] == 10_000
 
 
+def test_authenticator_that_is_replaced_meanwhile_still_decides_on_its_requests(setting: Make) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def on_request(request: Request) -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+
+    place = setting({"on_request": on_request})
+    first = FirstMessage()
+    place.rules.auth = first  # type: ignore[assignment]
+    exchange = place.ask()
+    assert entered.wait(PATIENCE)
+    place.rules.auth = None
+    leave.set()
+    assert exchange.status == 101
+    assert exchange.accepted is not None
+    assert exchange.accepted["about"].stranger is first
+    assert exchange.accepted["auth_ms"] == 2000
+
+
 def test_nothing_is_kept_of_a_connection_of_nobody(setting: Make) -> None:
     exchange = setting({"on_request": lambda request: Accept(headers={"X-A": "1"})}).ask()
     assert exchange.status == 101
