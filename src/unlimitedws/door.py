@@ -303,6 +303,8 @@ class Door:
             patience = milliseconds(
                 self._auth_timeout if stranger is None else stranger.timeout, "auth_timeout"
             )
+            if stranger is not None:
+                self._roll.widen(patience / 1e3)
         subprotocol = accept.subprotocol or self._chosen(ask.request) or ""
         is_open = False
         try:

@@ -868,6 +868,49 @@ def test_what_was_disconnected_is_remembered_no_longer_than_a_decision_takes(rol
     assert len(roll._recent) <= 2
 
 
+def test_longer_decision_is_remembered_for_and_one_that_took_too_long_lets_nobody_in() -> None:
+    roll = Roll(0.02)
+    roll.widen(5.0)
+    roll.widen(0.01)
+    since = time.monotonic()
+    roll.disconnect("a", None, 3000, "")
+    time.sleep(0.05)
+    roll.disconnect("b", None, 3000, "")
+    assert not roll.admit(About(roll, "a"), since)
+    assert roll.admit(About(roll, "c"), since)
+    # Who was disconnected since then, nobody knows.
+    assert not roll.admit(About(roll, "c"), since - 5.0)
+
+
+@pytest.mark.parametrize(
+    ("user", "session", "is_met"),
+    [
+        ("a", None, [True, True, False, False]),
+        (None, 1, [True, False, True, False]),
+        ("a", 1, [True, False, False, False]),
+    ],
+)
+def test_who_was_disconnected_is_known_by_user_by_session_and_by_both(
+    roll: Roll, user: Any, session: Any, is_met: list[bool]
+) -> None:
+    since = time.monotonic()
+    roll.disconnect("x", "y", 3000, "")
+    roll.disconnect(user, session, 3000, "")
+    roll.disconnect("x", None, 3000, "")
+    who = [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert [not roll.admit(About(roll, *one), since) for one in who] == is_met
+
+
+def test_one_who_is_disconnected_again_is_remembered_from_then(roll: Roll) -> None:
+    roll.disconnect("a", None, 3000, "")
+    roll.disconnect("b", None, 3000, "")
+    since = time.monotonic()
+    roll.disconnect("a", None, 3000, "")
+    assert list(roll._recent) == [("b", None), ("a", None)]
+    assert not roll.admit(About(roll, "a"), since)
+    assert roll.admit(About(roll, "b"), since)
+
+
 def test_who_is_disconnected_between_the_decision_and_the_handshake_is_ended(setting: Make) -> None:
     place = setting({"on_request": lambda request: Accept(user="a")}, pool=(1, 1))
     exchange = FakeExchange()
@@ -942,6 +985,14 @@ def test_identify_of_a_connection_that_is_over_changes_nothing(roll: Roll, known
     conn.over()
     assert not roll.identify(conn, "b", None, 0)  # type: ignore[arg-type]
     assert len(roll) == 0
+
+
+def test_connection_of_another_server_is_not_identified(roll: Roll) -> None:
+    conn, other = enter(roll, "a"), Roll(5.0)
+    with pytest.raises(ValueError, match="another server"):
+        other.identify(conn, "b", None, 0)  # type: ignore[arg-type]
+    assert (conn._about.user, len(other)) == ("a", 0)
+    assert roll.disconnect("a", None, 3000, "") == 1
 
 
 def test_roll_stays_right_however_many_use_it_at_once(roll: Roll) -> None:
