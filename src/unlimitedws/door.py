@@ -166,6 +166,12 @@ class Door:
         """Return the threads that hooks run on, beside the engine's. Thread: any."""
         return self.helpers.threads()
 
+    def shut(self) -> None:
+        """The server stops: no callback waits for a verifier any more. Takes no lock. Thread: any."""
+        gate = self.gate
+        if gate is not None:
+            gate.shut()
+
     def close(self) -> None:
         """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
         self.helpers.close()

@@ -38,14 +38,16 @@ class FakeConn:
     def __init__(self, about: Any = None) -> None:
         self._about = about
         self.is_open = True
+        self.is_ending = False
         self.ended: list[tuple[int, int, str]] = []
         self.expires_ms: int | None = None
 
     def _identify(self, about: Any, expires_ms: int) -> bool:
-        if self.is_open:
+        takes = self.is_open or self.is_ending
+        if takes:
             self._about = about
             self.expires_ms = expires_ms
-        return self.is_open
+        return takes
 
     def _end(self, cause: int, code: int, reason: str) -> None:
         if self.is_open:
@@ -1184,6 +1186,46 @@ def test_error_of_a_verifier_comes_out_of_the_callback(roll: Roll, helpers: Help
     with pytest.raises(ZeroDivisionError):
         inside.gate.on_message(inside.conn, "alice")
     assert inside.seen == []
+
+
+def test_stranger_that_closes_behind_its_first_message_is_somebody(roll: Roll, helpers: Helpers) -> None:
+    inside = Inside(FirstMessage(), roll, helpers)
+    # As the engine has it: nothing more comes, and what has come is still delivered and answered.
+    inside.conn.is_ending = True
+    inside.gate.on_message(inside.conn, "alice")
+    inside.gate.on_message(inside.conn, "hello")
+    inside.gate.on_close(inside.conn)
+    assert inside.seen == [("on_connect", "alice"), "hello", "on_close"]
+
+
+def test_first_message_longer_than_any_credential_is_1009_and_not_looked_at(
+    roll: Roll, helpers: Helpers
+) -> None:
+    auth = FirstMessage()
+    auth.max_bytes = 4  # type: ignore[attr-defined]
+    inside = Inside(auth, roll, helpers)
+    inside.gate.on_message(inside.conn, "alice")
+    inside.gate.on_message(inside.conn, "bob")
+    assert inside.conn.ended == [(CloseCause.LIMIT, 1009, "")]
+    assert (inside.seen, auth.checked) == ([], [])
+
+
+def test_gate_that_is_shut_waits_for_no_verifier(roll: Roll, helpers: Helpers) -> None:
+    auth = FirstMessage(True)
+    auth.wait, auth.timeout = 1000, PATIENCE  # type: ignore[misc]
+    first, second = Inside(auth, roll, helpers), Inside(auth, roll, helpers)
+    caller = threading.Thread(target=first.gate.on_message, args=(first.conn, "alice"))
+    caller.start()
+    while not first.gate._waiting:
+        time.sleep(0.001)
+    first.gate.shut()
+    caller.join(PATIENCE)
+    assert not caller.is_alive()
+    second.gate.shut()
+    second.gate.on_message(second.conn, "alice")
+    # They are left to the close frame that all get.
+    assert first.conn.ended == second.conn.ended == []
+    assert first.seen == second.seen == []
 
 
 def test_gate_takes_the_place_of_the_hooks_there_are_and_waits_for_messages_anyway(
