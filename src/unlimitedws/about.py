@@ -6,11 +6,11 @@ neither. Called by the door, by `Server`, and by the engine when a connection is
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from _uws.conn import Conn
 
@@ -34,9 +34,10 @@ class About:
         conn: The connection; None before it is open and after it is over. The engine sets it.
         stranger: Who is to check the first message, while the connection has not said who it is; else None.
         revoked: Close code and reason, once `disconnect` has met it.
+        tried: Whether a stranger's first message has been looked at: there is no second one.
     """
 
-    __slots__ = ("_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "user")
+    __slots__ = ("_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "tried", "user")
 
     def __init__(self, roll: Roll, user: object = None, session: object = None) -> None:
         self._roll = roll
@@ -47,31 +48,20 @@ class About:
         self.conn: Conn | None = None
         self.stranger: Any = None
         self.revoked: tuple[int, str] | None = None
+        self.tried = False
 
     def closed(self, conn: Conn) -> None:
         """The connection is over: forget it. The engine calls this once, after `on_close`."""
         self._roll.drop(self)
 
 
-class _Revocation(NamedTuple):
-    """One call of `disconnect`, kept for the requests that were being decided on meanwhile."""
-
-    at: float
-    user: object
-    session: object
-    code: int
-    reason: str
-
-    def means(self, user: object, session: object) -> bool:
-        return (self.user is None or self.user == user) and (self.session is None or self.session == session)
-
-
 class Roll:
     """The connections of each user and of each session.
 
     Args:
-        window: Seconds that a decision on a request may take. A user who is disconnected while his request is
-            decided on does not get in: who decides may have looked before he was struck off.
+        window: Seconds that a decision may take, on a request or on a first message. A user who is disconnected
+            while it is made does not get in: who decides may have looked before he was struck off. Nor does
+            anybody whose decision took longer: nobody remembers who was disconnected meanwhile.
     """
 
     def __init__(self, window: float) -> None:
@@ -81,7 +71,8 @@ class Roll:
         # One is the usual number, and a set for it would be five times the size of the rest.
         self._users: dict[object, About | set[About]] = {}
         self._sessions: dict[object, About | set[About]] = {}
-        self._recent: deque[_Revocation] = deque()
+        # When `disconnect` was called for a user and a session, one of them perhaps None; the oldest first.
+        self._recent: dict[tuple[object, object], float] = {}
 
     def __len__(self) -> int:
         """Return how many users and sessions are known, for tests."""
@@ -91,6 +82,11 @@ class Roll:
         """See `Server`; in the child process nobody is connected."""
         self._lock = threading.RLock()
 
+    def widen(self, window: float) -> None:
+        """Let decisions that begin from now on take so long, unless they may take longer already."""
+        with self._lock:
+            self.window = max(self.window, window)
+
     def admit(self, about: About, since: float) -> bool:
         """Enter somebody who is about to be let in; `drop` follows, at the latest when the connection is over.
 
@@ -99,7 +95,7 @@ class Roll:
             since: When the decision on it began, by the monotonic clock.
 
         Returns:
-            False: it was disconnected since; nothing is entered.
+            False: it was disconnected since, or that is too long ago to know; nothing is entered.
         """
         with self._lock:
             if self._was_revoked(about.user, about.session, since):
@@ -133,12 +129,17 @@ class Roll:
             since: As `admit`; None: whoever was disconnected before this call is let in.
 
         Returns:
-            False: the connection is over, or it was disconnected since.
+            False: the connection is over, or `admit` would say so.
+
+        Raises:
+            ValueError: The connection is entered with another roll, that of another server.
         """
         with self._lock:
+            about = conn._about
+            if about is not None and about._roll is not self:
+                raise ValueError("identify: the connection is another server's")
             if since is not None and self._was_revoked(user, session, since):
                 return False
-            about = conn._about
             if about is None:
                 about = About(self, user, session)
                 about.conn = conn
@@ -156,11 +157,10 @@ class Roll:
         now = time.monotonic()
         count = 0
         conns: list[Conn] = []
-        revocation = _Revocation(now, user, session, code, reason)
         with self._lock:
             known = self._sessions.get(session) if user is None else self._users.get(user)
             for about in _each(known):
-                if not revocation.means(about.user, about.session):
+                if session is not None and about.session != session:
                     continue
                 conn = about.conn
                 if conn is not None and conn.is_open:
@@ -169,15 +169,27 @@ class Roll:
                     # Not open yet: it ends as soon as it is.
                     count += 1
                 about.revoked = (code, reason)
-            while self._recent and self._recent[0].at < now - self.window:
-                self._recent.popleft()
-            self._recent.append(revocation)
+            self._remember((user, session), now)
         for conn in conns:
             conn._end(CloseCause.REVOKED, code, reason)
         return count + len(conns)
 
     def _was_revoked(self, user: object, session: object, since: float) -> bool:
-        return any(one.at >= since and one.means(user, session) for one in self._recent)
+        if since < time.monotonic() - self.window:
+            return True
+        whoever = ((user, None), (None, session), (user, session))
+        return any(self._recent.get(who, -math.inf) >= since for who in whoever)
+
+    def _remember(self, who: tuple[object, object], now: float) -> None:
+        """Keep in mind who was disconnected, for as long as a decision that had begun may take."""
+        while self._recent:
+            oldest = next(iter(self._recent))
+            if self._recent[oldest] >= now - self.window:
+                break
+            del self._recent[oldest]
+        # A new entry goes to the end, an old one would stay in its place.
+        self._recent.pop(who, None)
+        self._recent[who] = now
 
     def _enter(self, about: About) -> None:
         for table, key in ((self._users, about.user), (self._sessions, about.session)):

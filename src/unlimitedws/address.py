@@ -22,7 +22,8 @@ _MAX_UNIX_BYTES = 107
 
 
 class Address(NamedTuple):
-    """One end of a connection, or where a server listens. ``str()`` writes it as `parse` reads it.
+    """One end of a connection, or where a server listens. ``str()`` writes it as `parse` reads it, with escapes for
+    what cannot be printed.
 
     Attributes:
         host: IP address without brackets; ``""`` (where `parse` met none) is every address of the machine.
@@ -42,7 +43,7 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         if self.is_unix:
-            return self.host
+            return _one_line(self.host)
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -139,6 +140,13 @@ def _parse_tcp(text: str) -> Address:
     if any(c.isspace() or c in "[]/@\0" for c in host):
         raise AddressError(f"address {text!r}: {host!r} is not a host name and not an IP address")
     return Address(host, int(port))
+
+
+def _one_line(text: str) -> str:
+    """Escape what cannot be printed: a PROXY header may name any path, and logs are read line by line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def plain_host(host: str) -> str:

@@ -17,8 +17,31 @@ Done: TypeAlias = Callable[[Any, BaseException | None], object]
 """Called with what was awaited, or with what it raised."""
 
 
+# Often enough that those who come and go do not pile up; asking a thousand takes less than a millisecond.
+_LOOK_INTERVAL = 0.25
+
+
 class Late(Exception):
-    """The time for it was over, or the server stopped, before it was done."""
+    """The time for it was over, nobody wanted it any more, or the server stopped, before it was done."""
+
+
+class _Job:
+    """What is awaited, and for whom."""
+
+    __slots__ = ("_done", "_told", "is_late", "wanted", "work")
+
+    def __init__(self, work: Callable[[], Awaitable[object]], done: Done, wanted: Callable[[], bool]) -> None:
+        self.work = work
+        self.wanted = wanted
+        self.is_late = False
+        self._done = done
+        self._told = False
+
+    def tell(self, result: object, error: BaseException | None) -> None:
+        """Call done; the first outcome counts."""
+        if not self._told:
+            self._told = True
+            self._done(result, error)
 
 
 class AsyncThread:
@@ -32,7 +55,8 @@ class AsyncThread:
     def __init__(self, fatal: Callable[[BaseException], object]) -> None:
         self._fatal = fatal
         self._closing = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], _Job] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run, name="unlimitedws-async", daemon=True)
         try:
@@ -45,47 +69,66 @@ class AsyncThread:
         """Return how much is being awaited."""
         return len(self._tasks)
 
-    def submit(self, work: Callable[[], Awaitable[object]], limit: float, done: Done) -> None:
+    def submit(
+        self,
+        work: Callable[[], Awaitable[object]],
+        limit: float,
+        done: Done,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Call work on the thread and await what it returns, then call done there. Not after `close`.
 
         Args:
             work: Typically a coroutine function with its arguments.
             limit: Seconds; then it is cancelled, and done gets a `Late`. So it does when the thread closes.
             done: Must not raise, and not block.
+            wanted: Asked now and then. When it says no, it is as if the limit were over. As done.
         """
-        self._loop.call_soon_threadsafe(self._start, work, limit, done)
+        self._loop.call_soon_threadsafe(self._start, _Job(work, done, wanted), limit)
 
     def close(self) -> None:
         """Cancel what is left and end the thread; returns at once."""
         self._loop.call_soon_threadsafe(self._stop)
 
-    def _start(self, work: Callable[[], Awaitable[object]], limit: float, done: Done) -> None:
-        task = self._loop.create_task(self._watch(work, limit, done))
+    def _start(self, job: _Job, limit: float) -> None:
+        task = self._loop.create_task(self._watch(job, limit))
         # The loop itself holds its tasks weakly.
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = job
+        task.add_done_callback(self._over)
+        if self._looking is None:
+            self._looking = self._loop.call_later(_LOOK_INTERVAL, self._look)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step ends without a word.
+        self._tasks.pop(task).tell(None, Late())
+
+    def _look(self) -> None:
+        """Cancel what nobody wants any more: who has gone must not take the place of others."""
+        for task, job in self._tasks.items():
+            if not job.is_late and not job.wanted():
+                job.is_late = True
+                task.cancel()
+        self._looking = self._loop.call_later(_LOOK_INTERVAL, self._look) if self._tasks else None
 
     def _stop(self) -> None:
         self._closing = True
         self._loop.stop()
 
-    async def _watch(self, work: Callable[[], Awaitable[object]], limit: float, done: Done) -> None:
+    async def _watch(self, job: _Job, limit: float) -> None:
         task = asyncio.current_task()
         assert task is not None, "a coroutine of ours runs in a task"
-        is_late = False
 
         def expire() -> None:
-            nonlocal is_late
-            is_late = True
+            job.is_late = True
             task.cancel()
 
         timer = self._loop.call_later(limit, expire)
         result: object = None
         error: BaseException | None = None
         try:
-            result = await work()
+            result = await job.work()
         except asyncio.CancelledError as exc:
-            if is_late or self._closing:
+            if job.is_late or self._closing:
                 error = Late()
             else:
                 # It has awaited something that somebody else cancelled. Not to be taken for an order to us.
@@ -99,7 +142,7 @@ class AsyncThread:
         finally:
             timer.cancel()
         try:
-            done(result, error)
+            job.tell(result, error)
         finally:
             # The traceback holds this frame, and the frame would hold the exception.
             del error

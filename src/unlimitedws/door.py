@@ -83,9 +83,12 @@ _Steps: TypeAlias = Generator[_Step, Any, Accept | Response]
 class _Ask:
     """One request on its way to its answer."""
 
-    __slots__ = ("exchange", "request", "since", "step", "steps")
+    __slots__ = ("auth", "exchange", "request", "since", "step", "steps")
 
-    def __init__(self, exchange: Exchange, request: Request, steps: _Steps) -> None:
+    def __init__(
+        self, exchange: Exchange, request: Request, steps: _Steps, auth: Authenticator | None = None
+    ) -> None:
+        self.auth = auth
         self.exchange = exchange
         self.request = request
         self.steps = steps
@@ -146,7 +149,9 @@ class Door:
     def on_request(self, exchange: Exchange) -> None:
         """Decide on an upgrade. The engine's hook. Does not raise."""
         request = self._request_of(exchange)
-        self._begin(_Ask(exchange, request, self._admission(request)))
+        # The one that is asked now also decides what is missing: another may be set meanwhile.
+        auth = self._rules.auth
+        self._begin(_Ask(exchange, request, self._admission(request, auth), auth))
 
     def on_route(self, exchange: Exchange) -> None:
         """Answer a plain GET. The engine's hook. Does not raise."""
@@ -161,15 +166,19 @@ class Door:
         """Return the threads that hooks run on, beside the engine's. Thread: any."""
         return self.helpers.threads()
 
+    def shut(self) -> None:
+        """The server stops: no callback waits for a verifier any more. Takes no lock. Thread: any."""
+        gate = self.gate
+        if gate is not None:
+            gate.shut()
+
     def close(self) -> None:
         """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
         self.helpers.close()
 
-    def _admission(self, request: Request) -> _Steps:
-        rules = self._rules
-        hooks = rules.hooks
+    def _admission(self, request: Request, auth: Authenticator | None) -> _Steps:
+        hooks = self._rules.hooks
         accept = Accept()
-        auth = rules.auth
         if auth is not None:
             said = _decision((yield _Step("auth.check", auth.check, (request,))), "auth.check")
             if isinstance(said, Reject):
@@ -198,9 +207,6 @@ class Door:
                 if refused is not None:
                     return refused
         return accept
-
-    def _first_message(self) -> FirstMessage | None:
-        return getattr(self._rules.auth, "first_message", None)
 
     # Where it runs. Nothing below raises.
 
@@ -251,7 +257,7 @@ class Door:
 
     def _await(self, ask: _Ask, work: Callable[[], Any]) -> bool:
         left = max(ask.since + self._limit - time.monotonic(), 0.0)
-        if self.helpers.submit_async(work, left, partial(self._awaited, ask)):
+        if self.helpers.submit_async(work, left, partial(self._awaited, ask), lambda: ask.exchange.pending):
             return True
         ask.exchange.answer(503, _BUSY)
         return False
@@ -282,7 +288,9 @@ class Door:
             self._accept(ask, decision)
 
     def _accept(self, ask: _Ask, accept: Accept) -> None:
-        stranger = None if accept.authenticated else self._first_message()
+        stranger: FirstMessage | None = None
+        if not accept.authenticated:
+            stranger = getattr(ask.auth, "first_message", None)
         about: About | None = None
         if (
             accept.user is not None
@@ -301,6 +309,8 @@ class Door:
             patience = milliseconds(
                 self._auth_timeout if stranger is None else stranger.timeout, "auth_timeout"
             )
+            if stranger is not None:
+                self._roll.widen(patience / 1e3)
         subprotocol = accept.subprotocol or self._chosen(ask.request) or ""
         is_open = False
         try:

@@ -177,7 +177,8 @@ class Entrance:
             False: the connection is closed already, or about to be.
 
         Raises:
-            TypeError, ValueError: user is None or cannot be hashed; expires or grace is no time.
+            TypeError, ValueError: user is None or cannot be hashed; expires or grace is no time; conn is another
+                server's.
 
         Thread: any.
         """

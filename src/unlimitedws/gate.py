@@ -7,11 +7,11 @@ Called by the engine in their place.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable, iscoroutine
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeAlias
 
 from _uws.conn import Conn, read_client_data
 
@@ -26,8 +26,11 @@ __all__ = ["Gate"]
 
 logger = logging.getLogger("unlimitedws")
 
+_TOO_BIG = 1009
 _UNAUTHENTICATED = 3000
 _MESSAGE_HOOKS = ("on_fragment", "on_message", "on_read")
+
+_Outcome: TypeAlias = tuple[Any, "BaseException | None"]
 
 
 class Gate:
@@ -46,6 +49,15 @@ class Gate:
         self._hooks = hooks
         self._roll = roll
         self._helpers = helpers
+        self._shut = False
+        # Those whose verifier is awaited. A SimpleQueue may be put to in a signal handler, an Event not.
+        self._waiting: set[SimpleQueue[_Outcome]] = set()
+
+    def shut(self) -> None:
+        """The server stops: nobody is awaited any more. Takes no lock, as signal handlers call it. Thread: any."""
+        self._shut = True
+        for outcome in tuple(self._waiting):
+            outcome.put((None, None))
 
     def callback(self, name: str) -> Callable[..., object] | None:
         """Return what the engine is to call for a hook; None: nothing.
@@ -100,14 +112,23 @@ class Gate:
             hook(*args)
 
     def _recognize(self, conn: Conn, about: About, message: str | bytes) -> None:
-        if not conn.is_open:
+        # Not whether it is open: a peer may close right behind what it says, and is answered all the same.
+        if about.tried:
             # It has been refused, and sends on.
             return
+        about.tried = True
         since = time.monotonic()
+        most = getattr(about.stranger, "max_bytes", None)
+        if most is not None and len(message) > most:
+            conn._end(CloseCause.LIMIT, _TOO_BIG, "")
+            return
         accept = about.stranger.check_message(conn, message)
         if isawaitable(accept):
             accept = self._wait(accept, about.stranger.timeout)
         if accept is None:
+            if self._shut:
+                # Not refused, but interrupted: it gets the close frame of all the others.
+                return
             conn._end(CloseCause.UNAUTHENTICATED, _UNAUTHENTICATED, "")
             return
         if not isinstance(accept, Accept):
@@ -124,20 +145,22 @@ class Gate:
 
         Its next messages have to wait for it, and they do behind this thread.
         """
-        done = threading.Event()
-        outcome: list[Any] = [None, None]
+        outcome: SimpleQueue[_Outcome] = SimpleQueue()
 
         def finish(result: object, error: BaseException | None) -> None:
-            outcome[:] = result, error
-            done.set()
+            outcome.put((result, error))
 
-        if not self._helpers.submit_async(lambda: work, limit, finish):
-            if iscoroutine(work):
-                work.close()
-            return None
-        done.wait()
-        result, error = outcome
-        outcome.clear()
+        self._waiting.add(outcome)
+        try:
+            if self._shut or not self._helpers.submit_async(
+                lambda: work, limit, finish, lambda: not self._shut
+            ):
+                if iscoroutine(work):
+                    work.close()
+                return None
+            result, error = outcome.get()
+        finally:
+            self._waiting.discard(outcome)
         from .aio import Late
 
         if isinstance(error, Late):

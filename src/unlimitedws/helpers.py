@@ -45,7 +45,9 @@ class Helpers:
             return False
         return True
 
-    def submit_async(self, work: Callable[[], Awaitable[object]], limit: float, done: Done) -> bool:
+    def submit_async(
+        self, work: Callable[[], Awaitable[object]], limit: float, done: Done, wanted: Callable[[], bool]
+    ) -> bool:
         """Await what work returns; False where too much is awaited, or after `close`.
 
         See `AsyncThread.submit`. Thread: any.
@@ -59,7 +61,7 @@ class Helpers:
                 self._asyncs = AsyncThread(self._fatal)
             if len(self._asyncs) >= _MAX_AWAITED:
                 return False
-            self._asyncs.submit(work, limit, done)
+            self._asyncs.submit(work, limit, done, wanted)
             return True
 
     def threads(self) -> set[threading.Thread]:

@@ -147,7 +147,11 @@ def route(
     served = CollectorRegistry() if registry is None else registry
 
     def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        except (TypeError, ValueError):
+            # It takes a version to be numbers with points between them.
+            encode, content_type = choose_encoder("")
         return Response(200, encode(served), {"Content-Type": content_type})
 
     server.route(path, metrics)

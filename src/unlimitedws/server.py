@@ -69,6 +69,7 @@ class _Run:
     def shut(self, timeout: Duration) -> None:
         """Tell the loop to stop. Takes no lock: signal handlers and callbacks call it."""
         self.loop.shut(_GOING_AWAY, "", milliseconds(timeout, "timeout"))
+        self.door.shut()
         # Newcomers, those in the backlog too, are refused now and do not wait for the end.
         for listener in self.listeners:
             listener.refuse()

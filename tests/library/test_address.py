@@ -144,3 +144,18 @@ def test_address_is_written_as_it_is_read(text: str) -> None:
 )
 def test_mapped_address_is_plain_ipv4(host: str, plain: str) -> None:
     assert plain_host(host) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("/run/app.sock", "/run/app.sock"),
+        ("/run/\u00fc b\\c", "/run/\u00fc b\\c"),
+        ("/x\nERROR: forged\x1b[31m\r", "/x\\nERROR: forged\\x1b[31m\\r"),
+        ("@\udcff\u2028", "@\\udcff\\u2028"),
+    ],
+)
+def test_address_is_written_on_one_line_whatever_it_is(name: str, written: str) -> None:
+    address = Address(f"unix:{name}", 0)
+    assert f"{address}" == str(address) == f"unix:{written}"
+    assert address.host == f"unix:{name}"

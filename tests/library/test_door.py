@@ -38,14 +38,16 @@ class FakeConn:
     def __init__(self, about: Any = None) -> None:
         self._about = about
         self.is_open = True
+        self.is_ending = False
         self.ended: list[tuple[int, int, str]] = []
         self.expires_ms: int | None = None
 
     def _identify(self, about: Any, expires_ms: int) -> bool:
-        if self.is_open:
+        takes = self.is_open or self.is_ending
+        if takes:
             self._about = about
             self.expires_ms = expires_ms
-        return self.is_open
+        return takes
 
     def _end(self, cause: int, code: int, reason: str) -> None:
         if self.is_open:
@@ -246,6 +248,26 @@ def test_authenticator_and_on_request_are_joined(setting: Make) -> None:
     # Neither lengthens what the other allows.
     assert 990_000 < exchange.accepted["expires_ms"] <= 1_000_000
     assert exchange.accepted["auth_ms"] == 10_000
+
+
+def test_authenticator_that_is_replaced_meanwhile_still_decides_on_its_requests(setting: Make) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def on_request(request: Request) -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+
+    place = setting({"on_request": on_request})
+    first = FirstMessage()
+    place.rules.auth = first  # type: ignore[assignment]
+    exchange = place.ask()
+    assert entered.wait(PATIENCE)
+    place.rules.auth = None
+    leave.set()
+    assert exchange.status == 101
+    assert exchange.accepted is not None
+    assert exchange.accepted["about"].stranger is first
+    assert exchange.accepted["auth_ms"] == 2000
 
 
 def test_nothing_is_kept_of_a_connection_of_nobody(setting: Make) -> None:
@@ -752,8 +774,26 @@ def test_what_was_submitted_and_not_begun_ends_with_the_thread(asyncs: AsyncThre
     asyncs.close()
     leave.set()
     assert first.get() == (None, None)
+    # Who waits for it would wait for ever.
+    assert isinstance(second.get()[1], Late)
     asyncs.thread.join(PATIENCE)
     gc.collect()
+
+
+def test_what_nobody_wants_any_more_is_cancelled(asyncs: AsyncThread) -> None:
+    wanted = threading.Event()
+    wanted.set()
+    kept, dropped, later = Outcome(), Outcome(), Outcome()
+    asyncs.submit(partial(asyncio.sleep, 0.6, 7), PATIENCE, kept, lambda: True)
+    asyncs.submit(partial(asyncio.sleep, 1000), 2000, dropped, wanted.is_set)
+    wanted.clear()
+    assert isinstance(dropped.get()[1], Late)
+    assert kept.get() == (7, None)
+    # It looks again when there is something to look at again.
+    while asyncs._looking is not None:
+        time.sleep(0.01)
+    asyncs.submit(partial(asyncio.sleep, 1000), 2000, later, wanted.is_set)
+    assert isinstance(later.get()[1], Late)
 
 
 # The roll
@@ -830,6 +870,49 @@ def test_what_was_disconnected_is_remembered_no_longer_than_a_decision_takes(rol
     assert len(roll._recent) <= 2
 
 
+def test_longer_decision_is_remembered_for_and_one_that_took_too_long_lets_nobody_in() -> None:
+    roll = Roll(0.02)
+    roll.widen(5.0)
+    roll.widen(0.01)
+    since = time.monotonic()
+    roll.disconnect("a", None, 3000, "")
+    time.sleep(0.05)
+    roll.disconnect("b", None, 3000, "")
+    assert not roll.admit(About(roll, "a"), since)
+    assert roll.admit(About(roll, "c"), since)
+    # Who was disconnected since then, nobody knows.
+    assert not roll.admit(About(roll, "c"), since - 5.0)
+
+
+@pytest.mark.parametrize(
+    ("user", "session", "is_met"),
+    [
+        ("a", None, [True, True, False, False]),
+        (None, 1, [True, False, True, False]),
+        ("a", 1, [True, False, False, False]),
+    ],
+)
+def test_who_was_disconnected_is_known_by_user_by_session_and_by_both(
+    roll: Roll, user: Any, session: Any, is_met: list[bool]
+) -> None:
+    since = time.monotonic()
+    roll.disconnect("x", "y", 3000, "")
+    roll.disconnect(user, session, 3000, "")
+    roll.disconnect("x", None, 3000, "")
+    who = [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert [not roll.admit(About(roll, *one), since) for one in who] == is_met
+
+
+def test_one_who_is_disconnected_again_is_remembered_from_then(roll: Roll) -> None:
+    roll.disconnect("a", None, 3000, "")
+    roll.disconnect("b", None, 3000, "")
+    since = time.monotonic()
+    roll.disconnect("a", None, 3000, "")
+    assert list(roll._recent) == [("b", None), ("a", None)]
+    assert not roll.admit(About(roll, "a"), since)
+    assert roll.admit(About(roll, "b"), since)
+
+
 def test_who_is_disconnected_between_the_decision_and_the_handshake_is_ended(setting: Make) -> None:
     place = setting({"on_request": lambda request: Accept(user="a")}, pool=(1, 1))
     exchange = FakeExchange()
@@ -904,6 +987,14 @@ def test_identify_of_a_connection_that_is_over_changes_nothing(roll: Roll, known
     conn.over()
     assert not roll.identify(conn, "b", None, 0)  # type: ignore[arg-type]
     assert len(roll) == 0
+
+
+def test_connection_of_another_server_is_not_identified(roll: Roll) -> None:
+    conn, other = enter(roll, "a"), Roll(5.0)
+    with pytest.raises(ValueError, match="another server"):
+        other.identify(conn, "b", None, 0)  # type: ignore[arg-type]
+    assert (conn._about.user, len(other)) == ("a", 0)
+    assert roll.disconnect("a", None, 3000, "") == 1
 
 
 def test_roll_stays_right_however_many_use_it_at_once(roll: Roll) -> None:
@@ -1095,6 +1186,46 @@ def test_error_of_a_verifier_comes_out_of_the_callback(roll: Roll, helpers: Help
     with pytest.raises(ZeroDivisionError):
         inside.gate.on_message(inside.conn, "alice")
     assert inside.seen == []
+
+
+def test_stranger_that_closes_behind_its_first_message_is_somebody(roll: Roll, helpers: Helpers) -> None:
+    inside = Inside(FirstMessage(), roll, helpers)
+    # As the engine has it: nothing more comes, and what has come is still delivered and answered.
+    inside.conn.is_ending = True
+    inside.gate.on_message(inside.conn, "alice")
+    inside.gate.on_message(inside.conn, "hello")
+    inside.gate.on_close(inside.conn)
+    assert inside.seen == [("on_connect", "alice"), "hello", "on_close"]
+
+
+def test_first_message_longer_than_any_credential_is_1009_and_not_looked_at(
+    roll: Roll, helpers: Helpers
+) -> None:
+    auth = FirstMessage()
+    auth.max_bytes = 4  # type: ignore[attr-defined]
+    inside = Inside(auth, roll, helpers)
+    inside.gate.on_message(inside.conn, "alice")
+    inside.gate.on_message(inside.conn, "bob")
+    assert inside.conn.ended == [(CloseCause.LIMIT, 1009, "")]
+    assert (inside.seen, auth.checked) == ([], [])
+
+
+def test_gate_that_is_shut_waits_for_no_verifier(roll: Roll, helpers: Helpers) -> None:
+    auth = FirstMessage(True)
+    auth.wait, auth.timeout = 1000, PATIENCE  # type: ignore[misc]
+    first, second = Inside(auth, roll, helpers), Inside(auth, roll, helpers)
+    caller = threading.Thread(target=first.gate.on_message, args=(first.conn, "alice"))
+    caller.start()
+    while not first.gate._waiting:
+        time.sleep(0.001)
+    first.gate.shut()
+    caller.join(PATIENCE)
+    assert not caller.is_alive()
+    second.gate.shut()
+    second.gate.on_message(second.conn, "alice")
+    # They are left to the close frame that all get.
+    assert first.conn.ended == second.conn.ended == []
+    assert first.seen == second.seen == []
 
 
 def test_gate_takes_the_place_of_the_hooks_there_are_and_waits_for_messages_anyway(

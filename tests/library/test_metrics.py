@@ -99,6 +99,15 @@ def test_scraper_that_asks_for_openmetrics_gets_it() -> None:
         assert {"unlimitedws_connections", "unlimitedws_handshakes"} <= names
 
 
+@pytest.mark.parametrize("accept", ["text/plain;version=abc", "application/openmetrics-text;version=1..0"])
+def test_scraper_that_asks_for_no_version_there_is_gets_the_usual_format(accept: str) -> None:
+    with serve() as live:
+        metrics.route(live.server)
+        content_type, text = scrape(live, accept=accept)
+        assert content_type.startswith("text/plain; version=0.0.4")
+        assert "unlimitedws_connections" in values(text)
+
+
 def test_global_registry_is_left_alone_unless_it_is_given() -> None:
     before = set(prometheus_client.REGISTRY._names_to_collectors)
     with serve() as live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import socket
 import struct
@@ -16,6 +17,7 @@ from live import Live, each_mode, echo, expect_eof, send_bytewise, send_pieces, 
 from raw import TEXT, Frame, RawClient
 
 from unlimitedws import Address
+from unlimitedws.auth import Origins
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"
@@ -150,6 +152,20 @@ def test_header_without_an_address_leaves_the_socket_s(kind: str) -> None:
         client.send(NO_ADDRESS[kind] + raw.request())
         assert client.recv_response().status == 101
         assert opened(live).remote_addr == client.address
+
+
+def test_name_that_a_header_gives_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    name = b"/x\nERROR:root:forged\x1b[31m"
+    header = V2_UNIX[:16] + name.ljust(108, b"\0") + bytes(108)
+    with proxied(trusted_proxies=LOCALHOST) as live:
+        live.server.auth = Origins()
+        with RawClient(live.port, handshake=False) as client:
+            client.send(header + raw.request(headers=[("Origin", "http://evil.example")]))
+            assert client.recv_response().status == 403
+    told = [record.getMessage() for record in caplog.records]
+    assert any("unix:/x\\nERROR:root:forged\\x1b[31m" in line for line in told)
+    assert all(line.isprintable() for line in told)
 
 
 def test_limit_of_the_request_s_head_is_the_request_s_own() -> None:

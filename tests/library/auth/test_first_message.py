@@ -35,7 +35,8 @@ def admit(auth: FirstMessageAuth, message: str | bytes) -> Accept | None:
     return decision
 
 
-UNTIL = time.time() + 1000
+# However long the tests run, and whenever.
+UNTIL = 4_000_000_000.0
 VERIFY = StaticTokens({TOKEN: Identity("alice", "s1", UNTIL)})
 
 

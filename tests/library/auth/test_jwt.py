@@ -17,8 +17,9 @@ from unlimitedws.auth import JWT, Identity
 jwt = pytest.importorskip("jwt")
 
 KEY = "k" * 64
-NOW = int(time.time())
-CLAIMS = {"sub": "alice", "exp": NOW + 1000}
+# However long the tests run, and whenever.
+UNTIL = 4_000_000_000
+CLAIMS = {"sub": "alice", "exp": UNTIL}
 HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
 
 
@@ -46,15 +47,15 @@ def verify() -> JWT:
 
 def test_good_token_says_whose_it_is(verify: JWT) -> None:
     identity = verify(token(role="admin"))
-    assert identity == Identity("alice", None, NOW + 1000)
+    assert identity == Identity("alice", None, UNTIL)
     assert identity.claims == {**CLAIMS, "role": "admin"}
 
 
 def test_session_is_sid_or_else_jti_or_what_was_chosen(verify: JWT) -> None:
-    assert verify(token(jti="j")) == Identity("alice", "j", NOW + 1000)
-    assert verify(token(jti="j", sid="s")) == Identity("alice", "s", NOW + 1000)
+    assert verify(token(jti="j")) == Identity("alice", "j", UNTIL)
+    assert verify(token(jti="j", sid="s")) == Identity("alice", "s", UNTIL)
     chosen = JWT(KEY, ["HS256"], session_claim="login", user_claim="email", require=["exp", "email"])
-    assert chosen(token(jti="j", login="l", email="a@b.c")) == Identity("a@b.c", "l", NOW + 1000)
+    assert chosen(token(jti="j", login="l", email="a@b.c")) == Identity("a@b.c", "l", UNTIL)
 
 
 @pytest.mark.parametrize("claim", ["exp", "sub"])
@@ -83,18 +84,20 @@ def test_session_that_is_no_text_is_nobodys(verify: JWT, session: Any) -> None:
 
 def test_times_are_those_of_the_rfc_and_leeway_widens_them() -> None:
     strict, lax = JWT(KEY, ["HS256"]), JWT(KEY, ["HS256"], leeway=30)
-    for claims in ({"exp": NOW - 5}, {"nbf": NOW + 15}, {"iat": NOW + 15}):
+    now = int(time.time())
+    for claims in ({"exp": now - 5}, {"nbf": now + 15}, {"iat": now + 15}):
         assert strict(token(claims)) is None, claims
         assert lax(token(claims)) is not None, claims
-    for claims in ({"exp": NOW - 60}, {"nbf": NOW + 90}, {"iat": NOW + 90}):
+    for claims in ({"exp": now - 60}, {"nbf": now + 90}, {"iat": now + 90}):
         assert lax(token(claims)) is None, claims
 
 
 def test_identity_lives_as_long_as_its_token_is_good() -> None:
     # Else one that is good because of the leeway would be expired already.
-    identity = JWT(KEY, ["HS256"], leeway=30)(token(exp=NOW - 5))
+    ended = int(time.time()) - 5
+    identity = JWT(KEY, ["HS256"], leeway=30)(token(exp=ended))
     assert identity is not None
-    assert identity.expires == NOW - 5 + 30
+    assert identity.expires == ended + 30
 
 
 @pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
@@ -102,11 +105,11 @@ def test_identity_lives_as_long_as_its_token_is_good() -> None:
     "value",
     [
         *("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "true", "false", "null", "[1]", "{}", '""'),
-        *('"1700000000"', f'"{NOW + 99}"', "1" + "0" * 400, "9" * 5000),
+        *('"1700000000"', f'"{UNTIL}"', "1" + "0" * 400, "9" * 5000),
     ],
 )
 def test_time_that_is_no_number_is_nobodys(verify: JWT, claim: str, value: str) -> None:
-    rest = "" if claim == "exp" else f', "exp": {NOW + 99}'
+    rest = "" if claim == "exp" else f', "exp": {UNTIL}'
     text = f'{{"sub": "alice", "{claim}": {value}{rest}}}'
     assert verify(token(text)) is None
     assert JWT(KEY, ["HS256"], require=[])(token(text)) is None
@@ -191,7 +194,7 @@ def test_public_key_is_no_shared_secret() -> None:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     verify = JWT(public, ["RS256"])
-    assert verify(jwt.encode(CLAIMS, private, "RS256")) == Identity("alice", None, NOW + 1000)
+    assert verify(jwt.encode(CLAIMS, private, "RS256")) == Identity("alice", None, UNTIL)
     for alg in HASHES:
         # The classic: HMAC with the text of the public key.
         assert verify(token(key=public, alg=alg)) is None
@@ -355,7 +358,7 @@ def test_log_tells_the_kind_of_failure_and_nothing_of_the_token(caplog: pytest.L
     caplog.set_level(logging.DEBUG)
     verify = JWT(KEY, ["HS256"])
     texts = [
-        token(exp=NOW - 5),
+        token(exp=int(time.time()) - 5),
         token(aud="s3cr3t"),
         token(key="x" * 64),
         token(sub=7),

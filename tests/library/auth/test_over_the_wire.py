@@ -41,8 +41,8 @@ def verify(token: str) -> Identity | None:
 class Site:
     """A server that echoes, and what its callbacks have seen."""
 
-    def __init__(self, auth: Any, pool: tuple[int, int] | None = None) -> None:
-        self.server = Server("127.0.0.1:0", pool=pool)
+    def __init__(self, auth: Any, **options: Any) -> None:
+        self.server = Server("127.0.0.1:0", **options)
         self.server.auth = auth
         self.opened: queue.Queue[Any] = queue.Queue()
         self.closed: queue.Queue[tuple[Any, CloseCause | None, int | None]] = queue.Queue()
@@ -302,6 +302,78 @@ def test_bad_first_message_closes_with_3000_and_reaches_no_callback(serve: Serve
         client.close_cleanly()
     assert take(site.closed)[0] == "alice"
     assert site.opened.empty() and site.closed.empty() and site.messages.empty()
+
+
+@each_mode
+def test_close_right_behind_a_first_message_and_more_loses_nothing(serve: Serve, pool: Any) -> None:
+    site = serve(FirstMessageAuth(verify), pool=pool)
+    with site.client() as client:
+        client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "hello") + raw.close_frame(1000))
+        assert take(site.opened).user == "alice"
+        assert take(site.messages) == "hello"
+        assert client.recv_message() == "hello"
+        assert client.recv_close() == Close(1000, "")
+        expect_eof(client)
+    assert take(site.closed) == ("alice", CloseCause.PEER, 1000)
+
+
+def test_bad_first_message_and_a_close_behind_it_reach_no_callback(serve: Serve) -> None:
+    site = serve(FirstMessageAuth(verify))
+    with site.client() as client:
+        client.send(raw.frame(TEXT, "wrong") + raw.frame(TEXT, TOKEN) + raw.close_frame(1000))
+        client.recv_close()
+        expect_eof(client)
+    site.server.stop(STOP_TIMEOUT)
+    assert site.opened.empty() and site.closed.empty() and site.messages.empty()
+
+
+def test_who_is_disconnected_while_its_first_message_is_verified_stays_out(serve: Serve) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(token: str) -> Identity | None:
+        entered.set()
+        wait(leave)
+        return verify(token)
+
+    site = serve(FirstMessageAuth(slow), pool=(4, 4), request_timeout=0.05)
+    with site.client() as client:
+        client.send_frame(TEXT, TOKEN)
+        wait(entered)
+        site.server.disconnect(user="alice")
+        time.sleep(0.1)  # longer than a request is decided on
+        site.server.disconnect(user="bob")
+        leave.set()
+        assert client.recv_close() == Close(3000, "")
+        client.send_close(3000)
+        expect_eof(client)
+    assert site.opened.empty() and site.closed.empty()
+
+
+@each_mode
+def test_stop_does_not_wait_for_the_verifier_of_a_first_message(serve: Serve, pool: Any) -> None:
+    entered = threading.Event()
+
+    async def forever(token: str) -> None:
+        entered.set()
+        await asyncio.sleep(1000)
+
+    site = serve(FirstMessageAuth(forever, timeout=100), pool=pool)
+    with site.client() as client:
+        client.send_frame(TEXT, TOKEN)
+        wait(entered)
+        site.server.stop(0.2)
+        assert not site.server.running
+    assert site.opened.empty() and site.closed.empty()
+
+
+def test_first_message_of_a_size_that_no_credential_has_closes_with_1009(serve: Serve) -> None:
+    site = serve(FirstMessageAuth(verify, max_chars=100))
+    with site.client() as client:
+        client.send_frame(TEXT, "x" * 401)
+        assert client.recv_close().code == 1009
+        client.send_close(1009)
+        expect_eof(client)
+    assert site.opened.empty() and site.closed.empty()
 
 
 def test_no_first_message_in_time_closes_with_3000(serve: Serve) -> None:

@@ -18,7 +18,6 @@ itsdangerous = pytest.importorskip("itsdangerous")
 
 SECRET = "0123456789abcdef"
 OTHER = "fedcba9876543210"
-NOW = int(time.time())
 SALT = "unlimitedws.auth.cookie"
 
 
@@ -130,8 +129,9 @@ def test_cookie_ends_with_its_age() -> None:
     assert SignedCookie(SECRET, 0.001)(signed(["alice", "s1"], at=now)) is None
 
 
-@pytest.mark.parametrize("at", [NOW + 60, 2**31, 2**40, 2**62, 2**64 - 1])
-def test_cookie_of_the_future_is_nobodys(at: int) -> None:
+@pytest.mark.parametrize("ahead", [60, 2**31, 2**40, 2**62, 2**63])
+def test_cookie_of_the_future_is_nobodys(ahead: int) -> None:
+    at = int(time.time()) + ahead
     # A clock that was wrong once would make cookies for ever.
     assert SignedCookie(SECRET, 60)(signed(["alice", "s1"], at=at)) is None
 
