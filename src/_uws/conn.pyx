@@ -111,9 +111,7 @@ cdef inline uint64_t _io_timeout(UwsLoop* l) noexcept nogil:
 cdef str _unix_host(const sockaddr_storage* storage):
     """How Address writes the name of a Unix socket. What is behind the name is zero bytes."""
     cdef bytes name = (<char*>&storage.ss_family)[sizeof(storage.ss_family):sizeof(sockaddr_storage)].rstrip(b"\0")
-    cdef str text = os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name)
-    # A PROXY header may say anything, and logs show it.
-    return "unix:" + "".join([c if c.isprintable() else ascii(c)[1:-1] for c in text])
+    return "unix:" + os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name)
 
 
 cdef object address_of(const sockaddr_storage* storage):

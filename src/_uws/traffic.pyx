@@ -1,6 +1,6 @@
 # F5. See traffic.pxd.
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from _uws.errs cimport (
@@ -50,6 +50,7 @@ from _uws.state cimport (
 cdef enum:
     PONG_BACKLOG_BYTES = 16384    # queued bytes above which only the last ping is answered (RFC 6455, section 5.5.3)
     TRY_AGAIN_LATER = 1013
+    STRANGER_BYTES = 65536        # of a message that says who he is: nobody unknown may hold more of ours
 
 
 cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
@@ -147,11 +148,14 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     cdef UwsEvent* event
     cdef int i, n = 0, status
     cdef uint16_t code
-    l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
+    cdef uint64_t most = l.env.max_message_bytes
     # Who he is has to be in one message: a stranger's is kept until it is whole, and is not long.
     l.env.stream = l.want & UWS_W_STREAM and not (c.marks & UWS_M_STRANGER)
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
+    if c.marks & UWS_M_STRANGER:
+        l.env.max_message_bytes = min(most, <uint64_t>STRANGER_BYTES)
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
+    l.env.max_message_bytes = most
     for i in range(n):
         event = &l.scratch[i]
         if event.kind == UWS_EV_MESSAGE or event.kind == UWS_EV_FRAGMENT:

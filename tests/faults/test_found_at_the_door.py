@@ -14,7 +14,7 @@ from live import serve, take, wait_until
 from raw import RawClient
 
 from unlimitedws import Accept
-from unlimitedws.auth import Origins
+from unlimitedws.auth import FirstMessageAuth, Origins, StaticTokens
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -120,3 +120,18 @@ def test_subprotocol_of_accept_survives_that_on_request_is_removed() -> None:
             live.server.on_request = None
             decide.set()
             assert client.recv_response().headers["sec-websocket-protocol"] == "chat"
+
+
+def test_stranger_cannot_hold_more_than_a_credential_has() -> None:
+    with serve(max_message_bytes=32 << 20) as live:
+        live.server.auth = FirstMessageAuth(StaticTokens({"a" * 16: "alice"}))
+        with RawClient(live.port) as greedy:
+            greedy.send(raw.frame(raw.TEXT, b"x" * 70_000, fin=False))
+            assert greedy.recv_close().code == 1009
+        with RawClient(live.port) as known:
+            known.send_frame(raw.TEXT, "a" * 16)
+            assert take(live.opened).user == "alice"
+            # Who is known may send as much as anybody.
+            known.send_frame(raw.BINARY, bytes(1 << 20))
+            known.send_frame(raw.PING, b"here")
+            assert known.recv_frame().payload == b"here"

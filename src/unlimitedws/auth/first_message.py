@@ -25,6 +25,10 @@ from .origins import OriginRule
 __all__ = ["FirstMessageAuth"]
 
 
+# The engine takes no more than 64 KiB from anybody who is not known, and a character has up to four bytes.
+_MAX_CHARS = 16384
+
+
 class FirstMessageAuth(Authenticator):
     """Accept without identity; take the first message for the credential.
 
@@ -40,7 +44,7 @@ class FirstMessageAuth(Authenticator):
         timeout: Seconds or a `timedelta`, from the handshake to the good message; 10 by default, more than 0.
         field: Where the message is a JSON object, the member that holds the credential, such as ``"token"``;
             None: the message is the credential.
-        max_chars: A longer message is bad; 8192 by default. The verifier does not get to see it. One of more
+        max_chars: A longer message is bad; 8192 by default, at most 16384. The verifier does not get to see it. One of more
             than four times as many bytes closes with 1009.
         origins, grace: See `Authenticator`.
 
@@ -62,8 +66,8 @@ class FirstMessageAuth(Authenticator):
         self.timeout = seconds(timeout, "timeout")
         if self.timeout == 0:
             raise ValueError("timeout: must be more than 0 seconds")
-        if max_chars < 1:
-            raise ValueError(f"max_chars: must be at least 1, not {max_chars!r}")
+        if not 1 <= max_chars <= _MAX_CHARS:
+            raise ValueError(f"max_chars: must be from 1 to {_MAX_CHARS}, not {max_chars!r}")
         # Of UTF-8, in which a character has up to four.
         self.max_bytes = 4 * max_chars
         self._field = field
