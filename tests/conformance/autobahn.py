@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PASSED = frozenset({"OK", "INFORMATIONAL"})
 START_TIMEOUT_S = 30.0
-SUITE_TIMEOUT_S = 1800.0
+SUITE_TIMEOUT_S = 3600.0
 
 
 class Selection(NamedTuple):
