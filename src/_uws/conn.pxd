@@ -65,6 +65,8 @@ cdef class Conn:
     cdef void _pin(self, UwsConn* c) noexcept
 
 
+cdef void conns_fork(bint is_under_way) noexcept
+
 # Who is at the other end, as it is taken from a slot under the lock.
 cdef struct UwsRemote:
     sockaddr_storage peer
@@ -81,4 +83,5 @@ cdef object event_fragment(const UwsEvent* event)
 
 cdef object address_of(const sockaddr_storage* storage)
 
+cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation)
 cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)

@@ -93,8 +93,11 @@ cdef enum:
 
 cdef uint64_t FOR_EVER_US = 1 << 60
 
-# The loop that a Conn is being made for just now; under the GIL.
-cdef UwsLoop* making = NULL
+# Who has it may make a Conn. Not a flag that says when: making an object may collect garbage, and let others run.
+cdef object MAKER = object()
+
+# Whether a fork is under way, which has the locks of all loops meanwhile; under the GIL.
+cdef bint forking = False
 
 cdef object OP_TEXT
 cdef object OP_BINARY
@@ -215,28 +218,39 @@ cdef int _put_deflated(UwsLoop* l, int32_t index, uint32_t generation, int opcod
 
 # ---- connections
 
+cdef void conns_fork(bint is_under_way) noexcept:
+    """A fork has taken the locks of all loops, or is about to let go of them. The GIL is held."""
+    global forking
+    forking = is_under_way
+
+
 @cython.final
 @cython.freelist(256)
 cdef class Conn:
     """One WebSocket connection. See conn.pyi."""
 
-    def __cinit__(self):
+    def __cinit__(self, maker=None):
         # Also for Conn.__new__(Conn): without a loop there is nothing to ask.
-        if making == NULL:
+        if maker is not MAKER:
             raise TypeError("connections are made by the server")
-        self.l = making
 
     def __dealloc__(self):
         cdef UwsConn* c
+        cdef bint has_lock
         if self.owner == NULL:
             return
         if self.index >= 0:
-            # Without letting go of the GIL: nobody may find this object in its slot now.
-            pthread_mutex_lock(&self.l.lock)
+            # Without letting go of the GIL: nobody may find this object in its slot now. While a fork is under way the
+            # lock is the fork's, and whoever has the GIL may write as if it were his: hooks of the fork may collect
+            # garbage, and in the child the interpreter drops what the other threads had before any hook is called.
+            has_lock = not forking
+            if has_lock:
+                pthread_mutex_lock(&self.l.lock)
             c = conn_at(self.l, self.index, self.generation)
             if c != NULL and c.conn == <void*>self:
                 c.conn = NULL
-            conn_unlock(self.l)
+            if has_lock:
+                conn_unlock(self.l)
         Py_DECREF(<object>self.owner)
 
     def __repr__(self):
@@ -561,20 +575,21 @@ cdef class Conn:
         conn_unlock(l)
 
 
-cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation):
-    """The Conn of a connection that a callback is about to run for; it has none so far. owner keeps l's memory."""
-    global making
-    cdef Conn conn
-    cdef UwsConn* c
-    making = l
-    try:
-        conn = Conn.__new__(Conn)
-    finally:
-        making = NULL
+cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation):
+    """A Conn that its slot does not know yet."""
+    cdef Conn conn = Conn.__new__(Conn, MAKER)
+    conn.l = l
     conn.index = index
     conn.generation = generation
     conn.owner = <void*>owner
     Py_INCREF(owner)
+    return conn
+
+
+cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation):
+    """The Conn of a connection that a callback is about to run for; it has none so far. owner keeps l's memory."""
+    cdef Conn conn = conn_new(owner, l, index, generation)
+    cdef UwsConn* c
     conn_lock(l)
     c = conn_at(l, index, generation)
     if c != NULL:

@@ -21,6 +21,7 @@ from _uws.conn cimport (
     conn_lock,
     conn_make,
     conn_unlock,
+    conns_fork,
     event_fragment,
     event_goes_on,
     event_payload,
@@ -93,7 +94,8 @@ cdef tuple SETTINGS = (
     "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
     "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
-    "jobs", "proxy_protocol", "compression", "compression_level", "compression_mem_level", "compression_server_takeover",
+    "jobs", "proxy_protocol", "compression", "compression_level", "compression_mem_level",
+    "compression_server_takeover",
     "compression_client_takeover", "compression_server_bits", "compression_client_bits", "compression_threshold",
 )
 
@@ -466,17 +468,18 @@ cdef class Loop:
                 conn_unlock(l)
                 if event == NULL:
                     break
-            if event.kind == UWS_EV_CLOSE:
-                self._closed(d, conn)
-                return 0
             if event.kind == UWS_EV_REQUEST:
                 self._asked(d)
-                # It may be open by now, with a Conn that knows who it is.
+                continue
+            if conn is None:
+                # Whoever accepts it gives it a Conn that knows who it is, on any thread and at any time before this.
                 conn_lock(l)
                 known = l.table[d.index].conn
                 conn_unlock(l)
                 conn = <Conn>known if known != NULL else None
-                continue
+            if event.kind == UWS_EV_CLOSE:
+                self._closed(d, conn)
+                return 0
             if l.table[d.index].marks & UWS_M_MUTE:
                 continue
             if event.kind == UWS_EV_OPEN:
@@ -625,10 +628,12 @@ def _before_fork():
         pthread_mutex_lock(&l.deflate_lock)
         pthread_mutex_lock(&l.lock)
         l = l.next_loop
+    conns_fork(True)
 
 
 def _after_fork_in_parent():
     cdef UwsLoop* l = all_loops
+    conns_fork(False)
     while l != NULL:
         conn_unlock(l)
         pthread_mutex_unlock(&l.deflate_lock)
@@ -637,6 +642,7 @@ def _after_fork_in_parent():
 
 def _after_fork_in_child():
     cdef UwsLoop* l = all_loops
+    conns_fork(False)
     while l != NULL:
         l.forked = 1
         conn_unlock(l)

@@ -7,7 +7,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from _uws.conn cimport Conn, UwsRemote, address_of, conn_lock, conn_make, conn_unlock, remote_make, remote_take
+from _uws.conn cimport Conn, UwsRemote, address_of, conn_lock, conn_new, conn_unlock, remote_make, remote_take
 from _uws.errs cimport UWS_OK
 from _uws.handshake cimport (
     UWS_MAX_SUBPROTOCOL_BYTES,
@@ -65,20 +65,28 @@ cdef class Exchange:
         with_.auth_timeout_ms = <uint32_t>auth_timeout_ms
         with_.expires_ms = <uint32_t>expires_ms
         if about is not None:
-            # Before the connection is open: its first callback has to find it.
-            conn = conn_make(self.owner, l, self.index, self.generation)
+            conn = conn_new(self.owner, l, self.index, self.generation)
             conn.about = about
             about.conn = conn
         conn_lock(l)
         c = conn_asking(l, self.index, self.generation)
         if c != NULL:
+            if conn is not None:
+                # Before the connection is open: its first callback has to find it. And not before it is certain that
+                # this is the answer: a connection that was accepted by another has that one's Conn.
+                c.conn = <void*>conn
             done = conn_accept(l, c, &with_)
             c = conn_at(l, self.index, self.generation)
-            if done and conn is not None and c != NULL:
-                # It keeps its Conn, as with data of the application's.
-                c.flags |= UWS_F_PINNED
-                Py_INCREF(conn)
+            if conn is not None and c != NULL:
+                if done:
+                    # It keeps its Conn, as with data of the application's.
+                    c.flags |= UWS_F_PINNED
+                    Py_INCREF(conn)
+                else:
+                    c.conn = NULL
         conn_unlock(l)
+        if not done and conn is not None:
+            conn.index = -1
         return done
 
     def answer(self, int status, bytes response not None):

@@ -21,6 +21,7 @@ from _uws.state cimport (
     UWS_M_STRANGER,
     UWS_MAX_FORWARDED_BYTES,
     UWS_S_ASKING,
+    UWS_S_OPEN,
     UWS_W_OPEN,
     UWS_W_REQUEST,
     UWS_W_ROUTE,
@@ -78,7 +79,7 @@ cdef void conn_request(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_
         memset(&plain, 0, sizeof(plain))
         if not _accept(l, c, u, head, &plain):
             conn_eof(l, c, True)
-        elif rest < len_bytes:
+        elif rest < len_bytes and c.state == UWS_S_OPEN:
             conn_frames(l, b, c, data + rest, len_bytes - rest)
     elif status == UWS_OK or (l.want & UWS_W_ROUTE and status == UWS_E_HTTP_426 and u.is_plain_get
                               and not _is_page(l, u, head)):
@@ -209,7 +210,7 @@ cdef bint _forwarded(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t*
 # ---- without Python
 
 cdef size_t _choose(UwsLoop* l, const UwsUpgrade* u, const uint8_t* head, const uint8_t** chosen) noexcept nogil:
-    """The first of our subprotocols that the client offers (RFC 6455, section 4.2.2, item 5): its length, 0 for none."""
+    """The first of our subprotocols that the client offers (RFC 6455, section 4.2.2, item 5): its length, or 0."""
     cdef UwsSpan[64] offered
     cdef const uint8_t* ours
     cdef size_t len_bytes = 0
@@ -309,11 +310,11 @@ cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
     """Refuse the request (status: UWS_E_HTTP_*). The slot may be free afterwards."""
     cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
     cdef size_t n = response_refuse(response, sizeof(response), status)
-    l.count.refused += 1
     conn_answer(l, c, err_http_status(status), response, n)
 
 
-cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil:
+cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response,
+                      size_t len_bytes) noexcept nogil:
     """Queue a whole HTTP response, behind which the connection ends. False: out of memory, it has ended."""
     cdef UwsSide* side = conn_side(l, c)
     if side == NULL or outq_put(&side.out, &l.slab, response, len_bytes) != UWS_OK:
@@ -353,7 +354,7 @@ cdef bint conn_accept(UwsLoop* l, UwsConn* c, const UwsAcceptance* with_) noexce
     cdef bint done = _accept(l, c, u, head, with_)
     if not done:
         conn_eof(l, c, True)
-    elif begin < len_bytes:
+    elif begin < len_bytes and c.state == UWS_S_OPEN:
         conn_frames(l, NULL, c, head + begin, len_bytes - begin)
     slab_give(&l.slab, u)
     slab_give(&l.slab, head)

@@ -253,6 +253,8 @@ cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
         side_give_request(l, c.side)
     c.state = UWS_S_LINGER
     l.answered[http_status] += 1
+    if http_status >= 400:
+        l.count.refused += 1
     if c.flags & UWS_F_PAUSED:
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
@@ -431,7 +433,6 @@ cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
         status = UWS_E_HTTP_408 if c.state == UWS_S_UPGRADING else UWS_E_HTTP_503
         n = response_refuse(response, sizeof(response), status)
-        l.count.refused += 1
         if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, response, n) != UWS_OK:
             _drop(l, c)
             return
@@ -497,6 +498,9 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     memset(c, 0, sizeof(UwsConn))
     c.generation = generation + 1
     l.n_conns -= 1
+    if l.stopping and l.n_conns == 0:
+        # The thread that polls is to find out: this may be one that waited for room.
+        post_nudge(l)
     # Explicitly: a child process that was forked meanwhile keeps the socket, and with it its place in the epoll set.
     if polled:
         poller_remove(&l.poller, index)

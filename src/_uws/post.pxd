@@ -16,7 +16,6 @@ cdef inline bint post_flooded(const UwsLoop* l) noexcept nogil:
     return l.inbox_bytes + l.inbox_count * UWS_NOTE_COST_BYTES >= l.limits.max_inbox_total_bytes
 
 
-
 cdef int post_event(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil

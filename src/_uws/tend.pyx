@@ -7,7 +7,7 @@
 #                                          send_timeout
 # it says nothing                          no message either way in idle_timeout   close 1001             IDLE
 # it is too old                            max_lifetime, +-10 %                    close 1001             LIFETIME
-# it has not said who it is                auth_timeout                            close 3000             UNAUTHENTICATED
+# it has not said who it is                auth_timeout                            close 3000            UNAUTHENTICATED
 # it is not any more who it was            its credential's expiry                 close 3000             EXPIRED
 #
 # A request that is late, a close frame that is not answered and a FIN that does not come are life's: they belong to
@@ -20,7 +20,7 @@ from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_PING
 from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_leave
 from _uws.outq cimport outq_put_frame
-from _uws.post cimport post_flooded
+from _uws.post cimport post_flooded, post_nudge
 from _uws.slot cimport conn_extra, conn_index, conn_reading, conn_side, tick_now
 from _uws.sock cimport sock_unread
 from _uws.state cimport (
@@ -213,5 +213,8 @@ cdef void conn_expires_in(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept 
         return
     at = tick_now(l) + _ticks(timeout_ms)
     conn_extra(l, c).expires = at
-    if c.link.deadline == 0 or _until(c.link.deadline, at) > 0:
+    # Where it is over, its timer is for its end.
+    if c.state == UWS_S_OPEN and (c.link.deadline == 0 or _until(c.link.deadline, at) > 0):
         wheel_set(&l.wheel, conn_index(l, c), at)
+        # Any thread may say so, while the one that polls sleeps until the timers that it knew.
+        post_nudge(l)

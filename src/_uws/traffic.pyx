@@ -39,6 +39,7 @@ from _uws.state cimport (
     UWS_M_HEARD,
     UWS_M_STRANGER,
     UWS_S_CLOSE_SENT,
+    UWS_S_FREE,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_W_MESSAGE,
@@ -158,6 +159,8 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
         elif event.kind == UWS_EV_PING:
             _pong(l, c, event)
         elif event.kind == UWS_EV_CLOSE:
+            if c.state == UWS_S_FREE:
+                return    # it ended for want of memory, and the slot is the next one's
             c.marks |= UWS_M_HEARD
             if c.state == UWS_S_LINGER:
                 # The last word has been said on both sides: the end of this turn closes.

@@ -29,6 +29,7 @@ class About:
         self.user = user
         self.session = f"{user}'s"
         self.request = None
+        self.conn: Any = None
         self.over: queue.Queue[Any] = queue.Queue()
 
     def closed(self, conn: Any) -> None:
@@ -153,6 +154,7 @@ def test_answer_is_sent_and_the_connection_ends() -> None:
             client.close()
             engine.wait_empty()
             assert engine.counter("answered_418") == 1
+            assert engine.counter("refused") == 1
 
 
 def test_second_answer_is_late() -> None:
@@ -165,6 +167,75 @@ def test_second_answer_is_late() -> None:
     with running(on_request=on_request) as engine:
         engine.connect()
         assert take(results) == [True, True, False, False, False]
+
+
+def test_second_answer_leaves_the_first_ones_conn_alone() -> None:
+    first, second = About("ann"), About("bob")
+    accepted: queue.Queue[bool] = queue.Queue()
+    seen: queue.Queue[Any] = queue.Queue()
+
+    def on_request(exchange: Exchange) -> None:
+        accepted.put(exchange.accept(about=first))
+        accepted.put(exchange.accept(about=second))
+
+    def on_message(conn: Any, message: Any) -> None:
+        seen.put((conn.user, conn is first.conn))
+
+    with running(on_request=on_request, on_message=on_message, record=False) as engine:
+        client = engine.connect()
+        assert (take(accepted), take(accepted)) == (True, False)
+        client.send_frame(TEXT, "who am I?")
+        assert take(seen) == ("ann", True)
+        # Its own Conn is nobody's.
+        assert not second.conn.is_open
+        second.conn.close()
+        ping(client)
+        client.close()
+        assert take(first.over)[0] is first.conn
+        engine.wait_empty()
+        assert second.over.empty()
+
+
+def test_garbage_collected_while_a_conn_is_made_may_let_another_thread_make_one() -> None:
+    exchanges: queue.Queue[Exchange] = queue.Queue()
+    made: queue.Queue[bool] = queue.Queue()
+    collecting, done = threading.Event(), threading.Event()
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            collecting.set()
+            wait(done)
+
+    def other(exchange: Exchange) -> None:
+        wait(collecting)
+        made.put(exchange.accept(about=About()))
+        done.set()
+
+    with running(on_request=exchanges.put, record=False) as engine:
+        one, first = asked(engine, raw.request("/"), exchanges)
+        two, second = asked(engine, raw.request("/"), exchanges)
+        thread = threading.Thread(target=other, args=(second,))
+        thread.start()
+        about, before = About(), gc.get_threshold()
+        gc.collect()
+        gc.disable()
+        Garbage()
+        try:
+            gc.set_threshold(1)
+            gc.enable()
+            accepted = first.accept(b"", b"", about)
+        finally:
+            gc.set_threshold(*before)
+            gc.enable()
+        gc.collect()
+        thread.join()
+        assert accepted
+        assert take(made)
+        one.close()
+        two.close()
 
 
 def test_deadline_is_503_and_the_answer_behind_it_is_late() -> None:
@@ -294,3 +365,14 @@ def test_connection_ends_when_its_credential_expires_unless_it_is_renewed() -> N
         assert second.is_open
         assert second._identify(About(), 0)
         renewed.close()
+
+
+def test_expiry_that_any_thread_sets_is_kept_by_a_loop_that_sleeps() -> None:
+    with running(on_request=accept) as engine:
+        client, conn = engine.connect_conn()
+        engine.wait_for(timers=0)
+        # Whatever was under way is over: the poller waits for something to come, for ever.
+        ping(client)
+        assert conn._identify(About(), expires_ms=100)
+        assert client.recv_close().code == 3000
+        client.close()

@@ -812,6 +812,42 @@ asked.acquire()
     assert program.end() == (0, "", "")
 
 
+def test_child_process_may_lose_a_conn_with_the_threads_that_it_has_not(script: Script, client: Dial) -> None:
+    program = script("""
+import os, threading, unlimitedws
+server = unlimitedws.DefaultServer("127.0.0.1:0")
+mine = threading.local()
+conns = []
+asked, kept, done = threading.Event(), threading.Event(), threading.Event()
+@server.on_message
+def keep(conn, message):
+    conn.send(message)
+    conns.append(conn)
+    asked.set()
+def hold():
+    asked.wait()
+    mine.conn = conns.pop()
+    kept.set()
+    done.wait()
+server.start()
+holder = threading.Thread(target=hold)
+holder.start()
+print(server.local_addr.port)
+kept.wait()
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+done.set()
+holder.join()
+""")
+    ws = client(int(program.line()))
+    ws.send("x")
+    assert ws.recv(PATIENCE) == "x"
+    assert program.line() == "0"
+    assert program.end() == (0, "", "")
+
+
 NOFILE = """
 import resource
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,4 +1,4 @@
-"""permessage-deflate over real sockets (RFC 7692): what is agreed on, what is compressed, what it costs, what is refused."""
+"""permessage-deflate over real sockets (RFC 7692): what is agreed on, compressed and refused, and what it costs."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_messages_come_back_however_they_are_sent(pool: Any, option: Any) -> Non
         assert client.close_cleanly().code == 1000
 
 
-@pytest.mark.parametrize("option", [Compression(threshold=100), Compression(threshold=100, server_context_takeover=True)])
+@pytest.mark.parametrize(
+    "option", [Compression(threshold=100), Compression(threshold=100, server_context_takeover=True)]
+)
 def test_which_messages_are_compressed(option: Compression) -> None:
     """From the threshold on, or as send() was told; what does not become smaller goes as it is, with no context."""
     noise = random.Random(0).randbytes(5000)
