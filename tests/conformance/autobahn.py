@@ -45,7 +45,7 @@ class Selection(NamedTuple):
 PROTOCOL = Selection("the protocol", False, (), ("9.*", "12.*", "13.*"), 247)
 PLAIN = Selection("without compression", False, (), ("12.*", "13.*"), 301)
 EVERYTHING = Selection("with compression", True, (), (), 517)
-# Of each negotiation and kind of content: 1,000 messages of 16 bytes, of 1 KiB, and of 8 KiB in 256-byte frames.
+# Of each negotiation and kind of content: 1,000 messages of 16 bytes, 1 KiB, and 8 KiB in frames of 256.
 DEFLATE = Selection(
     "some of compression",
     True,
