@@ -1,7 +1,7 @@
 """kosoku's command line, with its cases of compression put right.
 
-They hash each message that comes back. kosoku 0.1.0 hands them one that was not compressed as a str (of a binary
-one each character is a byte), and fails in hashing it; a server need not compress what would not become shorter.
+They hash each message that comes back. kosoku 0.1.0 hands them one that was not compressed as a str (of a
+binary one each character is a byte), and fails in hashing it; a server need not compress what gains nothing.
 """
 
 from __future__ import annotations
