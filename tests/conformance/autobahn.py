@@ -11,6 +11,7 @@ ended in which way. Only what Autobahn itself calls informational is no verdict.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import selectors
@@ -28,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PASSED = frozenset({"OK", "INFORMATIONAL"})
 START_TIMEOUT_S = 30.0
-SUITE_TIMEOUT_S = 1800.0
+SUITE_TIMEOUT_S = 3600.0
 
 
 class Selection(NamedTuple):
@@ -44,7 +45,7 @@ class Selection(NamedTuple):
 PROTOCOL = Selection("the protocol", False, (), ("9.*", "12.*", "13.*"), 247)
 PLAIN = Selection("without compression", False, (), ("12.*", "13.*"), 301)
 EVERYTHING = Selection("with compression", True, (), (), 517)
-# Of each negotiation and kind of content: 1,000 messages of 16 bytes, of 1 KiB, and of 8 KiB in 256-byte frames.
+# Of each negotiation and kind of content: 1,000 messages of 16 bytes, 1 KiB, and 8 KiB in frames of 256.
 DEFLATE = Selection(
     "some of compression",
     True,
@@ -71,9 +72,9 @@ class Case(NamedTuple):
         return {self.behavior, self.close} <= PASSED
 
 
-def find_kosoku() -> str | None:
-    """Return the kosoku beside the running interpreter, or else the one on PATH."""
-    return shutil.which("kosoku", path=str(Path(sys.executable).parent)) or shutil.which("kosoku")
+def has_kosoku() -> bool:
+    """Tell whether the running interpreter has kosoku."""
+    return importlib.util.find_spec("kosoku") is not None
 
 
 @contextmanager
@@ -108,13 +109,21 @@ def echo_server(api: str, compression: bool) -> Iterator[int]:
 
 def run(api: str, outdir: Path, selection: Selection = PROTOCOL, parallelism: int = 1) -> list[Case]:
     """Run the cases of a selection. Returns all of them; kosoku's report stays in outdir."""
-    kosoku = find_kosoku()
-    if kosoku is None:
+    if not has_kosoku():
         raise RuntimeError("kosoku is not installed")
     # An index.json of an earlier run must not pass for this one's.
     shutil.rmtree(outdir, ignore_errors=True)
     with echo_server(api, selection.compression) as port:
-        command = [kosoku, "-m", "fuzzingclient", "-p", str(parallelism), "-o", str(outdir)]
+        command = [
+            sys.executable,
+            str(HERE / "kosoku_repaired.py"),
+            "-m",
+            "fuzzingclient",
+            "-p",
+            str(parallelism),
+            "-o",
+            str(outdir),
+        ]
         for flag, patterns in (("-i", selection.only), ("-x", selection.without)):
             for pattern in patterns:
                 command += [flag, pattern]

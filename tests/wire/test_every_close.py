@@ -11,8 +11,8 @@ from itertools import product
 import pytest
 import rfc
 from live import Live, echo, expect_eof, expect_failure, frames, ping, serve
-from raw import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, frame
-from rfc import Header
+from raw import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, RawClient, frame
+from rfc import Deflated, Header
 
 LIMIT = 70_000
 # Well-formed as text, and as a close body: code 3130.
@@ -21,20 +21,31 @@ PAYLOAD = b"\x0c:"
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    with serve(on_read=echo, record_connects=False, max_message_bytes=LIMIT) as running:
+    # Clients that do not ask for compression do not get it.
+    with serve(on_read=echo, record_connects=False, max_message_bytes=LIMIT, compression=True) as running:
         yield running
 
 
-def fails(live: Live, data: bytes, code: int) -> None:
+OFFER = [("Sec-WebSocket-Extensions", "permessage-deflate; client_no_context_takeover")]
+
+
+def connect(live: Live, compression: bool) -> RawClient:
+    client = live.connect(headers=OFFER if compression else ())
+    assert client.response is not None
+    assert ("sec-websocket-extensions" in client.response.headers) == compression
+    return client
+
+
+def fails(live: Live, data: bytes, code: int, compression: bool = False) -> None:
     """Send data on a connection of its own, and expect that the server fails it and says why."""
-    with live.connect() as client:
+    with connect(live, compression) as client:
         client.send(data)
         expect_failure(client, code)
 
 
-def ends(live: Live, data: bytes, code: int | None, reason: str = "") -> None:
+def ends(live: Live, data: bytes, code: int | None, reason: str = "", compression: bool = False) -> None:
     """Send data that ends with a close frame, and expect the answer and the end; on_close saw it too."""
-    with live.connect() as client:
+    with connect(live, compression) as client:
         client.send(data)
         assert client.recv_close().code == code
         expect_eof(client)
@@ -42,19 +53,21 @@ def ends(live: Live, data: bytes, code: int | None, reason: str = "") -> None:
         assert (ended.code, ended.reason) == (1005 if code is None else code, reason)
 
 
+@pytest.mark.parametrize("compression", [False, True], ids=["plain", "compression"])
 @pytest.mark.parametrize("opcode", range(16))
-def test_every_header_is_served_or_closed_with_1002(live: Live, opcode: int) -> None:
+def test_every_header_is_served_or_closed_with_1002(live: Live, opcode: int, compression: bool) -> None:
     """8 RSV x FIN x masked or not x inside a message or not."""
     for rsv, fin, masked, inside in product(range(8), (False, True), (False, True), (False, True)):
-        header = Header(fin, rsv, opcode, masked, len(PAYLOAD), inside, False)
+        header = Header(fin, rsv, opcode, masked, len(PAYLOAD), inside, compression)
+        deflated = Deflated() if rsv == 4 and opcode in (TEXT, BINARY) else None
         data = frame(TEXT, "lead ", False) if inside else b""
-        data += frame(opcode, PAYLOAD, fin, rsv, masked)
+        data += frame(opcode, deflated.part(PAYLOAD, fin) if deflated else PAYLOAD, fin, rsv, masked)
         if rfc.broken(header):
-            fails(live, data, 1002)
+            fails(live, data, 1002, compression)
         elif opcode == CLOSE:
-            ends(live, data, 3130)
+            ends(live, data, 3130, compression=compression)
         else:
-            with live.connect() as client:
+            with connect(live, compression) as client:
                 client.send(data)
                 if opcode == PING:
                     assert client.recv_frame() == Frame(True, 0, PONG, PAYLOAD)
@@ -65,7 +78,7 @@ def test_every_header_is_served_or_closed_with_1002(live: Live, opcode: int) -> 
                     whole = (b"lead " if inside else b"") + PAYLOAD
                     if not fin:
                         ping(client)
-                        client.send_frame(CONT, " end")
+                        client.send_frame(CONT, deflated.part(b" end", True) if deflated else " end")
                         whole += b" end"
                     assert client.recv_frame() == Frame(True, 0, TEXT if inside else opcode, whole)
                 ping(client)

@@ -17,9 +17,10 @@ from raw import PING, PONG, TEXT, Frame, RawClient
 Send = Callable[[RawClient, bytes], None]
 
 
-@pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    with serve(on_read=echo) as running:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "compression"])
+def live(request: pytest.FixtureRequest) -> Iterator[Live]:
+    # No row offers compression in a way that it may be accepted.
+    with serve(on_read=echo, compression=request.param) as running:
         yield running
 
 
