@@ -603,7 +603,7 @@ cdef tuple _split_target(str target):
     path, _, query = target.partition("?")
     if not path.startswith("/"):
         # What is left of an authority is never longer than its path: a slash in the query is none of either.
-        _, slash, path = path[path.find("://") + 3:].partition("/")
+        _, _, path = path[path.find("://") + 3:].partition("/")
         path = "/" + path
     return path, query
 

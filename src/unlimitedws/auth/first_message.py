@@ -44,8 +44,8 @@ class FirstMessageAuth(Authenticator):
         timeout: Seconds or a `timedelta`, from the handshake to the good message; 10 by default, more than 0.
         field: Where the message is a JSON object, the member that holds the credential, such as ``"token"``;
             None: the message is the credential.
-        max_chars: A longer message is bad; 8192 by default, at most 16384. The verifier does not get to see it. One of more
-            than four times as many bytes closes with 1009.
+        max_chars: A longer message is bad; 8192 by default, at most 16384. The verifier does not get to see it. One
+            of more than four times as many bytes closes with 1009.
         origins, grace: See `Authenticator`.
 
     Raises:
