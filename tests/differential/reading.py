@@ -213,6 +213,10 @@ class Message:
                 found.met("damaged deflate data")
             else:
                 found.met("message that does not end where a block does")
+                if goes_on_in_tail(self.raw, self._window):
+                    found.met("message that goes on in what its receiver appends")
+        elif goes_on_in_tail(self.raw, self._window):
+            found.met("message that goes on in what its receiver appends")
         if len(payload) > self.limit or fills_limit:
             codes.add(1009)
             found.met("too long")
@@ -225,12 +229,17 @@ class Message:
 
 def inflated(raw: bytes, window: bytes, limit: int) -> Inflated:
     """Read a compressed message (7692: 7.2.2); if it is damaged, up to there or up to the limit."""
-    if len(raw) <= MAX_ORACLE_BYTES:
-        try:
-            said = inflate_oracle.inflate(raw, window)
-            return Inflated(said.message, True, said.farthest, False)
-        except inflate_oracle.BrokenStreamError:
-            pass
+    if len(raw) > MAX_ORACLE_BYTES and (found := by_zlib(raw, window, limit)).good:
+        return found
+    try:
+        said = inflate_oracle.inflate(raw, window)
+    except inflate_oracle.BrokenStreamError:
+        return by_zlib(raw, window, limit)._replace(good=False)
+    return Inflated(said.message, True, said.farthest, False)
+
+
+def by_zlib(raw: bytes, window: bytes, limit: int) -> Inflated:
+    """Do the same as far as zlib tells: one that it calls damaged may only end in an odd way."""
     appended = EMPTY_BLOCK + LAST_BLOCK
     payload, rest, good = b"", raw + appended, False
     while rest and len(payload) <= limit:
@@ -239,16 +248,20 @@ def inflated(raw: bytes, window: bytes, limit: int) -> Inflated:
             # Above the limit it stops, whatever comes behind.
             payload += inflate.decompress(rest, limit + 1 - len(payload))
         except zlib.error:
-            return Inflated(
-                payload, False, 0, fills_before_damage(rest, window + payload, limit - len(payload))
-            )
+            fills = fills_before_damage(rest, window + payload, limit - len(payload))
+            return Inflated(payload, False, 0, fills)
         # Behind a final block the message may end, or go on in the same window.
         good = inflate.eof and inflate.unused_data in (b"", appended)
         if good or not inflate.eof or len(inflate.unused_data) < len(appended):
             break
         rest = inflate.unused_data
-    # If the message is short, the oracle has said already that it is damaged.
-    return Inflated(payload, len(raw) > MAX_ORACLE_BYTES and (good or len(payload) > limit), 0, False)
+    return Inflated(payload, good or len(payload) > limit, 0, False)
+
+
+def goes_on_in_tail(raw: bytes, window: bytes) -> bool:
+    inflate = zlib.decompressobj(-15, window)
+    inflate.decompress(raw)
+    return bool(inflate.decompress(EMPTY_BLOCK))
 
 
 def fills_before_damage(data: bytes, window: bytes, limit: int) -> bool:
