@@ -15,6 +15,7 @@ cdef class Dispatch:
     cdef object on_message
     cdef object on_fragment
     cdef object on_close
+    cdef object on_drain
     cdef object on_request
     cdef object on_route
     cdef object failed

@@ -102,6 +102,11 @@ class Gate:
             data = fragment.data
             self._recognize(conn, about, data.decode() if fragment.opcode == OpCode.TEXT else data)
 
+    def on_drain(self, conn: Conn) -> None:
+        """What was sent to a connection has left."""
+        if _stranger(conn) is None:
+            self._run("on_drain", conn)
+
     def on_close(self, conn: Conn) -> None:
         """A connection is over."""
         if _stranger(conn) is None:
