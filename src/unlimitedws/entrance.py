@@ -9,10 +9,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from _uws.conn import Conn
+from _uws.conn import Conn, check_close
 from _uws.core import Loop
 
-from .about import Roll, check_close, milliseconds_until
+from .about import Roll, milliseconds_until
 from .door import Door, Rules
 from .durations import Duration, seconds
 from .gate import Gate
