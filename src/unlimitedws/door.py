@@ -264,7 +264,7 @@ class Door:
 
     def _awaited(self, ask: _Ask, result: object, error: BaseException | None) -> None:
         """A coroutine has returned, on the asyncio thread."""
-        from .aio import Late
+        from .coroutines import Late
 
         if isinstance(error, Late):
             ask.exchange.answer(503, _BUSY)

@@ -162,7 +162,7 @@ class Gate:
             result, error = outcome.get()
         finally:
             self._waiting.discard(outcome)
-        from .aio import Late
+        from .coroutines import Late
 
         if isinstance(error, Late):
             logger.info("a first message was not verified within %g s", limit)

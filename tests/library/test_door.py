@@ -19,7 +19,7 @@ import pytest
 from unlimitedws import Accept, Address, CloseCause, Options, Reject, Request, Response
 from unlimitedws import helpers as helpers_module
 from unlimitedws.about import About, Roll, check_close, milliseconds_until
-from unlimitedws.aio import AsyncThread, Late
+from unlimitedws.coroutines import AsyncThread, Late
 from unlimitedws.door import Door, Rules
 from unlimitedws.gate import Gate
 from unlimitedws.helpers import Helpers
