@@ -153,6 +153,44 @@ class Loop(Dispatch):
         Thread: any number of threads at a time; the first one without being asked for, the others by spawn.
         """
 
+    def enter(self) -> tuple[int, int]:
+        """Be the loop's guest, instead of its runners: an event loop of others, asyncio's say, drives it from now on.
+
+        Returns:
+            Two descriptors to be watched beside the event loop's own. When one of them is readable it is time to
+            `visit`.
+
+        Raises:
+            RuntimeError: The loop runs already, or has run.
+            OSError, MemoryError: The kernel, or the allocator, refuses what is needed.
+
+        Thread: any; from then on the guest's.
+        """
+
+    def visit(self) -> int:
+        """Do all that there is to do, run the callbacks it is for, and return without having waited.
+
+        While the guest stays away, the watchdog does what can be done without Python.
+
+        Returns:
+            0: The loop has stopped: stop watching the descriptors, then `leave`. 1: visit again, after everybody
+            whom the callbacks woke has had a turn. 2: when a descriptor is readable.
+
+        Raises:
+            RuntimeError: Called by one of its own callbacks, or where there is no guest.
+
+        Thread: the guest's.
+        """
+
+    def leave(self) -> None:
+        """End what `enter` began, after `visit` has returned 0: the descriptors are closed, the watchdog ends.
+
+        Raises:
+            RuntimeError: It has not returned that.
+
+        Thread: the guest's.
+        """
+
     def shut(self, code: int, reason: str, timeout_ms: int) -> None:
         """Stop: accept no more, flush what is queued, close every connection, then let `run` return.
 

@@ -16,7 +16,16 @@ from _uws.errs cimport UWS_E_ARG, UWS_OK
 from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
 from _uws.intern cimport intern_give, intern_take
 from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
-from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
+from _uws.role cimport (
+    UWS_WORK_EVENTS,
+    UWS_WORK_STOP,
+    role_end,
+    role_invite,
+    role_leave,
+    role_start,
+    role_visit,
+    role_work,
+)
 from _uws.settings cimport UWS_MIN_SCHEDULE_US, UwsSettings, settings_read
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
 from _uws.state cimport (
@@ -266,12 +275,67 @@ cdef class Loop(Dispatch):
                 self.dog_started = False
             conn_unlock(l)
             if last:
-                with nogil:
-                    role_end(l)
-                    if l.finished:
-                        loop_close(l)
-                self._forget()
-                self.spawn = None
+                self._end()
+
+    cdef int _end(self) except -1:
+        """The last of those who drive the loop has come to its end."""
+        cdef UwsLoop* l = self.l
+        with nogil:
+            role_end(l)
+            if l.finished:
+                loop_close(l)
+        self._forget()
+        self.spawn = None
+        return 0
+
+    def enter(self):
+        cdef UwsLoop* l = self.l
+        cdef bint started = False
+        if l.forked or self.dog_started or l.finished:
+            raise RuntimeError("a loop runs once, and in the process that made it")
+        if batch_init(&self.guest) != UWS_OK:
+            raise MemoryError
+        with nogil:
+            started = role_invite(l, &self.guest) == UWS_OK and role_start(l) == UWS_OK
+        if not started:
+            batch_destroy(&self.guest)
+            raise OSError(errno, "an eventfd or the watchdog thread cannot be had")
+        self.dog_started = True
+        conn_lock(l)
+        l.runners += 1
+        conn_unlock(l)
+        return (l.poller.epoll_fd, l.bell_fd)
+
+    def visit(self):
+        cdef UwsLoop* l = self.l
+        cdef int work
+        if not self.dog_started or self.visiting or l.forked:
+            raise RuntimeError("not the guest's to call now: enter() comes first, leave() last, and callbacks in between")
+        self.visiting = True
+        try:
+            with nogil:
+                work = role_visit(l)
+            if work == UWS_WORK_EVENTS:
+                conn_lock(l)
+                l.gil_waiters -= 1
+                conn_unlock(l)
+                self._deliver(&self.guest, 0)
+        finally:
+            self.visiting = False
+        return work
+
+    def leave(self):
+        cdef UwsLoop* l = self.l
+        if not self.dog_started or not l.finished or self.visiting:
+            raise RuntimeError("the loop has not finished")
+        conn_lock(l)
+        l.runners -= 1
+        conn_unlock(l)
+        self.dog_started = False
+        self._end()
+        l.guest = NULL
+        l.batch = NULL
+        batch_destroy(&self.guest)
 
     cdef int _spare(self) except -1:
         """Keep one runner in reserve: when those at work get stuck, the watchdog can only wake one that exists."""

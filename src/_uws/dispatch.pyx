@@ -14,7 +14,7 @@ from _uws.exchange cimport Exchange, exchange_fail, exchange_make
 from _uws.frame cimport UWS_OP_TEXT
 from _uws.life cimport conn_consumed, conn_end, conn_goodbye
 from _uws.messages cimport event_fragment, event_goes_on, event_payload, event_text
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_FRAGMENT, UWS_EV_OPEN, UWS_EV_REQUEST, UWS_EVF_FINAL, UwsEvent
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_FRAGMENT, UWS_EV_OPEN, UWS_EV_PONG, UWS_EV_REQUEST, UWS_EVF_FINAL, UwsEvent
 from _uws.slot cimport conn_at
 from _uws.state cimport (
     UWS_C_CALLBACK,
@@ -24,6 +24,7 @@ from _uws.state cimport (
     UWS_W_CLOSE,
     UWS_W_MESSAGE,
     UWS_W_OPEN,
+    UWS_W_PONG,
     UWS_W_REQUEST,
     UWS_W_ROUTE,
     UWS_W_STREAM,
@@ -56,6 +57,8 @@ cdef class Dispatch:
             self.on_fragment = func
         elif name == "on_close":
             self.on_close = func
+        elif name == "on_pong":
+            self.on_pong = func
         elif name == "on_request":
             self.on_request = func
         elif name == "on_route":
@@ -72,6 +75,8 @@ cdef class Dispatch:
             want |= UWS_W_STREAM
         if self.on_close is not None:
             want |= UWS_W_CLOSE
+        if self.on_pong is not None:
+            want |= UWS_W_PONG
         if self.on_request is not None:
             want |= UWS_W_REQUEST
         if self.on_route is not None:
@@ -83,7 +88,7 @@ cdef class Dispatch:
     cdef int _forget(self) except -1:
         """It calls nobody any more: a Conn that somebody keeps need not keep what the hooks hold."""
         self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
-        self.on_request = self.on_route = None
+        self.on_request = self.on_route = self.on_pong = None
         self.failed = None
         return 0
 
@@ -145,6 +150,8 @@ cdef class Dispatch:
                 continue
             if event.kind == UWS_EV_OPEN:
                 hook = self.on_connect
+            elif event.kind == UWS_EV_PONG:
+                hook = self.on_pong
             else:
                 hook = self._reading_hook(event, &how)
             if hook is None:
@@ -159,6 +166,9 @@ cdef class Dispatch:
                 if event.kind == UWS_EV_OPEN:
                     name = "on_connect"
                     hook(conn)
+                elif event.kind == UWS_EV_PONG:
+                    name = "on_pong"
+                    hook(conn, event_payload(event))
                 elif how == AS_FRAGMENT:
                     name = "on_fragment"
                     hook(conn, event_fragment(event))

@@ -17,3 +17,4 @@ cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil
 cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil
 cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes,
                     uint64_t timeout_ms) noexcept nogil
+cdef int loop_next_ms(UwsLoop* l) noexcept nogil

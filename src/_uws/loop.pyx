@@ -45,6 +45,7 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_MAX_LISTENERS,
     UWS_O_DOG,
+    UWS_O_GUEST,
     UWS_READ_BYTES,
     UWS_SCRATCH_EVENTS,
     UWS_S_ASKING,
@@ -119,6 +120,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     cdef uint64_t seed = 0
     memset(l, 0, sizeof(UwsLoop))
     l.spare_fd = -1
+    l.bell_fd = -1
     l.dirty_head = -1
     l.ready_head = -1
     l.ready_tail = -1
@@ -162,6 +164,9 @@ cdef void loop_close(UwsLoop* l) noexcept nogil:
     if l.spare_fd >= 0:
         close(l.spare_fd)
         l.spare_fd = -1
+    if l.bell_fd >= 0:
+        close(l.bell_fd)
+        l.bell_fd = -1
     poller_destroy(&l.poller)
 
 
@@ -212,17 +217,24 @@ cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
 # ---- a turn
 
 cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
-    """How long epoll may wait: until the next timer, for ever where there is none (-1); not at all when there is
-    something to deliver, which the watchdog leaves to others but looks after."""
+    """How long epoll may wait: until the next timer; not at all when there is something to deliver, which the watchdog
+    leaves to others but looks after, and never in the name of a guest."""
+    cdef int wait = loop_next_ms(l), look
+    if b.taken < b.n or l.owner == UWS_O_GUEST:
+        return 0
+    if l.n_ready != 0 and l.guest == NULL:
+        if l.owner != UWS_O_DOG:
+            return 0
+        look = <int>((l.limits.schedule_timeout_us + 999) // 1000)
+        return look if wait < 0 or look < wait else wait
+    return wait
+
+
+cdef int loop_next_ms(UwsLoop* l) noexcept nogil:
+    """How long it is until something is to be done at a time; -1: there is nothing of the kind."""
     cdef int wait = -1
     cdef uint64_t now = clock_ms(), at
     cdef uint32_t ticks = wheel_next(&l.wheel)
-    if b.taken < b.n:
-        return 0
-    if l.n_ready != 0:
-        if l.owner != UWS_O_DOG:
-            return 0
-        wait = <int>((l.limits.schedule_timeout_us + 999) // 1000)
     if ticks != 0:
         at = l.start_ms + (<uint64_t>l.wheel.now + ticks) * UWS_TICK_MS
         wait = _sooner(wait, at, now)

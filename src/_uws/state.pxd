@@ -180,11 +180,13 @@ cdef enum UwsWant:
     UWS_W_REQUEST = 8         # what to answer a valid upgrade request
     UWS_W_ROUTE = 16          # ... and a plain GET
     UWS_W_STREAM = 32         # messages while they arrive
+    UWS_W_PONG = 128          # pongs
 
 cdef enum UwsOwner:
     UWS_O_NONE = 0
     UWS_O_RUNNER = 1          # a thread that also runs callbacks
     UWS_O_DOG = 2             # the watchdog: it polls while every runner is away
+    UWS_O_GUEST = 3           # an event loop of others, which calls whenever the epoll descriptor is readable
 
 cdef struct UwsLimits:
     UwsUpgradeLimits upgrade
@@ -295,6 +297,9 @@ cdef struct UwsLoop:
     uint8_t dog_asleep
     uint8_t dog_quit
     uint8_t dog_alive
+    uint8_t rung              # bell_fd has been written since the guest came last
+    int bell_fd               # an eventfd that calls a guest whose role the watchdog has taken; -1: there is no guest
+    UwsBatch* guest           # the guest's batch; NULL: there is none
     uint64_t away_seq
     uint32_t gil_waiters      # runners that wait for the GIL
     uint32_t runners          # threads in run()
