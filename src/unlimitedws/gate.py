@@ -102,6 +102,10 @@ class Gate:
             data = fragment.data
             self._recognize(conn, about, data.decode() if fragment.opcode == OpCode.TEXT else data)
 
+    def on_pong(self, conn: Conn, payload: bytes) -> None:
+        """A pong has come; the engine tells of none before its sender is known."""
+        self._run("on_pong", conn, payload)
+
     def on_close(self, conn: Conn) -> None:
         """A connection is over."""
         if _stranger(conn) is None:
