@@ -41,6 +41,10 @@ class Loop(Dispatch):
                 handshake_timeout_ms      from accept to the end of the request head; then 408
                 close_timeout_ms          from our close frame to the peer's; then the connection is dropped
                 max_buffered_bytes        send buffer of one connection
+                high_water_bytes          above it Sent.HIGH, once the kernel was asked
+                low_water_bytes           down to it on_drain
+                overflow                  a full one: 0 the sender waits, 1 close, 2 drop newest, 3 drop oldest
+                max_buffered_total_bytes  of all; then those are dropped that got on least (63 bits)
                 max_inbox_bytes           undelivered messages of one connection, then reading it pauses
                 max_inbox_messages        the same, counted
                 request_timeout_ms        for Python to answer a request; then 503

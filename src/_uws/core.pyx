@@ -200,7 +200,7 @@ cdef class Loop(Dispatch):
         cdef UwsLoop* l = self.l
         cdef UwsCounters c
         cdef uint32_t connections, descriptors, runners, parked, ready, timers, targets
-        cdef size_t inbox_bytes, used_bytes, held_bytes, blocks, partial
+        cdef size_t inbox_bytes, out_bytes, used_bytes, held_bytes, blocks, partial
         cdef uint64_t inflated, inflated_from_bytes, inflated_bytes
         cdef uint64_t[18] closed_by
         cdef uint64_t[600] answered
@@ -210,6 +210,7 @@ cdef class Loop(Dispatch):
         connections, descriptors, runners, parked = l.n_open, l.n_conns, l.runners, l.parked
         ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
         inbox_bytes, blocks, partial = l.inbox_bytes, l.slab.live_blocks, l.env.partial_bytes
+        out_bytes = l.out_bytes
         inflated, inflated_from_bytes, inflated_bytes = l.env.inflated, l.env.inflated_from_bytes, l.env.inflated_bytes
         memcpy(closed_by, l.closed_by, sizeof(closed_by))
         memcpy(answered, l.answered, sizeof(answered))
@@ -218,7 +219,7 @@ cdef class Loop(Dispatch):
         figures = {
             "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
             "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
-            "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
+            "buffered_bytes": out_bytes, "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
             "slab_blocks": blocks, "inflated": inflated, "inflated_from_bytes": inflated_from_bytes,
             "inflated_bytes": inflated_bytes,
         }

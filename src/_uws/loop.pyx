@@ -11,7 +11,7 @@ from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflater_destroy, deflater_init, inflater_destroy
 from _uws.errs cimport UWS_E_ARG, UWS_E_SYS, UWS_OK
 from _uws.intern cimport intern_destroy, intern_init
-from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave
+from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave, conn_release
 from _uws.poller cimport (
     EPOLLERR,
     EPOLLHUP,
@@ -58,7 +58,7 @@ from _uws.state cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from _uws.tend cimport conn_timer
+from _uws.tend cimport conn_timer, tend_queues
 from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
 
 cdef extern from "sys/random.h" nogil:
@@ -122,6 +122,8 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     l.spare_fd = -1
     l.bell_fd = -1
     l.dirty_head = -1
+    l.slow_head = -1
+    l.slow_tail = -1
     l.ready_head = -1
     l.ready_tail = -1
     l.poller.epoll_fd = -1
@@ -277,6 +279,9 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
             c.flags |= UWS_F_PAUSED
             conn_reading(l, c)
         return
+    if events & (EPOLLHUP | EPOLLERR):
+        # It is over, and there is no more to come than the kernel has: that may be told also while it is paused.
+        conn_release(l, c)
     if c.flags & (UWS_F_EOF | UWS_F_PAUSED):
         if events & (EPOLLHUP | EPOLLERR):
             # Both directions are shut. A paused connection's last data stays in the kernel until it is read on.
@@ -336,6 +341,8 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     if l.stopping:
         _stop_step(l)
     conn_flush_all(l)
+    if l.out_bytes > l.limits.max_out_bytes:
+        tend_queues(l)
 
 
 # ---- stopping

@@ -6,5 +6,6 @@ from libc.stdint cimport uint32_t
 from _uws.state cimport UwsConn, UwsLoop
 
 cdef void conn_tended(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void tend_queues(UwsLoop* l) noexcept nogil
 cdef void conn_timer(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_expires_in(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil

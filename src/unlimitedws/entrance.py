@@ -9,18 +9,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-<<<<<<< HEAD
 from _uws.conn import Conn, check_close
-from _uws.core import Loop
 
 from .about import Roll, milliseconds_until
-from .door import Door, Rules
-=======
-from _uws.conn import Conn
-
-from .about import Roll, check_close, milliseconds_until
 from .door import Rules
->>>>>>> ddc9bb584f79a789ae851d63163c31895ecf5816
 from .durations import Duration, seconds
 from .gate import Gate
 from .hooks import Hook
@@ -40,7 +32,7 @@ HeaderHook: TypeAlias = Callable[[str, str], Reject | Awaitable[Reject | None] |
 H = TypeVar("H", bound=Handler)
 
 _DOOR_HOOKS = ("on_request", "on_host", "on_header")
-_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_pong", "on_close")
+_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain", "on_pong", "on_close")
 # The engine's: it compares each of them with each that a client offers.
 _MAX_SUBPROTOCOLS = 32
 _MAX_SUBPROTOCOL_BYTES = 255

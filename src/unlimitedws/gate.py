@@ -106,6 +106,11 @@ class Gate:
         """A pong has come; the engine tells of none before its sender is known."""
         self._run("on_pong", conn, payload)
 
+    def on_drain(self, conn: Conn) -> None:
+        """What was sent to a connection has left."""
+        if _stranger(conn) is None:
+            self._run("on_drain", conn)
+
     def on_close(self, conn: Conn) -> None:
         """A connection is over."""
         if _stranger(conn) is None:

@@ -96,6 +96,11 @@ class Server(Entrance):
     send one unasked. Pongs line up with messages, and wait while a callback of the connection runs; one that comes while
     `on_read` waits for a further message is dropped. Raising closes the connection with 1011."""
 
+    on_drain: Hook[ConnHook] = Hook()
+    """``on_drain(conn)``: what waits to be sent is down to `low_water_bytes`, after `conn.send` had said `Sent.HIGH`.
+    Once for each time, though two that were not told yet are told as one. It does not line up behind messages, and
+    comes also while the connection is paused; never after `on_close`."""
+
     on_close: Hook[ConnHook] = Hook()
     """``on_close(conn)``: the connection is closed; `conn.close_code` and `conn.close_reason` tell why. The
     last callback of a connection, and exactly one for each that was open."""
