@@ -56,7 +56,7 @@ cdef class Exchange:
         if len(subprotocol) > UWS_MAX_SUBPROTOCOL_BYTES:
             raise ValueError(f"a subprotocol has at most {UWS_MAX_SUBPROTOCOL_BYTES} bytes")
         if not 0 <= auth_timeout_ms <= 0x7FFFFFFF or not 0 <= expires_ms <= 1 << 62:
-            raise ValueError("a time is 0 to 24 days")
+            raise ValueError("auth_timeout_ms has 31 bits, expires_ms 62")
         with_.subprotocol = <const uint8_t*>PyBytes_AS_STRING(subprotocol)
         with_.subprotocol_len = len(subprotocol)
         with_.headers = <const uint8_t*>PyBytes_AS_STRING(headers)

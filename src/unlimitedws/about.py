@@ -21,8 +21,8 @@ __all__ = ["About", "Roll", "check_close", "milliseconds_until"]
 # RFC 6455, section 7.4: those that may be sent. And section 5.5: a control frame has 125 bytes, two of them the code.
 _CODES = (*range(1000, 1004), *range(1007, 1015), *range(3000, 5000))
 _MAX_REASON_BYTES = 123
-# The engine counts the time until an expiry in 31 bits of milliseconds: 24 days.
-_MAX_MS = 2**31 - 1
+# As the engine takes it, which adds it to the time of its clock.
+_MAX_MS = 2**62
 
 
 class About:
@@ -222,7 +222,7 @@ def _each(known: About | set[About] | None) -> Iterator[About]:
 def milliseconds_until(expires: float | None, grace: float = 0.0) -> int:
     """Return how long it is until a Unix time plus grace, as the engine takes it; 0 for None.
 
-    What is over ends in a millisecond; what is further away than 24 days ends then.
+    What is over ends in a millisecond.
     """
     if expires is None:
         return 0
