@@ -446,16 +446,26 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
 
 cdef bint _still_reads(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Does the peer still take what is queued before the end? Then it has not come to our close frame yet, and its time
-    to answer has not begun: what was accepted for sending is delivered, however slowly it is read."""
+    to answer has not begun: what was accepted for sending is delivered, however slowly it is read. The slot may be
+    free afterwards, and then it does."""
+    cdef uint32_t generation = c.generation
     if (c.state != UWS_S_CLOSE_SENT and c.state != UWS_S_LINGER) or not (c.flags & UWS_F_OUT_ON):
         return False
-    return (tick_now(l) - c.side.stuck) < l.limits.close_timeout_ms // UWS_TICK_MS
+    # epoll does not report room before a third of the kernel's buffer is free.
+    conn_flush(l, c)
+    if c.generation != generation:
+        return True
+    if c.flags & UWS_F_OUT_ON and tick_now(l) - c.side.stuck >= l.limits.close_timeout_ms // UWS_TICK_MS:
+        return False
+    # Where flushing has come to the end it has set the deadline for the peer's FIN.
+    if c.link.deadline == 0 and (c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER):
+        _deadline(l, c, l.limits.close_timeout_ms)
+    return True
 
 
 cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The timer of a connection that is not open ran out."""
     if _still_reads(l, c):
-        _deadline(l, c, l.limits.close_timeout_ms)
         return
     if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
         l.count.timeouts += 1

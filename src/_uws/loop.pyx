@@ -249,7 +249,8 @@ cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
     if l.accept_at_ms != 0:
         wait = _sooner(wait, l.accept_at_ms, now)
     if l.draining and not l.stopping:
-        wait = _sooner(wait, l.drain_at_ms, now)
+        # With the last one gone since the turn's beginning it is over already.
+        wait = _sooner(wait, l.drain_at_ms if l.n_open != 0 else now, now)
     if l.stopping and l.stop_at_ms != 0:
         wait = _sooner(wait, l.stop_at_ms, now)
     return wait
