@@ -89,8 +89,13 @@ class Loop(Dispatch):
     def connections(self) -> int:
         """Open WebSocket connections: upgraded, close handshake not ended. Thread: any."""
 
-    def listen(self, fd: int) -> None:
+    def listen(self, fd: int, shared: bool = False) -> None:
         """Accept from a bound, listening, non-blocking socket. The caller closes it when `run` has returned.
+
+        Args:
+            fd: The socket's descriptor.
+            shared: Other processes accept from it too. `drain` leaves the newcomers to them; those of a socket that
+                is not shared are told 503.
 
         Raises:
             OSError: epoll does not take it.
@@ -208,6 +213,29 @@ class Loop(Dispatch):
 
         Thread: any, callbacks and signal handlers included.
         """
+
+    def drain(self, over_ms: int, code: int, jitter: bool, timeout_ms: int) -> None:
+        """Let nobody in any more, have the open connections leave one after the other, then stop as `shut` does.
+
+        Returns at once; the engine's own timers do it, whether Python is busy or not. Upgrades are refused with 503
+        from now on, those that on_request is being asked about too; plain GETs are answered still. Called again it
+        brings the end forward, or does nothing. While the loop stops it does nothing.
+
+        Args:
+            over_ms: Time over which they leave; 31 bits.
+            code: Close code that they get.
+            jitter: In random order, each at a random moment of its share of the time; False: evenly to the tick.
+            timeout_ms: As of `shut`, from when the last has left or the time is over.
+
+        Raises:
+            ValueError: A time is out of range.
+
+        Thread: any, callbacks and signal handlers included.
+        """
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` has been called. Thread: any."""
 
     def counters(self) -> dict[str, int]:
         """Figures of the engine, by name, for tests and for people who look for a leak. Thread: any."""

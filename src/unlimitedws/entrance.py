@@ -168,8 +168,7 @@ class Entrance:
             conn: One of this server's.
             user: Hashable, an id; what `disconnect` finds it by.
             session: One of several logins of a user; hashable.
-            expires: Unix time, in seconds, at which it is closed with 3000; None: never. At the latest after 24
-                days.
+            expires: Unix time, in seconds, at which it is closed with 3000; None: never.
             grace: Seconds or a `timedelta` beyond that, for the client to come up with a new credential.
 
         Returns:
@@ -218,7 +217,7 @@ class Entrance:
     # Inside
 
     def _furnish(self, run: Serving) -> None:
-        """Tell the loops what to ask, and whom to call. Called whenever what it depends on changes; the lock is held."""
+        """Tell the loops what to ask, and whom to call. Called when that changes; the lock is held."""
         rules, door = self._rules, run.door
         asked = (
             rules.auth is not None or self._options.keep_request or any(n in self._hooks for n in _DOOR_HOOKS)
