@@ -1,14 +1,26 @@
-# F6. A connection as Python sees it, and the helpers of the Go API. Owns the Conn: (loop, index, generation), never a
-# pointer to a slot. Used by core, which makes them and runs their callbacks.
+# F6. A connection as Python sees it. Owns the Conn: (loop, index, generation), never a pointer to a slot.
+# Used by dispatch, which makes them and runs their callbacks, and by messages.
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from _uws.deliver cimport UwsDelivery
-from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EVF_FIRST, UwsEvent
 from _uws.sock cimport sockaddr_storage
 from _uws.state cimport UwsConn, UwsLoop, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
+
+
+# Which messages are compressed, where the client has agreed to it.
+cdef enum:
+    COMPRESS_NEVER
+    COMPRESS_LONG                 # those above the threshold
+    COMPRESS_ALWAYS
+
+cdef enum:
+    UWS_FOR_EVER_SHIFT = 60       # 36,000 years of microseconds
+
+
+cdef inline uint64_t conn_io_timeout(const UwsLoop* l) noexcept nogil:
+    """In microseconds."""
+    return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else <uint64_t>1 << UWS_FOR_EVER_SHIFT
 
 
 cdef inline void conn_lock(UwsLoop* l) noexcept:
@@ -24,20 +36,6 @@ cdef inline void conn_lock(UwsLoop* l) noexcept:
 
 cdef inline void conn_unlock(UwsLoop* l) noexcept nogil:
     pthread_mutex_unlock(&l.lock)
-
-
-cdef inline bytes event_payload(const UwsEvent* event):
-    return PyBytes_FromStringAndSize(<char*>event.data, event.len_bytes)
-
-
-cdef inline str event_text(const UwsEvent* event):
-    # The engine has validated it already; this only builds the str.
-    return PyUnicode_DecodeUTF8(<char*>event.data, event.len_bytes, NULL)
-
-
-cdef inline bint event_goes_on(const UwsEvent* event) noexcept nogil:
-    """Whether it goes on with a message that began before."""
-    return event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FIRST)
 
 
 cdef class Conn:
@@ -78,10 +76,10 @@ cdef struct UwsRemote:
 
 cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil
 cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer)
-# A message, or a piece of one that is streamed, as a Fragment.
-cdef object event_fragment(const UwsEvent* event)
-
 cdef object address_of(const sockaddr_storage* storage)
 
 cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation)
 cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)
+
+# Send any kind of frame but CLOSE. check_text: bytes that go out as text have to be UTF-8. compress: COMPRESS_*
+cdef int conn_write(Conn conn, int opcode, object message, bint check_text, int compress) except -1

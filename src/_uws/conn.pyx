@@ -12,8 +12,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memset
 
 from _uws.clock cimport clock_us
-from _uws.deflate cimport UwsDeflate, deflate_own_forget, deflate_own_run, deflater_run
-from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait, deliver_wait_room
+from _uws.deflate cimport deflater_run
+from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait_room
 from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_MORE, UWS_OK
 from _uws.frame cimport (
     UWS_MAX_CONTROL_BYTES,
@@ -21,30 +21,18 @@ from _uws.frame cimport (
     UWS_OP_BINARY,
     UWS_OP_CLOSE,
     UWS_OP_PING,
-    UWS_OP_PONG,
     UWS_OP_TEXT,
-    UWS_RSV1,
     close_code_valid,
-    close_parse,
 )
 from _uws.handshake cimport conn_peer
 from _uws.intern cimport intern_get, intern_give, intern_ref
-from _uws.life cimport conn_abort, conn_close, conn_dirty, conn_flush
-from _uws.outq cimport outq_put_frame
-from _uws.proto cimport (
-    UWS_EV_FRAGMENT,
-    UWS_EVF_FINAL,
-    UWS_EVF_FIRST,
-    UWS_P_OURS_KEPT,
-    UWS_P_WINDOW,
-    UwsEvent,
-)
-from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_index, conn_side, conn_takes, tick_now
+from _uws.life cimport conn_abort, conn_close, conn_flush
+from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW
+from _uws.send cimport UWS_SEND_FLUSH, send_deflated, send_frame, send_leave, send_own
+from _uws.slot cimport conn_at, conn_index, conn_takes
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
-    UWS_C_LIMIT,
     UWS_C_LOCAL,
     UWS_F_GONE,
     UWS_F_OUT_ON,
@@ -77,21 +65,12 @@ cdef extern from "arpa/inet.h" nogil:
     uint16_t ntohs(uint16_t)
 
 cdef enum:
-    CORK_BYTES = 65536            # queued bytes of one connection that do not wait for the end of the turn
     GIL_BYTES = 8192              # a longer message is compressed without the GIL: it takes 0.1 ms and more
-    FLUSH = 2                     # of _put(): what is queued now should leave at once
+    FLUSH = 2                     # of send_frame(): what is queued now should leave at once
     KNOWN_LOCAL = 0
     KNOWN_REMOTE = 1
     KNOWN_TARGET = 2
     KNOWN_SUBPROTOCOL = 3
-
-# Which messages are compressed, where the client has agreed to it.
-cdef enum:
-    COMPRESS_NEVER
-    COMPRESS_LONG                 # those above the threshold
-    COMPRESS_ALWAYS
-
-cdef uint64_t FOR_EVER_US = 1 << 60
 
 # Who has it may make a Conn. Not a flag that says when: making an object may collect garbage, and let others run.
 cdef object MAKER = object()
@@ -99,13 +78,7 @@ cdef object MAKER = object()
 # Whether a fork is under way, which has the locks of all loops meanwhile; under the GIL.
 cdef bint forking = False
 
-cdef object OP_TEXT
-cdef object OP_BINARY
 cdef tuple CAUSES
-
-
-cdef inline uint64_t _io_timeout(UwsLoop* l) noexcept nogil:
-    return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else FOR_EVER_US
 
 
 cdef str _unix_host(const sockaddr_storage* storage):
@@ -153,70 +126,22 @@ cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer
     return owner.client(peer, text)
 
 
-# ---- queueing a message; all of it with the loop's lock held
-
-cdef int _put(UwsLoop* l, UwsConn* c, int opcode, int rsv, const uint8_t* data, size_t len_bytes,
-              size_t plain_bytes) noexcept nogil:
-    """Queue one frame: UWS_OK, FLUSH or UWS_E_NOMEM. plain_bytes: of the message before it was compressed."""
-    if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, opcode, rsv, data, len_bytes) != UWS_OK:
-        return UWS_E_NOMEM
-    l.count.messages_out += 1
-    l.count.bytes_out += plain_bytes
-    if l.limits.idle_timeout_ms != 0 and c.marks & UWS_M_EXTRA:
-        l.extra[c - l.table].spoke = tick_now(l)
-    if rsv:
-        l.count.deflated += 1
-        l.count.deflated_from_bytes += plain_bytes
-        l.count.deflated_bytes += len_bytes
-    conn_dirty(l, c)
-    return UWS_OK if c.side.out.bytes < CORK_BYTES or c.flags & UWS_F_OUT_ON else FLUSH
-
-
-cdef int _put_own(UwsLoop* l, UwsConn* c, int opcode, const uint8_t* data, size_t len_bytes) noexcept nogil:
-    """Compress in the connection's own context, which the client's follows: no other message of it may come between
-    this and the queueing. As _put()."""
-    cdef UwsDeflate* own = l.extra[c - l.table].deflate
-    cdef uint8_t* out = NULL
-    cdef size_t n = 0
-    cdef int status
-    if own == NULL or deflate_own_run(own, data, len_bytes, &out, &n) != UWS_OK:
-        # Without memory for that: as it is, which is always allowed.
-        return _put(l, c, opcode, 0, data, len_bytes, len_bytes)
-    status = _put(l, c, opcode, UWS_RSV1, out, n, len_bytes)
-    slab_give(&l.slab, out)
-    if status == UWS_E_NOMEM:
-        deflate_own_forget(own)
-    return status
-
-
-cdef void _sent(UwsLoop* l, int32_t index, int status) noexcept nogil:
-    """Let what _put() queued leave, if it says so, and let go of the lock."""
-    if status == FLUSH:
-        conn_flush(l, &l.table[index])
-    conn_unlock(l)
-
-
-cdef int _put_deflated(UwsLoop* l, int32_t index, uint32_t generation, int opcode, int done,
-                       const uint8_t* data, size_t len_bytes, const uint8_t* out, size_t n) noexcept nogil:
-    """Queue what deflater_run() made of data, or data itself if it made nothing (done), and let go of the deflater.
-
-    As _put(); UWS_E_ARG if the connection is gone meanwhile, UWS_MORE if its queue is full.
-    """
-    cdef UwsConn* c = conn_at(l, index, generation)
-    cdef int status
-    if not conn_takes(c):
-        status = UWS_E_ARG
-    elif c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
-        status = UWS_MORE
-    elif done == UWS_OK:
-        status = _put(l, c, opcode, UWS_RSV1, out, n, len_bytes)
-    else:
-        status = _put(l, c, opcode, 0, data, len_bytes, len_bytes)
-    pthread_mutex_unlock(&l.deflate_lock)
-    return status
-
-
 # ---- connections
+
+def check_close(code, reason):
+    """Refuse what a close frame cannot say. See conn.pyi."""
+    cdef bytes text
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"a close code is an int, not {type(code).__name__}")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
+    if not 0 <= code <= 0xFFFF or not close_code_valid(code):
+        raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
+    text = reason.encode()
+    if len(text) > UWS_MAX_REASON_BYTES:
+        raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
+    return text
+
 
 cdef void conns_fork(bint is_under_way) noexcept:
     """A fork has taken the locks of all loops, or is about to let go of them. The GIL is held."""
@@ -460,7 +385,7 @@ cdef class Conn:
             if c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
                 # The room may be gone again by the time that it is our turn: others send too.
                 if deadline_us == 0:
-                    deadline_us = clock_us() + _io_timeout(l)
+                    deadline_us = clock_us() + conn_io_timeout(l)
                 self._wait_room(deadline_us)
                 continue
             if compress != COMPRESS_NEVER and c.proto.flags & UWS_P_WINDOW and len_bytes != 0 \
@@ -472,18 +397,18 @@ cdef class Conn:
                     break
                 if len_bytes > GIL_BYTES:
                     with nogil:
-                        status = _put_own(l, c, opcode, data, len_bytes)
-                        _sent(l, index, status)
+                        status = send_own(l, c, opcode, data, len_bytes)
+                        send_leave(l, index, status)
                     break
-                status = _put_own(l, c, opcode, data, len_bytes)
+                status = send_own(l, c, opcode, data, len_bytes)
             else:
-                status = _put(l, c, opcode, 0, data, len_bytes, len_bytes)
-            if status != FLUSH:
+                status = send_frame(l, c, opcode, 0, data, len_bytes, len_bytes)
+            if status != UWS_SEND_FLUSH:
                 conn_unlock(l)
                 break
             # Much at once: others may compute while the kernel copies it.
             with nogil:
-                _sent(l, index, status)
+                send_leave(l, index, status)
             break
         if status == UWS_E_NOMEM:
             raise MemoryError
@@ -492,7 +417,7 @@ cdef class Conn:
         return 0
 
     cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept:
-        """Compress in a context that is not kept, and queue: as _put_deflated(). The loop's lock is held on entry, and
+        """Compress in a context that is not kept, and queue: as send_deflated(). The loop's lock is held on entry, and
         let go of meanwhile: who compresses holds up others who do, and nobody else. It is not held on return."""
         cdef UwsLoop* l = self.l
         cdef const uint8_t* out = NULL
@@ -506,22 +431,22 @@ cdef class Conn:
                 pthread_mutex_lock(&l.deflate_lock)
                 done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
                 pthread_mutex_lock(&l.lock)
-                status = _put_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-                _sent(l, index, status)
+                status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
+                send_leave(l, index, status)
             return status
         done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
         if pthread_mutex_trylock(&l.lock) == 0:
-            status = _put_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-            if status != FLUSH:
+            status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
+            if status != UWS_SEND_FLUSH:
                 conn_unlock(l)
                 return status
             with nogil:
-                _sent(l, index, status)
+                send_leave(l, index, status)
             return status
         with nogil:
             pthread_mutex_lock(&l.lock)
-            status = _put_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-            _sent(l, index, status)
+            status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
+            send_leave(l, index, status)
         return status
 
     def send(self, message, *, compress=None):
@@ -530,26 +455,20 @@ cdef class Conn:
             if compress is not True and compress is not False:
                 raise TypeError(f"compress: must be True, False or None, not {compress!r}")
             how = COMPRESS_ALWAYS if compress else COMPRESS_NEVER
-        _write(self, UWS_OP_TEXT if isinstance(message, str) else UWS_OP_BINARY, message, False, how)
+        conn_write(self, UWS_OP_TEXT if isinstance(message, str) else UWS_OP_BINARY, message, False, how)
 
     def ping(self, payload=b""):
-        _write(self, UWS_OP_PING, payload, False, COMPRESS_NEVER)
+        conn_write(self, UWS_OP_PING, payload, False, COMPRESS_NEVER)
 
-    def close(self, code=1000, str reason not None=""):
+    def close(self, code=1000, reason=""):
         self._end(UWS_C_LOCAL, code, reason)
 
-    def _end(self, int cause, code, str reason not None):
+    def _end(self, int cause, code, reason):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        cdef bytes text = reason.encode()
+        cdef bytes text = check_close(code, reason)
         cdef uint16_t number
         cdef int status = UWS_OK
-        if not isinstance(code, int):
-            raise TypeError(f"a close code is an int, not {type(code).__name__}")
-        if not 0 <= code <= 0xFFFF or not close_code_valid(code):
-            raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
-        if len(text) > UWS_MAX_REASON_BYTES:
-            raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
         number = code
         said = (int(code), reason)
         conn_lock(l)
@@ -608,9 +527,7 @@ cdef tuple _split_target(str target):
     return path, query
 
 
-# ---- reading and writing, as in Go
-
-cdef int _write(Conn conn, int opcode, object message, bint check_text, int compress) except -1:
+cdef int conn_write(Conn conn, int opcode, object message, bint check_text, int compress) except -1:
     """Send any kind of frame but CLOSE. check_text: bytes that go out as text have to be UTF-8. compress: COMPRESS_*"""
     cdef const char* text
     cdef Py_ssize_t n = 0
@@ -642,165 +559,9 @@ cdef inline int _check(int opcode, bint control, bint check_text, const uint8_t*
     return 0
 
 
-cdef object event_fragment(const UwsEvent* event):
-    cdef int flags = event.flags if event.kind == UWS_EV_FRAGMENT else UWS_EVF_FIRST | UWS_EVF_FINAL
-    return Fragment(
-        OP_TEXT if event.opcode == UWS_OP_TEXT else OP_BINARY,
-        event_payload(event),
-        (flags & UWS_EVF_FIRST) != 0,
-        (flags & UWS_EVF_FINAL) != 0,
-    )
-
-
-cdef int _check_reader(Conn conn) except -1:
-    if conn.delivery == NULL or conn.thread != PyThread_get_thread_ident():
-        raise RuntimeError("messages are read in a callback of their connection, by the thread that runs it")
-    return 0
-
-
-cdef int _next_piece(Conn conn, uint64_t timeout_us) except -1:
-    """Let conn.delivery.event be what came next, and wait for it if need be."""
-    cdef UwsLoop* l = conn.l
-    cdef int waited
-    with nogil:
-        pthread_mutex_lock(&l.lock)
-        waited = deliver_wait(l, conn.delivery, timeout_us)
-        conn_unlock(l)
-    if waited == UWS_WAITED_CLOSED:
-        raise conn._gone()
-    if waited != UWS_WAITED:
-        raise TimeoutError("nothing further came within the I/O timeout")
-    return 0
-
-
-cdef int _next_message(Conn conn, uint64_t timeout_us) except -1:
-    """Let conn.delivery.event be the message to read, or the beginning of it."""
-    cdef uint64_t until, now
-    _check_reader(conn)
-    conn.reading += 1
-    if conn.unread:
-        conn.unread = False
-        return 0
-    until = clock_us() + timeout_us
-    while True:
-        _next_piece(conn, timeout_us)
-        if not event_goes_on(conn.delivery.event):
-            return 0
-        # The rest of one that was left before its end.
-        now = clock_us()
-        timeout_us = until - now if until > now else 0
-
-
-cdef bytes _whole(Conn conn):
-    """The bytes of the message that has been begun; of one that is streamed all its pieces, waiting for each."""
-    cdef UwsEvent* event = conn.delivery.event
-    cdef uint64_t room = conn.l.env.max_message_bytes
-    cdef list pieces
-    if event.kind != UWS_EV_FRAGMENT or (event.flags & UWS_EVF_FINAL and event.len_bytes <= room):
-        return event_payload(event)
-    pieces = []
-    while True:
-        if event.len_bytes > room:
-            conn._end(UWS_C_LIMIT, 1009, "")
-            raise conn._gone()
-        room -= event.len_bytes
-        pieces.append(event_payload(event))
-        if event.flags & UWS_EVF_FINAL:
-            return b"".join(pieces)
-        _next_piece(conn, _io_timeout(conn.l))
-        event = conn.delivery.event
-
-
-def read_client_data(Conn conn not None):
-    """Read the message on_read was called for; called again, wait for the next one. See conn.pyi."""
-    cdef object op
-    _next_message(conn, _io_timeout(conn.l))
-    op = OP_TEXT if conn.delivery.event.opcode == UWS_OP_TEXT else OP_BINARY
-    return (_whole(conn), op)
-
-
-cdef int _next_of(Conn conn, int opcode) except -1:
-    """The next message of one kind; those of the other are dropped. One timeout for all of it."""
-    cdef uint64_t left = _io_timeout(conn.l)
-    cdef uint64_t end = clock_us() + left, now
-    while True:
-        _next_message(conn, left)
-        if conn.delivery.event.opcode == opcode:
-            return 0
-        now = clock_us()
-        left = end - now if end > now else 0
-
-
-def read_client_text(Conn conn not None):
-    """Read the next text message. See conn.pyi."""
-    _next_of(conn, UWS_OP_TEXT)
-    if conn.delivery.event.kind != UWS_EV_FRAGMENT:
-        return event_text(conn.delivery.event)
-    return _whole(conn).decode()
-
-
-def read_client_binary(Conn conn not None):
-    """Read the next binary message. See conn.pyi."""
-    _next_of(conn, UWS_OP_BINARY)
-    return _whole(conn)
-
-
-def begin_message(Conn conn not None):
-    """Begin to read a message piece by piece. See conn.pyi."""
-    _next_message(conn, _io_timeout(conn.l))
-    return conn.reading, event_fragment(conn.delivery.event)
-
-
-def next_fragment(Conn conn not None, uint32_t reading):
-    """Go on with it. See conn.pyi."""
-    _check_reader(conn)
-    if reading != conn.reading or conn.unread:
-        raise RuntimeError("the connection has gone on to another message")
-    _next_piece(conn, _io_timeout(conn.l))
-    return event_fragment(conn.delivery.event)
-
-
-def write_server_message(Conn conn not None, int op, msg):
-    """Send one message with the opcode given. See conn.pyi."""
-    cdef bytes body
-    cdef uint16_t code = 0
-    if op == UWS_OP_TEXT:
-        _write(conn, op, msg, True, COMPRESS_LONG)
-    elif op == UWS_OP_BINARY:
-        _write(conn, op, msg, False, COMPRESS_LONG)
-    elif op == UWS_OP_PING or op == UWS_OP_PONG:
-        _write(conn, op, msg, False, COMPRESS_NEVER)
-    elif op == UWS_OP_CLOSE:
-        body = msg.encode() if isinstance(msg, str) else memoryview(msg).tobytes()
-        if close_parse(<const uint8_t*>PyBytes_AS_STRING(body), len(body), &code) != UWS_OK:
-            raise ValueError("malformed body of a close frame (RFC 6455, section 5.5.1)")
-        if not conn.is_open:
-            raise conn._gone()
-        if code == 1005:
-            conn.close()
-        else:
-            conn.close(code, body[2:].decode())
-    else:
-        raise ValueError(f"opcode {op} is no message and no control frame")
-
-
-def write_server_text(Conn conn not None, msg):
-    """Send one text message. See conn.pyi."""
-    _write(conn, UWS_OP_TEXT, msg, True, COMPRESS_LONG)
-
-
-def write_server_binary(Conn conn not None, msg):
-    """Send one binary message. See conn.pyi."""
-    _write(conn, UWS_OP_BINARY, msg, False, COMPRESS_LONG)
-
-
 # At the end, when every name of this module is there: the package `unlimitedws` takes them from here.
 from unlimitedws.address import Address, plain_host
 from unlimitedws.causes import CloseCause
 from unlimitedws.errors import ConnectionClosed
-from unlimitedws.fragment import Fragment
-from unlimitedws.opcode import OpCode
 
 CAUSES = (None, *CloseCause)
-OP_TEXT = OpCode.TEXT
-OP_BINARY = OpCode.BINARY

@@ -6,10 +6,11 @@ from typing import final
 from typing_extensions import Self
 
 from _uws.conn import Conn
+from _uws.dispatch import Dispatch
 from unlimitedws.address import Address
 
 @final
-class Loop:
+class Loop(Dispatch):
     """One epoll instance, its connections, and the threads that serve them.
 
     A loop runs once. Its life: made, `listen`, `run` in one thread (more are asked for through spawn),
@@ -91,24 +92,6 @@ class Loop:
             OSError: epoll does not take it.
 
         Thread: any, before `run`.
-        """
-
-    def set_hook(self, name: str, func: Callable[..., object] | None) -> None:
-        """Set or clear (None) a hook; the next callback is the new one.
-
-        Args:
-            name: "on_connect", "on_read", "on_close" (called with the connection), or "on_message"
-                (connection, message), which is used instead of "on_read" where it is set; "on_fragment"
-                (connection, Fragment), which is used instead of both. A hook that is None
-                costs nothing. Or "on_request" and "on_route", called with an `Exchange`: for each valid
-                upgrade request, and for each plain GET but one of the page. They answer it at once, or keep it
-                and answer later.
-            func: The function; None clears the hook.
-
-        Raises:
-            ValueError: There is no hook of that name.
-
-        Thread: any, at any time.
         """
 
     def set_subprotocols(self, names: list[bytes]) -> None:

@@ -1,63 +1,30 @@
-# F6. Loops as Python sees them, and the handing over of events: with conn, the only files of the engine that hold
-# Python objects. Owns the memory of a loop.
+# F6. Loops as Python sees them: their beginning, their runners, their end. Owns the memory of a loop.
 # Lock order: the GIL, then the loop's lock; nobody waits for the GIL with the lock held.
 
 import os
-import sys
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from cpython.object cimport PyObject
-from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport Py_DECREF
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _uws.clock cimport clock_ms
-from _uws.conn cimport (
-    Conn,
-    conn_lock,
-    conn_make,
-    conn_unlock,
-    conns_fork,
-    event_fragment,
-    event_goes_on,
-    event_payload,
-    event_text,
-)
-from _uws.deflate cimport deflate_valid
-from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_next, deliver_next_note
+from _uws.conn cimport conn_lock, conn_unlock, conns_fork
 from _uws.errs cimport UWS_E_ARG, UWS_OK
-from _uws.exchange cimport Exchange, exchange_fail, exchange_make
-from _uws.frame cimport UWS_OP_TEXT
-from _uws.life cimport conn_consumed, conn_end, conn_goodbye
 from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
 from _uws.intern cimport intern_give, intern_take
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_FRAGMENT, UWS_EV_OPEN, UWS_EV_REQUEST, UWS_EVF_FINAL, UwsEvent
 from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
 from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
+from _uws.settings cimport UWS_MIN_SCHEDULE_US, UwsSettings, settings_read
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
-from _uws.slot cimport conn_at
 from _uws.state cimport (
     UWS_CAUSES,
-    UWS_C_CALLBACK,
-    UWS_F_PINNED,
     UWS_MAX_HTTP_STATUS,
     UWS_MAX_SUBPROTOCOLS,
-    UWS_M_MUTE,
-    UWS_S_OPEN,
-    UWS_W_CLOSE,
-    UWS_W_MESSAGE,
-    UWS_W_OPEN,
-    UWS_W_REQUEST,
-    UWS_W_ROUTE,
-    UWS_W_STREAM,
     UwsBatch,
-    UwsConn,
     UwsCounters,
-    UwsLimits,
     UwsLoop,
     pthread_mutex_lock,
     pthread_mutex_unlock,
@@ -72,90 +39,25 @@ cdef extern from "sys/resource.h" nogil:
         RLIMIT_NOFILE
     int getrlimit(int, rlimit*)
 
-cdef extern from *:
-    Py_ssize_t Py_REFCNT(PyObject*)
-
 cdef enum:
-    MIN_SCHEDULE_US = 100         # below it the watchdog would do little else than look
     SPAWN_RETRY_MS = 1000         # after a runner could not be started
     MAX_TABLE = 1 << 24           # slots, where RLIMIT_NOFILE knows no limit
-    # What a hook gets beside the connection: nothing, a message, a fragment.
-    AS_CALL = 0
-    AS_MESSAGE = 1
-    AS_FRAGMENT = 2
 
 # The first of all loops of this process, for fork(); under the GIL.
 cdef UwsLoop* all_loops = NULL
 
-cdef tuple SETTINGS = (
-    "max_message_bytes", "max_stream_bytes", "streaming", "max_fragments",
-    "max_header_bytes", "max_header_fields", "max_line_bytes",
-    "handshake_timeout_ms", "request_timeout_ms", "close_timeout_ms", "ping_interval_ms", "ping_timeout_ms",
-    "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
-    "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
-    "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
-    "jobs", "proxy_protocol", "compression", "compression_level", "compression_mem_level",
-    "compression_server_takeover", "compression_client_takeover", "compression_server_bits",
-    "compression_client_bits", "compression_threshold",
-)
-
 
 @cython.final
-cdef class Loop:
+cdef class Loop(Dispatch):
     """One epoll instance, its connections, and the threads that serve them. See core.pyi."""
 
     def __cinit__(self, dict settings, spawn, failed, page):
-        cdef UwsLimits limits
+        cdef UwsSettings told
         cdef rlimit files
         cdef uint32_t table
-        for name in SETTINGS:
-            if name not in settings:
-                raise KeyError(name)
-        for name in settings:
-            if name not in SETTINGS:
-                raise KeyError(name)
-        memset(&limits, 0, sizeof(limits))
-        limits.upgrade.max_head_bytes = settings["max_header_bytes"]
-        limits.upgrade.max_fields = settings["max_header_fields"]
-        limits.upgrade.max_line_bytes = settings["max_line_bytes"]
-        limits.handshake_timeout_ms = settings["handshake_timeout_ms"]
-        limits.request_timeout_ms = settings["request_timeout_ms"]
-        limits.close_timeout_ms = settings["close_timeout_ms"]
-        limits.ping_interval_ms = settings["ping_interval_ms"]
-        limits.ping_timeout_ms = settings["ping_timeout_ms"]
-        limits.send_timeout_ms = settings["send_timeout_ms"]
-        limits.idle_timeout_ms = settings["idle_timeout_ms"]
-        limits.max_lifetime_ms = settings["max_lifetime_ms"]
-        limits.max_pings = settings["max_pings_per_second"]
-        limits.max_partial_bytes = settings["max_incomplete_total_bytes"]
-        limits.max_buffered_bytes = settings["max_buffered_bytes"]
-        limits.max_inbox_bytes = settings["max_inbox_bytes"]
-        limits.max_inbox_messages = settings["max_inbox_messages"]
-        limits.max_inbox_total_bytes = settings["max_inbox_total_bytes"]
-        limits.max_connections = settings["max_connections"]
-        limits.schedule_timeout_us = settings["schedule_timeout_us"]
-        limits.schedule_timeout_us = max(limits.schedule_timeout_us, MIN_SCHEDULE_US)
-        limits.cooldown_us = settings["cooldown_us"]
-        limits.io_timeout_us = settings["io_timeout_us"]
-        limits.jobs = settings["jobs"]
-        limits.proxy_protocol = settings["proxy_protocol"]
-        limits.deflate.enabled = settings["compression"]
-        limits.deflate.level = settings["compression_level"]
-        limits.deflate.mem_level = settings["compression_mem_level"]
-        limits.deflate.server_takeover = settings["compression_server_takeover"]
-        limits.deflate.client_takeover = settings["compression_client_takeover"]
-        limits.deflate.server_bits = settings["compression_server_bits"]
-        limits.deflate.client_bits = settings["compression_client_bits"]
-        limits.deflate.threshold_bytes = settings["compression_threshold"]
-        if not deflate_valid(&limits.deflate):
-            raise ValueError("compression: a setting is out of range")
-        # Every setting is read before anything is made: one that is refused leaves nothing behind.
-        cdef uint64_t max_message_bytes = settings["max_message_bytes"]
-        cdef uint64_t max_stream_bytes = settings["max_stream_bytes"]
-        cdef uint32_t max_fragments = settings["max_fragments"]
-        cdef uint32_t streaming = settings["streaming"]
-        self.streaming = streaming != 0
-        self.max_runners = settings["runners"]
+        settings_read(&told, settings)
+        self.streaming = told.streaming != 0
+        self.max_runners = told.runners
         self.spawn = spawn
         self.failed = failed
         if getrlimit(RLIMIT_NOFILE, &files) != 0:
@@ -164,11 +66,11 @@ cdef class Loop:
         self.l = <UwsLoop*>PyMem_RawMalloc(sizeof(UwsLoop))
         if self.l == NULL:
             raise MemoryError
-        if loop_init(self.l, &limits, max_message_bytes, max_fragments, table) != UWS_OK:
+        if loop_init(self.l, &told.limits, told.max_message_bytes, told.max_fragments, table) != UWS_OK:
             PyMem_RawFree(self.l)
             self.l = NULL
             raise OSError(errno, "epoll, eventfd or the connection table cannot be had")
-        self.l.env.max_stream_bytes = max_stream_bytes
+        self.l.env.max_stream_bytes = told.max_stream_bytes
         global all_loops
         self.l.next_loop = all_loops
         all_loops = self.l
@@ -211,41 +113,6 @@ cdef class Loop:
             raise ValueError("too many listening sockets for one loop")
         if status != UWS_OK:
             raise OSError(errno, "epoll does not take the listening socket")
-
-    def set_hook(self, str name, func):
-        if name == "on_connect":
-            self.on_connect = func
-        elif name == "on_read":
-            self.on_read = func
-        elif name == "on_message":
-            self.on_message = func
-        elif name == "on_fragment":
-            self.on_fragment = func
-        elif name == "on_close":
-            self.on_close = func
-        elif name == "on_request":
-            self.on_request = func
-        elif name == "on_route":
-            self.on_route = func
-        else:
-            raise ValueError(f"there is no hook named {name!r}")
-        cdef uint32_t want = 0
-        if self.on_connect is not None:
-            want |= UWS_W_OPEN
-        if self.on_read is not None or self.on_message is not None or self.on_fragment is not None:
-            want |= UWS_W_MESSAGE
-        # on_message takes nothing but whole messages.
-        if self.on_fragment is not None or (self.streaming and self.on_message is None):
-            want |= UWS_W_STREAM
-        if self.on_close is not None:
-            want |= UWS_W_CLOSE
-        if self.on_request is not None:
-            want |= UWS_W_REQUEST
-        if self.on_route is not None:
-            want |= UWS_W_ROUTE
-        conn_lock(self.l)
-        self.l.want = want
-        conn_unlock(self.l)
 
     def set_subprotocols(self, list names not None):
         cdef UwsLoop* l = self.l
@@ -298,7 +165,7 @@ cdef class Loop:
             raise ValueError(f"{name} cannot be {value} us")
         conn_lock(self.l)
         if name == "schedule_timeout_us":
-            self.l.limits.schedule_timeout_us = <uint32_t>max(value, MIN_SCHEDULE_US)
+            self.l.limits.schedule_timeout_us = <uint32_t>max(value, UWS_MIN_SCHEDULE_US)
         elif name == "cooldown_us":
             self.l.limits.cooldown_us = <uint32_t>value
         elif name == "io_timeout_us":
@@ -386,6 +253,7 @@ cdef class Loop:
                     work = role_work(l, &b, &role)
                 if work == UWS_WORK_STOP:
                     break
+                self._staff()
                 self._deliver(&b, role)
         finally:
             with nogil:
@@ -402,10 +270,8 @@ cdef class Loop:
                     role_end(l)
                     if l.finished:
                         loop_close(l)
-                # It calls nobody any more. A Conn that somebody keeps need not keep what the hooks hold.
-                self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
-                self.on_request = self.on_route = None
-                self.spawn = self.failed = None
+                self._forget()
+                self.spawn = None
 
     cdef int _spare(self) except -1:
         """Keep one runner in reserve: when those at work get stuck, the watchdog can only wake one that exists."""
@@ -423,200 +289,16 @@ cdef class Loop:
                 self.spawn_at_ms = clock_ms() + SPAWN_RETRY_MS
         return 0
 
-    cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1:
-        """Run the callbacks of all that waits. The GIL is held, the lock is not."""
+    cdef int _staff(self) except -1:
+        """Have one more runner started, if none is in reserve. The GIL is held, the lock is not."""
         cdef UwsLoop* l = self.l
-        cdef UwsDelivery d
-        cdef Conn conn
-        cdef void* known
-        d.role = role
+        cdef bint wanted
         conn_lock(l)
         l.gil_waiters -= 1
-        if self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping \
-                and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms):
-            conn_unlock(l)
+        wanted = self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping
+        conn_unlock(l)
+        if wanted and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms):
             self._spare()
-            conn_lock(l)
-        while deliver_begin(l, b, &d):
-            known = l.table[d.index].conn
-            conn_unlock(l)
-            conn = <Conn>known if known != NULL else None
-            try:
-                self._callbacks(&d, conn)
-            finally:
-                conn = None
-                conn_lock(l)
-                deliver_done(l, &d)
-        conn_unlock(l)
-        return 0
-
-    cdef int _callbacks(self, UwsDelivery* d, Conn conn) except -1:
-        """The callbacks of one connection's events. Exceptions end here."""
-        cdef UwsLoop* l = self.l
-        cdef UwsEvent* event
-        cdef object hook
-        cdef str name = ""
-        cdef int how = AS_CALL
-        cdef void* known
-        while True:
-            event = deliver_next(d)
-            if event == NULL:
-                if d.batch != NULL:
-                    break
-                conn_lock(l)
-                event = deliver_next_note(l, d)
-                conn_unlock(l)
-                if event == NULL:
-                    break
-            if event.kind == UWS_EV_REQUEST:
-                self._asked(d)
-                continue
-            if conn is None:
-                # Whoever accepts it gives it a Conn that knows who it is, on any thread and at any time before this.
-                conn_lock(l)
-                known = l.table[d.index].conn
-                conn_unlock(l)
-                conn = <Conn>known if known != NULL else None
-            if event.kind == UWS_EV_CLOSE:
-                self._closed(d, conn)
-                return 0
-            if l.table[d.index].marks & UWS_M_MUTE and event.kind != UWS_EV_OPEN:
-                # What it sent is dropped. That it is there is told all the same: on_close comes for each that was.
-                continue
-            if event.kind == UWS_EV_OPEN:
-                hook = self.on_connect
-            else:
-                hook = self._reading_hook(event, &how)
-            if hook is None:
-                continue
-            if conn is None:
-                conn = conn_make(self, l, d.index, d.generation)
-            if conn.delivery == NULL:
-                conn.delivery = d
-                conn.thread = PyThread_get_thread_ident()
-            conn.unread = False
-            try:
-                if event.kind == UWS_EV_OPEN:
-                    name = "on_connect"
-                    hook(conn)
-                elif how == AS_FRAGMENT:
-                    name = "on_fragment"
-                    hook(conn, event_fragment(event))
-                elif how == AS_MESSAGE:
-                    name = "on_message"
-                    hook(conn, event_text(event) if event.opcode == UWS_OP_TEXT else event_payload(event))
-                else:
-                    name = "on_read"
-                    conn.unread = True
-                    hook(conn)
-            except BaseException:
-                self._fail(conn, name)
-        if conn is not None:
-            conn.delivery = NULL
-            conn.unread = False
-        return 0
-
-    cdef object _reading_hook(self, const UwsEvent* event, int* how):
-        """The hook for a message, or for a piece of one that is streamed, and what it is given; None: nobody's."""
-        if self.on_fragment is not None:
-            how[0] = AS_FRAGMENT
-            return self.on_fragment
-        if event_goes_on(event):
-            # on_read has returned, and left the rest of it.
-            return None
-        if self.on_message is None:
-            how[0] = AS_CALL
-            return self.on_read
-        if event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FINAL):
-            # It began before on_message was set.
-            return None
-        how[0] = AS_MESSAGE
-        return self.on_message
-
-    cdef int _asked(self, UwsDelivery* d) except -1:
-        """A request waits for its answer. Who is asked answers it, now or later; the engine watches the deadline."""
-        cdef UwsLoop* l = self.l
-        cdef Exchange exchange = exchange_make(self, l, d.index, d.generation)
-        if exchange is None:
-            return 0
-        hook = self.on_request if exchange.is_upgrade else self.on_route
-        try:
-            if hook is not None:
-                hook(exchange)
-            elif exchange.is_upgrade:
-                # It has been taken away since: as if it had never been there.
-                exchange.accept()
-            else:
-                exchange_fail(l, d.index, d.generation)
-        except BaseException:
-            self._report(None, "on_request")
-            exchange_fail(l, d.index, d.generation)
-        return 0
-
-    cdef void _report(self, Conn conn, str hook) noexcept:
-        # What reporting itself raises goes to sys.unraisablehook: nobody else is left to tell.
-        self.failed(conn, sys.exc_info()[1], hook)
-
-    cdef int _fail(self, Conn conn, str hook) except -1:
-        """The exception being handled came out of a callback: report it, close the connection with 1011."""
-        cdef UwsLoop* l = self.l
-        cdef UwsConn* c
-        self._report(conn, hook)
-        conn_lock(l)
-        c = conn_at(l, conn.index, conn.generation)
-        if c != NULL:
-            c.marks |= UWS_M_MUTE
-            # Where the application has closed it before, its close frame is on the way and the peer's is awaited.
-            if c.state == UWS_S_OPEN:
-                conn_end(l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
-        conn_unlock(l)
-        return 0
-
-    cdef int _closed(self, UwsDelivery* d, Conn conn) except -1:
-        """The last event of a connection: tell its Conn, say goodbye to the peer, run on_close."""
-        cdef UwsLoop* l = self.l
-        cdef UwsConn* c
-        cdef UwsEvent* event = d.event
-        cdef bint pinned = False
-        cdef object hook = self.on_close
-        if conn is None and hook is not None:
-            conn = conn_make(self, l, d.index, d.generation)
-        if conn is not None:
-            conn.end = (event.code, event_text(event), event.cause)
-            conn.delivery = d
-            conn.thread = PyThread_get_thread_ident()
-            conn.unread = False
-        conn_lock(l)
-        c = conn_at(l, d.index, d.generation)
-        if c != NULL:
-            conn_goodbye(l, c, event)
-            c.conn = NULL
-            pinned = (c.flags & UWS_F_PINNED) != 0
-            c.flags &= ~UWS_F_PINNED
-        conn_unlock(l)
-        if hook is not None:
-            try:
-                hook(conn)
-            except BaseException:
-                self._fail(conn, "on_close")
-        if conn is not None and conn.about is not None:
-            try:
-                conn.about.closed(conn)
-            except BaseException:
-                self._report(conn, "on_close")
-        if conn is not None:
-            conn.delivery = NULL
-            if Py_REFCNT(<PyObject*>conn) > 1 + pinned:
-                # Somebody may hold it.
-                conn._remember()
-            conn.index = -1
-            if pinned:
-                Py_DECREF(conn)
-        conn_lock(l)
-        c = conn_at(l, d.index, d.generation)
-        if c != NULL:
-            conn_consumed(l, c)
-        conn_unlock(l)
         return 0
 
 

@@ -13,7 +13,8 @@ from inspect import isawaitable, iscoroutine
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
-from _uws.conn import Conn, read_client_data
+from _uws.conn import Conn
+from _uws.messages import read_client_data
 
 from .about import About, Roll, milliseconds_until
 from .causes import CloseCause

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from _uws.conn import Conn, begin_message, next_fragment
+from _uws.conn import Conn
+from _uws.messages import begin_message, next_fragment
 
 from .causes import CloseCause
 from .errors import ConnectionClosed

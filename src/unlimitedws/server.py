@@ -1,33 +1,31 @@
-"""The server: the Go API over one engine loop, its threads, its signals, its beginning and its end."""
+"""The server: the Go API, its hooks and options, its signals. What runs while it serves is in `serving`."""
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import resource
 import threading
-import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from _uws.conn import Conn
-from _uws.core import Loop
 
 from . import address
 from .address import Address
 from .door import Door
-from .durations import Duration, microseconds, milliseconds, seconds
+from .durations import Duration, microseconds, seconds
 from .entrance import Entrance
 from .errors import ConnectionClosed
 from .fragment import Fragment
 from .hooks import Hook, adopt_methods, check_hook_name
-from .listening import Listener, listen_all
+from .listening import listen_all
 from .options import OptionKeywords, Options
 from .proxies import Proxies
 from .request import Request
+from .serving import GRACE, Serving
 from .signals import SignalWaiter
 
 if TYPE_CHECKING:
@@ -45,43 +43,6 @@ MessageHook: TypeAlias = Callable[[Conn, Any], object]
 ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
 Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 
-_GOING_AWAY = 1001
-# After the connections have been dropped, a callback that runs on is given this long to notice.
-_GRACE = 1.0
-# At exit nobody waits for a peer that does not answer.
-_EXIT_TIMEOUT = 1.0
-
-
-class _Run:
-    """One run of a server, from `start` until its last thread has ended."""
-
-    def __init__(self, loop: Loop, door: Door, listeners: Sequence[Listener]) -> None:
-        self.loop = loop
-        self.door = door
-        self.listeners = listeners
-        self.pid = os.getpid()
-        self.threads: set[threading.Thread] = set()
-        self.started = 0
-        self.ended = threading.Event()
-        self.wake: Callable[[], object] = lambda: None
-        self.raised: BaseException | None = None
-
-    def shut(self, timeout: Duration) -> None:
-        """Tell the loop to stop. Takes no lock: signal handlers and callbacks call it."""
-        self.loop.shut(_GOING_AWAY, "", milliseconds(timeout, "timeout"))
-        self.door.shut()
-        # Newcomers, those in the backlog too, are refused now and do not wait for the end.
-        for listener in self.listeners:
-            listener.refuse()
-
-    def shut_for(self, exc: BaseException, timeout: Duration) -> None:
-        """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
-        self.raised = self.raised or exc
-        self.shut(timeout)
-
-
-# For the end of the interpreter. Those that run are kept alive by their threads anyway.
-_running: set[_Run] = set()
 # For fork().
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
@@ -146,7 +107,7 @@ class Server(Entrance):
         # Guards what follows, the hooks and the options. Never held while waiting for a callback. Reentrant,
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
-        self._run: _Run | None = None
+        self._run: Serving | None = None
         super().__init__()
         _servers.add(self)
         self._listeners = listen_all(places, self._options)
@@ -251,7 +212,7 @@ class Server(Entrance):
     def connections(self) -> int:
         """Open WebSocket connections. Thread: any."""
         run = self._run
-        return 0 if run is None else run.loop.connections
+        return 0 if run is None else run.connections
 
     @property
     def running(self) -> bool:
@@ -261,7 +222,7 @@ class Server(Entrance):
     def counters(self) -> dict[str, int]:
         """Return the engine's figures, for tests and the hunt for a leak; names may change. Thread: any."""
         run = self._run
-        return {} if run is None else run.loop.counters()
+        return {} if run is None else run.counters()
 
     def __repr__(self) -> str:
         state = f"{self.connections} connections" if self.running else "not running"
@@ -287,7 +248,7 @@ class Server(Entrance):
 
         Thread: any; signals are handled in the main thread only.
         """
-        run: _Run | None = None
+        run: Serving | None = None
         signals = 0
 
         def on_signal() -> None:
@@ -353,12 +314,11 @@ class Server(Entrance):
                 # A child process has the sockets of a server that ran when it was forked, but no thread of it.
                 self._close_listeners()
                 return
-            own = threading.current_thread() in run.threads | run.door.threads()
+        own = threading.current_thread() in run.threads()
         run.shut(limit)
-        if not own and not run.ended.wait(limit + _GRACE):
-            with self._lock:
-                names = ", ".join(sorted(thread.name for thread in run.threads | run.door.threads()))
-            raise TimeoutError(f"callbacks still run {limit + _GRACE:g} s after stop: {names}")
+        if not own and not run.ended.wait(limit + GRACE):
+            names = ", ".join(sorted(thread.name for thread in run.threads()))
+            raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
 
     def __enter__(self) -> Self:
         """Start."""
@@ -386,7 +346,8 @@ class Server(Entrance):
         with self._lock:
             self._options = replace(self._options, **change)
             if self._run is not None:
-                self._run.loop.set_time(setting, microseconds(value, option))
+                for loop in self._run.loops:
+                    loop.set_time(setting, microseconds(value, option))
 
     def _set_hook(self, name: str, func: Callable[..., object] | None) -> None:
         with self._lock:
@@ -395,84 +356,46 @@ class Server(Entrance):
             else:
                 self._hooks[name] = func
             if self._run is not None and name != "on_error":
-                self._furnish(self._run.loop, self._run.door)
+                self._furnish(self._run)
 
-    def _begin(self) -> _Run:
-        with self._lock:
-            if self._run is not None:
-                raise RuntimeError("the server is running already")
-            if self._options.raise_nofile_limit:
-                _raise_nofile_limit()
-            if not self._listeners:
-                self._listeners = listen_all(self._again, self._options)
-            loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
-            proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
-            door = Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
-            self._furnish(loop, door)
-            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
-            for listener in self._listeners:
-                loop.listen(listener.fileno())
-            run = self._run = _Run(loop, door, self._listeners)
-            _running.add(run)
-            try:
-                self._start_thread(run)
-            except BaseException:
-                self._end(run)
-                raise
+    def _begin(self) -> Serving:
+        run: Serving | None = None
+        try:
+            with self._lock:
+                if self._run is not None:
+                    raise RuntimeError("the server is running already")
+                if self._options.raise_nofile_limit:
+                    _raise_nofile_limit()
+                if not self._listeners:
+                    self._listeners = listen_all(self._again, self._options)
+                made = self._make()
+                run = self._run = made
+                run.start()
+        except BaseException:
+            if run is not None:
+                # Of the threads that could be started, the last one needs our lock on its way out.
+                run.ended.wait()
+            raise
         logger.info("listening on %s", self._places())
         return run
 
-    def _end(self, run: _Run) -> None:
-        """The last thread has ended. The lock is held."""
-        self._run = None
-        self._close_listeners()
-        _running.discard(run)
+    def _make(self) -> Serving:
+        """Make a run, with its loops told all they have to know. The lock is held."""
+        options = self._options
+        proxies = Proxies(options.trusted_proxies, options.forwarded_header)
+        door = Door(self._rules, options, proxies, self._roll, self._failed, self._stop_for)
+        run = Serving([options.settings()], self._failed, options.page, door, self._listeners, self._ended)
+        self._furnish(run)
+        for loop in run.loops:
+            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
+        return run
 
-    def _start_thread(self, run: _Run) -> None:
-        """Start a runner. The lock is held."""
-        run.started += 1
-        thread = threading.Thread(
-            target=self._runner, args=(run,), name=f"unlimitedws-{run.started}", daemon=True
-        )
-        run.threads.add(thread)
-        try:
-            thread.start()
-        except BaseException:
-            run.threads.discard(thread)
-            raise
-
-    def _spawn(self) -> None:
-        """Start one more runner: the loop asks for it, from one of its runners."""
+    def _ended(self) -> None:
+        """The run has come to its end; `Serving` calls this from the last of its threads."""
         with self._lock:
-            run = self._run
-            if run is None:
-                raise RuntimeError("the server has stopped")
-            try:
-                self._start_thread(run)
-            except RuntimeError as exc:
-                logger.warning("callbacks have to do with %d threads: %s", len(run.threads), exc)
-                raise
-
-    def _runner(self, run: _Run) -> None:
-        try:
-            run.loop.run()
-        except BaseException as exc:
-            logger.critical("the engine failed", exc_info=exc)
-            run.shut_for(exc, 0)
-        finally:
-            with self._lock:
-                run.threads.discard(threading.current_thread())
-                last = not run.threads
-            if last:
-                try:
-                    # Hooks of requests that nobody waits for any more: they end before the server has.
-                    run.door.close()
-                    with self._lock:
-                        self._end(run)
-                    logger.info("stopped listening on %s", self._places())
-                finally:
-                    run.ended.set()
-                    run.wake()
+            self._run = None
+            self._close_listeners()
+        logger.info("stopped listening on %s", self._places())
 
     def _failed(self, conn: Conn | Request, exc: BaseException, hook: str) -> None:
         """A callback raised; the loop calls this before it closes the connection, the door instead of one."""
@@ -533,17 +456,6 @@ def _raise_nofile_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as exc:
         logger.warning("RLIMIT_NOFILE stays at %d of %d: %s", soft, hard, exc)
-
-
-@atexit.register
-def _stop_all() -> None:
-    """Let peers know that we go, and the callbacks end, before the interpreter takes their threads away."""
-    runs = [run for run in _running if run.pid == os.getpid()]
-    for run in runs:
-        run.shut(_EXIT_TIMEOUT)
-    deadline = time.monotonic() + _EXIT_TIMEOUT + _GRACE
-    for run in runs:
-        run.ended.wait(max(0.0, deadline - time.monotonic()))
 
 
 def _forked() -> None:

@@ -20,7 +20,7 @@ the send buffer is full. Either raises `unlimitedws.ConnectionClosed` when the p
 
 from __future__ import annotations
 
-from _uws.conn import (
+from _uws.messages import (
     read_client_binary,
     read_client_data,
     read_client_text,

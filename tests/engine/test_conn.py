@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import echo as echo_read
-from live import ping, take, wait, wait_until
+from live import ping, take, wait_until
 from loops import echo, running
 from raw import BINARY, TEXT
 
-from _uws.conn import Conn, read_client_data, read_client_text, write_server_message
-from unlimitedws import ConnectionClosed, OpCode
+from _uws.conn import Conn
+from _uws.messages import write_server_message
+from unlimitedws import ConnectionClosed
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -253,80 +253,3 @@ def test_last_reference_may_go_while_other_threads_send() -> None:
 
 
 # --- reading ---
-
-
-def test_reading_is_for_the_callbacks_own_thread() -> None:
-    result: queue.Queue[Any] = queue.Queue()
-    gate = threading.Event()
-
-    def read(conn: Any) -> None:
-        try:
-            result.put(read_client_data(conn))
-        except RuntimeError as exc:
-            result.put(exc)
-
-    def on_read(conn: Any) -> None:
-        thread = threading.Thread(target=read, args=(conn,))
-        thread.start()
-        thread.join()
-        wait(gate)
-        read(conn)
-
-    with running(on_read=on_read) as engine:
-        client, conn = engine.connect_conn()
-        with pytest.raises(RuntimeError, match="callback"):
-            read_client_data(conn)
-        client.send_frame(TEXT, "x")
-        assert isinstance(take(result), RuntimeError)
-        with pytest.raises(RuntimeError, match="callback"):
-            read_client_text(conn)
-        gate.set()
-        # And the message is not lost to those who tried.
-        assert take(result) == (b"x", OpCode.TEXT)
-        ping(client)
-        with pytest.raises(RuntimeError, match="callback"):
-            read_client_data(conn)
-
-
-def test_callback_cannot_read_another_connection() -> None:
-    result: queue.Queue[Any] = queue.Queue()
-
-    def on_read(conn: Any) -> None:
-        try:
-            read_client_data(second)
-        except RuntimeError as exc:
-            result.put(exc)
-
-    with running(on_read=on_read) as engine:
-        client, _ = engine.connect_conn()
-        _, second = engine.connect_conn()
-        client.send_frame(TEXT, "x")
-        assert isinstance(take(result), RuntimeError)
-
-
-def test_reading_in_on_connect_gets_the_first_message_and_in_on_close_none() -> None:
-    result: queue.Queue[Any] = queue.Queue()
-
-    def on_close(conn: Any) -> None:
-        try:
-            read_client_data(conn)
-        except ConnectionClosed as exc:
-            result.put(exc.code)
-
-    with running(
-        on_connect=lambda conn: result.put(read_client_data(conn)), on_read=echo_read, on_close=on_close
-    ) as engine:
-        client = engine.connect()
-        client.send_frame(BINARY, b"first")
-        assert take(result) == (b"first", OpCode.BINARY)
-        client.send_frame(BINARY, b"second")
-        assert client.recv_message() == b"second"
-        client.send_close(4000)
-        assert take(result) == 4000
-
-
-def test_what_is_not_a_conn_is_a_type_error() -> None:
-    for call in (read_client_data, read_client_text):
-        for wrong in (None, object(), 1):
-            with pytest.raises(TypeError):
-                call(wrong)

@@ -46,11 +46,15 @@ FLOORS = {
     "traffic": (5, 4),
     "handshake": (5, 5),
     "read": (5, 6),
+    "send": (5, 5),
     "loop": (5, 7),
     "role": (5, 8),
+    "settings": (6, 0),
     "conn": (6, 0),
     "exchange": (6, 1),
-    "core": (6, 2),
+    "messages": (6, 1),
+    "dispatch": (6, 2),
+    "core": (6, 3),
     "wire": (6, 0),
 }
 TOP = 6

@@ -1,0 +1,30 @@
+# F6. See dispatch.pyx.
+
+from libc.stdint cimport uint64_t
+
+from _uws.conn cimport Conn
+from _uws.deliver cimport UwsDelivery
+from _uws.proto cimport UwsEvent
+from _uws.state cimport UwsBatch, UwsLoop
+
+
+cdef class Dispatch:
+    cdef UwsLoop* l
+    cdef object on_connect
+    cdef object on_read
+    cdef object on_message
+    cdef object on_fragment
+    cdef object on_close
+    cdef object on_request
+    cdef object on_route
+    cdef object failed
+    cdef bint streaming               # on_read is called when a message begins
+
+    cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1
+    cdef int _callbacks(self, UwsDelivery* d, Conn conn) except -1
+    cdef object _reading_hook(self, const UwsEvent* event, int* how)
+    cdef int _asked(self, UwsDelivery* d) except -1
+    cdef int _closed(self, UwsDelivery* d, Conn conn) except -1
+    cdef void _report(self, Conn conn, str hook) noexcept
+    cdef int _fail(self, Conn conn, str hook) except -1
+    cdef int _forget(self) except -1

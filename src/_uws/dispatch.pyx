@@ -1,0 +1,280 @@
+# F6. Handing events over to Python: the hooks, and whose turn it is. Owns the hooks of a loop; core's Loop is one.
+# Lock order: the GIL, then the loop's lock; nobody waits for the GIL with the lock held.
+
+import sys
+
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport uint32_t
+
+from _uws.conn cimport Conn, conn_lock, conn_make, conn_unlock
+from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_next, deliver_next_note
+from _uws.exchange cimport Exchange, exchange_fail, exchange_make
+from _uws.frame cimport UWS_OP_TEXT
+from _uws.life cimport conn_consumed, conn_end, conn_goodbye
+from _uws.messages cimport event_fragment, event_goes_on, event_payload, event_text
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_FRAGMENT, UWS_EV_OPEN, UWS_EV_REQUEST, UWS_EVF_FINAL, UwsEvent
+from _uws.slot cimport conn_at
+from _uws.state cimport (
+    UWS_C_CALLBACK,
+    UWS_F_PINNED,
+    UWS_M_MUTE,
+    UWS_S_OPEN,
+    UWS_W_CLOSE,
+    UWS_W_MESSAGE,
+    UWS_W_OPEN,
+    UWS_W_REQUEST,
+    UWS_W_ROUTE,
+    UWS_W_STREAM,
+    UwsBatch,
+    UwsConn,
+    UwsLoop,
+)
+
+cdef extern from *:
+    Py_ssize_t Py_REFCNT(PyObject*)
+
+cdef enum:
+    # What a hook gets beside the connection: nothing, a message, a fragment.
+    AS_CALL = 0
+    AS_MESSAGE = 1
+    AS_FRAGMENT = 2
+
+
+cdef class Dispatch:
+    """The hooks of a loop, and their calling. See dispatch.pyi."""
+
+    def set_hook(self, str name, func):
+        if name == "on_connect":
+            self.on_connect = func
+        elif name == "on_read":
+            self.on_read = func
+        elif name == "on_message":
+            self.on_message = func
+        elif name == "on_fragment":
+            self.on_fragment = func
+        elif name == "on_close":
+            self.on_close = func
+        elif name == "on_request":
+            self.on_request = func
+        elif name == "on_route":
+            self.on_route = func
+        else:
+            raise ValueError(f"there is no hook named {name!r}")
+        cdef uint32_t want = 0
+        if self.on_connect is not None:
+            want |= UWS_W_OPEN
+        if self.on_read is not None or self.on_message is not None or self.on_fragment is not None:
+            want |= UWS_W_MESSAGE
+        # on_message takes nothing but whole messages.
+        if self.on_fragment is not None or (self.streaming and self.on_message is None):
+            want |= UWS_W_STREAM
+        if self.on_close is not None:
+            want |= UWS_W_CLOSE
+        if self.on_request is not None:
+            want |= UWS_W_REQUEST
+        if self.on_route is not None:
+            want |= UWS_W_ROUTE
+        conn_lock(self.l)
+        self.l.want = want
+        conn_unlock(self.l)
+
+    cdef int _forget(self) except -1:
+        """It calls nobody any more: a Conn that somebody keeps need not keep what the hooks hold."""
+        self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
+        self.on_request = self.on_route = None
+        self.failed = None
+        return 0
+
+    cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1:
+        """Run the callbacks of all that waits. The GIL is held, the lock is not."""
+        cdef UwsLoop* l = self.l
+        cdef UwsDelivery d
+        cdef Conn conn
+        cdef void* known
+        d.role = role
+        conn_lock(l)
+        while deliver_begin(l, b, &d):
+            known = l.table[d.index].conn
+            conn_unlock(l)
+            conn = <Conn>known if known != NULL else None
+            try:
+                self._callbacks(&d, conn)
+            finally:
+                conn = None
+                conn_lock(l)
+                deliver_done(l, &d)
+        conn_unlock(l)
+        return 0
+
+    cdef int _callbacks(self, UwsDelivery* d, Conn conn) except -1:
+        """The callbacks of one connection's events. Exceptions end here."""
+        cdef UwsLoop* l = self.l
+        cdef UwsEvent* event
+        cdef object hook
+        cdef str name = ""
+        cdef int how = AS_CALL
+        cdef bint asked = False
+        cdef void* known
+        while True:
+            event = deliver_next(d)
+            if event == NULL:
+                if d.batch != NULL:
+                    break
+                conn_lock(l)
+                event = deliver_next_note(l, d)
+                conn_unlock(l)
+                if event == NULL:
+                    break
+            if event.kind == UWS_EV_REQUEST:
+                self._asked(d)
+                asked = True
+                continue
+            if asked and conn is None:
+                # Whoever accepts it gives it a Conn that knows who it is, on any thread and at any time before this.
+                conn_lock(l)
+                known = l.table[d.index].conn
+                conn_unlock(l)
+                conn = <Conn>known if known != NULL else None
+            if event.kind == UWS_EV_CLOSE:
+                self._closed(d, conn)
+                return 0
+            if l.table[d.index].marks & UWS_M_MUTE and event.kind != UWS_EV_OPEN:
+                # What it sent is dropped. That it is there is told all the same: on_close comes for each that was.
+                continue
+            if event.kind == UWS_EV_OPEN:
+                hook = self.on_connect
+            else:
+                hook = self._reading_hook(event, &how)
+            if hook is None:
+                continue
+            if conn is None:
+                conn = conn_make(self, l, d.index, d.generation)
+            if conn.delivery == NULL:
+                conn.delivery = d
+                conn.thread = PyThread_get_thread_ident()
+            conn.unread = False
+            try:
+                if event.kind == UWS_EV_OPEN:
+                    name = "on_connect"
+                    hook(conn)
+                elif how == AS_FRAGMENT:
+                    name = "on_fragment"
+                    hook(conn, event_fragment(event))
+                elif how == AS_MESSAGE:
+                    name = "on_message"
+                    hook(conn, event_text(event) if event.opcode == UWS_OP_TEXT else event_payload(event))
+                else:
+                    name = "on_read"
+                    conn.unread = True
+                    hook(conn)
+            except BaseException:
+                self._fail(conn, name)
+        if conn is not None:
+            conn.delivery = NULL
+            conn.unread = False
+        return 0
+
+    cdef object _reading_hook(self, const UwsEvent* event, int* how):
+        """The hook for a message, or for a piece of one that is streamed, and what it is given; None: nobody's."""
+        if self.on_fragment is not None:
+            how[0] = AS_FRAGMENT
+            return self.on_fragment
+        if event_goes_on(event):
+            # on_read has returned, and left the rest of it.
+            return None
+        if self.on_message is None:
+            how[0] = AS_CALL
+            return self.on_read
+        if event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FINAL):
+            # It began before on_message was set.
+            return None
+        how[0] = AS_MESSAGE
+        return self.on_message
+
+    cdef int _asked(self, UwsDelivery* d) except -1:
+        """A request waits for its answer. Who is asked answers it, now or later; the engine watches the deadline."""
+        cdef UwsLoop* l = self.l
+        cdef Exchange exchange = exchange_make(self, l, d.index, d.generation)
+        if exchange is None:
+            return 0
+        hook = self.on_request if exchange.is_upgrade else self.on_route
+        try:
+            if hook is not None:
+                hook(exchange)
+            elif exchange.is_upgrade:
+                # It has been taken away since: as if it had never been there.
+                exchange.accept()
+            else:
+                exchange_fail(l, d.index, d.generation)
+        except BaseException:
+            self._report(None, "on_request")
+            exchange_fail(l, d.index, d.generation)
+        return 0
+
+    cdef void _report(self, Conn conn, str hook) noexcept:
+        # What reporting itself raises goes to sys.unraisablehook: nobody else is left to tell.
+        self.failed(conn, sys.exc_info()[1], hook)
+
+    cdef int _fail(self, Conn conn, str hook) except -1:
+        """The exception being handled came out of a callback: report it, close the connection with 1011."""
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        self._report(conn, hook)
+        conn_lock(l)
+        c = conn_at(l, conn.index, conn.generation)
+        if c != NULL:
+            c.marks |= UWS_M_MUTE
+            # Where the application has closed it before, its close frame is on the way and the peer's is awaited.
+            if c.state == UWS_S_OPEN:
+                conn_end(l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
+        conn_unlock(l)
+        return 0
+
+    cdef int _closed(self, UwsDelivery* d, Conn conn) except -1:
+        """The last event of a connection: tell its Conn, say goodbye to the peer, run on_close."""
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef UwsEvent* event = d.event
+        cdef bint pinned = False
+        cdef object hook = self.on_close
+        if conn is None and hook is not None:
+            conn = conn_make(self, l, d.index, d.generation)
+        if conn is not None:
+            conn.end = (event.code, event_text(event), event.cause)
+            conn.delivery = d
+            conn.thread = PyThread_get_thread_ident()
+            conn.unread = False
+        conn_lock(l)
+        c = conn_at(l, d.index, d.generation)
+        if c != NULL:
+            conn_goodbye(l, c, event)
+            c.conn = NULL
+            pinned = (c.flags & UWS_F_PINNED) != 0
+            c.flags &= ~UWS_F_PINNED
+        conn_unlock(l)
+        if hook is not None:
+            try:
+                hook(conn)
+            except BaseException:
+                self._fail(conn, "on_close")
+        if conn is not None and conn.about is not None:
+            try:
+                conn.about.closed(conn)
+            except BaseException:
+                self._report(conn, "on_close")
+        if conn is not None:
+            conn.delivery = NULL
+            if Py_REFCNT(<PyObject*>conn) > 1 + pinned:
+                # Somebody may hold it.
+                conn._remember()
+            conn.index = -1
+            if pinned:
+                Py_DECREF(conn)
+        conn_lock(l)
+        c = conn_at(l, d.index, d.generation)
+        if c != NULL:
+            conn_consumed(l, c)
+        conn_unlock(l)
+        return 0

@@ -1,0 +1,18 @@
+# F5. Queueing messages: as they are, or compressed. Used by the threads that send; conn decides which way each goes.
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from _uws.state cimport UwsConn, UwsLoop
+
+cdef enum:
+    UWS_SEND_FLUSH = 2            # what is queued now should leave at once: send_leave()
+
+# All with the loop's lock held. UWS_OK, UWS_SEND_FLUSH or UWS_E_NOMEM.
+# plain_bytes: of the message before it was compressed.
+cdef int send_frame(UwsLoop* l, UwsConn* c, int opcode, int rsv, const uint8_t* data, size_t len_bytes,
+                    size_t plain_bytes) noexcept nogil
+cdef int send_own(UwsLoop* l, UwsConn* c, int opcode, const uint8_t* data, size_t len_bytes) noexcept nogil
+# ... and with the deflater's, which it lets go of.
+cdef int send_deflated(UwsLoop* l, int32_t index, uint32_t generation, int opcode, int done,
+                       const uint8_t* data, size_t len_bytes, const uint8_t* out, size_t n) noexcept nogil
+cdef void send_leave(UwsLoop* l, int32_t index, int status) noexcept nogil
