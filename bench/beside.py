@@ -5,6 +5,7 @@
 1,000 connections, 32-byte binary messages, 1 and 16 outstanding; the server and the thread that computes share a process,
 so the GIL, and a core. Whoever wants the GIL from a thread that computes waits for the switch interval, 5 ms: how
 many messages a server gets done each time it has the GIL is what decides. Beside it the same without that thread.
+Samples during which others were at work are taken again, as in echo.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from typing import Any
 
 import rig
 
@@ -39,6 +41,7 @@ def main() -> None:
         flush=True,
     )
     rates: dict[tuple[str, bool, int], list[float]] = {}
+    dropped = 0
     for number in range(args.rounds):
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
         first = number % len(servers)
@@ -46,16 +49,21 @@ def main() -> None:
             for beside in (False, True):
                 with rig.running(server.in_company("computes") if beside else server, server_core) as (pid, port):
                     for outstanding in args.outstanding:
-                        sample = rig.load(
-                            client_core,
-                            pid,
-                            port,
-                            connections=args.connections,
-                            outstanding=outstanding,
-                            seconds=args.seconds,
-                            warmup=0.5,
-                        )
-                        rates.setdefault((server.name, beside, outstanding), []).append(sample["messages_per_s"])
+                        options = {
+                            "connections": args.connections,
+                            "outstanding": outstanding,
+                            "seconds": args.seconds,
+                            "warmup": 0.5,
+                        }
+                        sample: dict[str, Any] | None
+                        if args.smoke:
+                            sample = rig.load(client_core, pid, port, **options)
+                        else:
+                            sample, lost = rig.measure(client_core, pid, port, **options)
+                            dropped += lost
+                        if sample is not None:
+                            found = rates.setdefault((server.name, beside, outstanding), [])
+                            found.append(sample["messages_per_s"] / 1000)
     header = ["k messages/s (spread)"]
     for outstanding in args.outstanding:
         header += [f"{outstanding} outstanding, alone", "beside a thread that computes"]
@@ -64,11 +72,16 @@ def main() -> None:
         cells = [server.name]
         for outstanding in args.outstanding:
             for beside in (False, True):
-                found = [rate / 1000 for rate in rates[server.name, beside, outstanding]]
-                cells.append(f"{statistics.median(found):,.1f} ({min(found):,.0f} to {max(found):,.0f})")
+                clean = rates.get((server.name, beside, outstanding))
+                cells.append(
+                    f"{statistics.median(clean):,.1f} ({min(clean):,.0f} to {max(clean):,.0f})"
+                    if clean
+                    else "no clean sample"
+                )
         rows.append(cells)
     print()
     rig.print_table(header, rows)
+    print(f"{dropped} contaminated samples dropped")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 100 connections, one message of 32 bytes under way on each, a Python callback that echoes. 10 of them ask for a
 callback that sleeps for 100 ms, over and over; then for one that computes for 100 ms in pure Python. Measured is
 the round trip of the other 90: once on a schedule (10,000 messages/s in all, timed from when a message was due), and
-once as fast as replies come. What still waits at the end counts with the time that it has waited so far. Ratios are to the same
-90 in the same round while the 10 only echo, medians of the rounds.
+once as fast as replies come. What still waits at the end counts with the time that it has waited so far. Ratios are
+to the same 90 in the same round while the 10 only echo, medians of the rounds.
 
 What computes holds the GIL. Another thread gets it when the switch interval (5 ms) is over, and of those that
 wait the kernel chooses one: with k callbacks that compute, a message waits for some k times 5 ms, whoever does the I/O.
@@ -37,7 +37,7 @@ Samples = dict[str, list[dict[str, Any]]]
 
 
 def ms(samples: list[dict[str, Any]], key: str) -> float:
-    return statistics.median(sample["round_trip"][key] for sample in samples) / 1000
+    return statistics.median(float(sample["round_trip"][key]) for sample in samples) / 1000
 
 
 def row(name: str, samples: Samples) -> list[str]:

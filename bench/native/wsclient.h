@@ -24,6 +24,7 @@
 struct handshake {
     char key[WS_KEY_CHARS + 1];
     uint32_t len;
+    uint32_t head_len;      /* of the response, once it is whole; what is behind it are frames */
     char head[MAX_HEAD_BYTES + 1];
 };
 
@@ -146,8 +147,7 @@ static const char *read_response(int fd, struct handshake *h, bool *upgraded)
         return h->head;
     if (!accept || len != WS_ACCEPT_CHARS || memcmp(accept, expected, len) != 0)
         return "Sec-WebSocket-Accept is wrong";
-    if (end + 4 != h->head + h->len)
-        return "bytes behind the handshake that nobody asked for";
+    h->head_len = (uint32_t)(end + 4 - h->head);
     *upgraded = true;
     return NULL;
 }

@@ -395,6 +395,8 @@ static void upgrading(struct conn *c)
     const char *wrong = read_response(c->fd, c->handshake, &upgraded);
     if (wrong) {
         lose(c, wrong);
+    } else if (upgraded && c->handshake->head_len != c->handshake->len) {
+        lose(c, "bytes behind the handshake that nobody asked for");
     } else if (upgraded) {
         c->state = OPEN;
         open_now++;

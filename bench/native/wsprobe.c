@@ -388,6 +388,20 @@ static size_t read_frames(struct conn *c, const uint8_t *data, size_t len)
     return at;
 }
 
+/* Reads whole frames, and keeps what is left until the rest of it comes. */
+static void take_bytes(struct conn *c, const uint8_t *data, size_t len)
+{
+    size_t taken = read_frames(c, data, len);
+    if (c->state != OPEN)
+        return;
+    c->rest_len = (uint32_t)(len - taken);
+    if (!c->rest_len)
+        return;
+    if (!c->rest && !(c->rest = malloc(MAX_FRAME_BYTES)))
+        die("malloc");
+    memcpy(c->rest, data + taken, c->rest_len);
+}
+
 static void readable(struct conn *c)
 {
     size_t before = c->rest_len;
@@ -400,16 +414,7 @@ static void readable(struct conn *c)
         lose(c, got == 0 ? "closed by the server" : strerror(errno));
         return;
     }
-    size_t len = before + (size_t)got;
-    size_t taken = read_frames(c, buffer, len);
-    if (c->state != OPEN)
-        return;
-    c->rest_len = (uint32_t)(len - taken);
-    if (!c->rest_len)
-        return;
-    if (!c->rest && !(c->rest = malloc(MAX_FRAME_BYTES)))
-        die("malloc");
-    memcpy(c->rest, buffer + taken, c->rest_len);
+    take_bytes(c, buffer, before + (size_t)got);
 }
 
 /* --- connections --- */
@@ -473,8 +478,6 @@ static void upgrading(struct conn *c)
         lose(c, "a newcomer's upgrade came too late");
         return;
     }
-    free(c->handshake);
-    c->handshake = NULL;
     c->state = OPEN;
     opening--;
     open_now++;
@@ -483,6 +486,10 @@ static void upgrading(struct conn *c)
         record(&upgrades, took);
         put_due(c, now + opt.period);
     }
+    struct handshake *h = c->handshake;
+    c->handshake = NULL;
+    take_bytes(c, (const uint8_t *)h->head + h->head_len, h->len - h->head_len);
+    free(h);
 }
 
 static void turn(uint64_t until)
