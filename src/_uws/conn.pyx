@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memset
 
 from _uws.clock cimport clock_us
@@ -143,6 +143,21 @@ cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer
 
 
 # ---- connections
+
+def check_close(code, reason):
+    """Refuse what a close frame cannot say. See conn.pyi."""
+    cdef bytes text
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"a close code is an int, not {type(code).__name__}")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
+    if not 0 <= code <= 0xFFFF or not close_code_valid(code):
+        raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
+    text = reason.encode()
+    if len(text) > UWS_MAX_REASON_BYTES:
+        raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
+    return text
+
 
 cdef void conns_fork(bint is_under_way) noexcept:
     """A fork has taken the locks of all loops, or is about to let go of them. The GIL is held."""
@@ -280,14 +295,14 @@ cdef class Conn:
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef bint is_open
-        if not 0 <= expires_ms <= 0x7FFFFFFF:
-            raise ValueError("a time is 0 to 24 days")
+        if not 0 <= expires_ms <= 1 << 62:
+            raise ValueError("a time is 62 bits of milliseconds at most")
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         is_open = conn_takes(c)
         if is_open:
             c.marks &= ~UWS_M_STRANGER
-            conn_expires_in(l, c, <uint32_t>expires_ms)
+            conn_expires_in(l, c, <uint64_t>expires_ms)
             self._pin(c)
         conn_unlock(l)
         if is_open:
@@ -506,21 +521,15 @@ cdef class Conn:
         conn_unlock(l)
         return is_paused
 
-    def close(self, code=1000, str reason not None=""):
+    def close(self, code=1000, reason=""):
         self._end(UWS_C_LOCAL, code, reason)
 
-    def _end(self, int cause, code, str reason not None):
+    def _end(self, int cause, code, reason):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        cdef bytes text = reason.encode()
+        cdef bytes text = check_close(code, reason)
         cdef uint16_t number
         cdef int status = UWS_OK
-        if not isinstance(code, int):
-            raise TypeError(f"a close code is an int, not {type(code).__name__}")
-        if not 0 <= code <= 0xFFFF or not close_code_valid(code):
-            raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
-        if len(text) > UWS_MAX_REASON_BYTES:
-            raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
         number = code
         said = (int(code), reason)
         conn_lock(l)

@@ -8,7 +8,7 @@ from _uws.errs cimport UWS_OK
 from _uws.inbox cimport inbox_put_back, inbox_take, note_give
 from _uws.life cimport conn_settle
 from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox, side_has_news, side_opens
-from _uws.proto cimport UWS_EV_DRAIN, UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EVF_OWNED
+from _uws.proto cimport UWS_EV_DRAIN, UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EV_PONG, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
 from _uws.slot cimport conn_at, conn_held, conn_index, conn_reading, conn_side, conn_takes, conn_trim
 from _uws.state cimport (
@@ -171,6 +171,9 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
     cdef UwsSide* side
     cdef uint64_t deadline = clock_us() + timeout_us
     cdef timespec until
+    while d.at < d.end and d.batch.events[d.at].kind == UWS_EV_PONG:
+        # Who is in the middle of reading has no use for it.
+        deliver_next(d)
     if d.at < d.end:
         if not _is_read(&d.batch.events[d.at]):
             return UWS_WAITED_CLOSED
@@ -181,6 +184,8 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
         if c == NULL or c.marks & UWS_M_MUTE:
             return UWS_WAITED_CLOSED
         side = c.side
+        while side != NULL and side.inbox.head != NULL and side.inbox.head.event.kind == UWS_EV_PONG:
+            _next_note(l, d, c)
         if side != NULL and side.inbox.head != NULL:
             if not _is_read(&side.inbox.head.event):
                 return UWS_WAITED_CLOSED

@@ -19,6 +19,7 @@ from _uws.proto cimport (
     UWS_EV_DRAIN,
     UWS_EV_FRAGMENT,
     UWS_EV_OPEN,
+    UWS_EV_PONG,
     UWS_EV_REQUEST,
     UWS_EVF_FINAL,
     UwsEvent,
@@ -34,6 +35,7 @@ from _uws.state cimport (
     UWS_W_DRAIN,
     UWS_W_MESSAGE,
     UWS_W_OPEN,
+    UWS_W_PONG,
     UWS_W_REQUEST,
     UWS_W_ROUTE,
     UWS_W_STREAM,
@@ -66,6 +68,8 @@ cdef class Dispatch:
             self.on_fragment = func
         elif name == "on_close":
             self.on_close = func
+        elif name == "on_pong":
+            self.on_pong = func
         elif name == "on_drain":
             self.on_drain = func
         elif name == "on_request":
@@ -84,6 +88,8 @@ cdef class Dispatch:
             want |= UWS_W_STREAM
         if self.on_close is not None:
             want |= UWS_W_CLOSE
+        if self.on_pong is not None:
+            want |= UWS_W_PONG
         if self.on_drain is not None:
             want |= UWS_W_DRAIN
         if self.on_request is not None:
@@ -97,7 +103,7 @@ cdef class Dispatch:
     cdef int _forget(self) except -1:
         """It calls nobody any more: a Conn that somebody keeps need not keep what the hooks hold."""
         self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
-        self.on_request = self.on_route = self.on_drain = None
+        self.on_request = self.on_route = self.on_drain = self.on_pong = None
         self.failed = None
         return 0
 
@@ -168,6 +174,8 @@ cdef class Dispatch:
                 continue
             if event.kind == UWS_EV_OPEN:
                 hook = self.on_connect
+            elif event.kind == UWS_EV_PONG:
+                hook = self.on_pong
             elif event.kind == UWS_EV_DRAIN:
                 hook = self.on_drain
             else:
@@ -184,6 +192,9 @@ cdef class Dispatch:
                 if event.kind == UWS_EV_OPEN:
                     name = "on_connect"
                     hook(conn)
+                elif event.kind == UWS_EV_PONG:
+                    name = "on_pong"
+                    hook(conn, event_payload(event))
                 elif event.kind == UWS_EV_DRAIN:
                     name = "on_drain"
                     hook(conn)
@@ -261,7 +272,25 @@ cdef class Dispatch:
         return 0
 
     cdef int _closed(self, UwsDelivery* d, Conn conn) except -1:
-        """The last event of a connection: tell its Conn, say goodbye to the peer, run on_close."""
+        """The last event of a connection. Whatever telling of it may raise, the slot goes back."""
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        try:
+            self._tell_end(d, conn)
+        finally:
+            if conn is not None:
+                conn.delivery = NULL
+            conn_lock(l)
+            c = conn_at(l, d.index, d.generation)
+            if c != NULL:
+                # Where there was no memory to tell anybody.
+                conn_goodbye(l, c, d.event)
+                conn_consumed(l, c)
+            conn_unlock(l)
+        return 0
+
+    cdef int _tell_end(self, UwsDelivery* d, Conn conn) except -1:
+        """Tell its Conn, say goodbye to the peer, run on_close."""
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef UwsEvent* event = d.event
@@ -287,22 +316,20 @@ cdef class Dispatch:
                 hook(conn)
             except BaseException:
                 self._fail(conn, "on_close")
-        if conn is not None and conn.about is not None:
+        if conn is None:
+            return 0
+        if conn.about is not None:
             try:
                 conn.about.closed(conn)
             except BaseException:
                 self._report(conn, "on_close")
-        if conn is not None:
-            conn.delivery = NULL
+        conn.delivery = NULL
+        try:
             if Py_REFCNT(<PyObject*>conn) > 1 + pinned:
                 # Somebody may hold it.
                 conn._remember()
+        finally:
             conn.index = -1
             if pinned:
                 Py_DECREF(conn)
-        conn_lock(l)
-        c = conn_at(l, d.index, d.generation)
-        if c != NULL:
-            conn_consumed(l, c)
-        conn_unlock(l)
         return 0

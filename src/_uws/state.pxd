@@ -83,7 +83,8 @@ cdef enum UwsCause:
     UWS_C_EXPIRED = 15        # its credential has
     UWS_C_REVOKED = 16        # server.disconnect()
     UWS_C_MEMORY = 17         # we have none for it
-    UWS_CAUSES = 18
+    UWS_C_DRAIN = 18          # the server drains
+    UWS_CAUSES = 19
 
 # One block of bytes to be sent; its bytes follow the struct.
 cdef struct UwsChunk:
@@ -150,8 +151,8 @@ cdef struct UwsConn:
 # the rows in use take memory. Ticks are the wheel's; 0 is none.
 cdef struct UwsExtra:
     UwsDeflate* deflate       # its own compression contexts; NULL: none is kept
-    uint32_t ends             # tick of max_lifetime
-    uint32_t expires          # ... at which its credential does, or a stranger has to be known
+    uint64_t expires_ms       # clock_ms at which its credential does, or a stranger has to be known: may be years ahead
+    uint32_t ends             # tick of max_lifetime; while draining, of its leaving
     uint32_t spoke            # ... of its last message either way, where idle_timeout is set
     uint32_t subprotocol      # ids in the intern table: the subprotocol agreed on,
     uint32_t peer             # the address that a PROXY header gave: a sockaddr, and a byte that is 1 for TLS;
@@ -189,6 +190,7 @@ cdef enum UwsWant:
     UWS_W_ROUTE = 16          # ... and a plain GET
     UWS_W_STREAM = 32         # messages while they arrive
     UWS_W_DRAIN = 64          # to be told that a queue above the high mark has drained
+    UWS_W_PONG = 128
 
 # What happens to a message for which a queue has no room (UwsLimits.overflow).
 cdef enum UwsOverflow:
@@ -201,6 +203,7 @@ cdef enum UwsOwner:
     UWS_O_NONE = 0
     UWS_O_RUNNER = 1          # a thread that also runs callbacks
     UWS_O_DOG = 2             # the watchdog: it polls while every runner is away
+    UWS_O_GUEST = 3           # an event loop of others, which calls whenever the epoll descriptor is readable
 
 cdef struct UwsLimits:
     UwsUpgradeLimits upgrade
@@ -278,7 +281,7 @@ cdef struct UwsLoop:
     uint64_t now_ms           # of this turn
     uint64_t start_ms
     UwsCounters count
-    uint64_t closed_by[18]    # UwsCause
+    uint64_t closed_by[19]    # UwsCause
     uint64_t answered[600]    # requests by HTTP status
     uint32_t tick             # of this turn: now_ms, as the wheel counts
     uint64_t rng              # for jitter
@@ -304,6 +307,7 @@ cdef struct UwsLoop:
 
     # listening
     int listener[16]
+    uint8_t shared[16]        # the listener is: other processes accept from it too
     int n_listeners
     int spare_fd
     uint8_t accepting
@@ -327,6 +331,9 @@ cdef struct UwsLoop:
     uint8_t dog_asleep
     uint8_t dog_quit
     uint8_t dog_alive
+    uint8_t rung              # bell_fd has been written since the guest came last
+    int bell_fd               # an eventfd that calls a guest whose role the watchdog has taken; -1: there is no guest
+    UwsBatch* guest           # the guest's batch; NULL: there is none
     uint64_t away_seq
     uint32_t gil_waiters      # runners that wait for the GIL
     uint32_t runners          # threads in run()
@@ -337,7 +344,11 @@ cdef struct UwsLoop:
     pthread_cond_t wait_cond
     pthread_t dog
 
-    # stopping
+    # draining, then stopping
+    uint8_t draining
+    uint16_t drain_code       # what those who leave are told
+    uint64_t drain_at_ms      # whoever is there then leaves at once, and the loop stops,
+    uint64_t drain_stop_ms    # ... with this for a timeout
     uint8_t stopping
     uint8_t finished
     uint8_t forked            # this is a child process: the connections are the parent's

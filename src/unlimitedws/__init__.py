@@ -19,6 +19,7 @@ from .sent import Sent
 from . import ws, wsutil
 from .compression import Compression
 from .conn import Conn
+from .health import health
 from .options import Options
 from .pool import Pool
 from .request import Accept, Authenticator, Cookies, Headers, Reject, Request, Response
@@ -50,6 +51,7 @@ __all__ = [
     "Server",
     "UnlimitedWSError",
     "__version__",
+    "health",
     "ws",
     "wsutil",
 ]

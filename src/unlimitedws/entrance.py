@@ -9,11 +9,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from _uws.conn import Conn
-from _uws.core import Loop
+from _uws.conn import Conn, check_close
 
-from .about import Roll, check_close, milliseconds_until
-from .door import Door, Rules
+from .about import Roll, milliseconds_until
+from .door import Rules
 from .durations import Duration, seconds
 from .gate import Gate
 from .hooks import Hook
@@ -22,7 +21,7 @@ from .request import Authenticator, Decision, Reject, Request, check_expires, ch
 from .routes import Handler, check_path
 
 if TYPE_CHECKING:
-    from .server import _Run
+    from .serving import Serving
 
 __all__ = ["Entrance", "HeaderHook", "HostHook", "RequestHook"]
 
@@ -33,7 +32,7 @@ HeaderHook: TypeAlias = Callable[[str, str], Reject | Awaitable[Reject | None] |
 H = TypeVar("H", bound=Handler)
 
 _DOOR_HOOKS = ("on_request", "on_host", "on_header")
-_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain", "on_close")
+_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain", "on_pong", "on_close")
 # The engine's: it compares each of them with each that a client offers.
 _MAX_SUBPROTOCOLS = 32
 _MAX_SUBPROTOCOL_BYTES = 255
@@ -57,7 +56,7 @@ class Entrance:
     _lock: threading.RLock
     _hooks: dict[str, Callable[..., Any]]
     _options: Options
-    _run: _Run | None
+    _run: Serving | None
 
     def __init__(self) -> None:
         self._rules = Rules(self._hooks)
@@ -88,7 +87,7 @@ class Entrance:
         with self._lock:
             self._rules.auth = authenticator
             if self._run is not None:
-                self._furnish(self._run.loop, self._run.door)
+                self._furnish(self._run)
 
     @property
     def subprotocols(self) -> list[str]:
@@ -119,7 +118,7 @@ class Entrance:
         with self._lock:
             self._rules.subprotocols = checked
             if self._run is not None:
-                self._furnish(self._run.loop, self._run.door)
+                self._furnish(self._run)
 
     @overload
     def route(self, path: str, handler: H) -> H: ...
@@ -148,7 +147,7 @@ class Entrance:
         with self._lock:
             self._rules.routes.add(path, handler)
             if self._run is not None:
-                self._furnish(self._run.loop, self._run.door)
+                self._furnish(self._run)
         return handler
 
     def identify(
@@ -169,8 +168,7 @@ class Entrance:
             conn: One of this server's.
             user: Hashable, an id; what `disconnect` finds it by.
             session: One of several logins of a user; hashable.
-            expires: Unix time, in seconds, at which it is closed with 3000; None: never. At the latest after 24
-                days.
+            expires: Unix time, in seconds, at which it is closed with 3000; None: never.
             grace: Seconds or a `timedelta` beyond that, for the client to come up with a new credential.
 
         Returns:
@@ -218,17 +216,18 @@ class Entrance:
 
     # Inside
 
-    def _furnish(self, loop: Loop, door: Door) -> None:
-        """Tell a loop what to ask, and whom to call. Whoever changes what it depends on calls it; the lock is held."""
-        rules = self._rules
+    def _furnish(self, run: Serving) -> None:
+        """Tell the loops what to ask, and whom to call. Called when that changes; the lock is held."""
+        rules, door = self._rules, run.door
         asked = (
             rules.auth is not None or self._options.keep_request or any(n in self._hooks for n in _DOOR_HOOKS)
         )
         if getattr(rules.auth, "first_message", None) is not None and door.gate is None:
             # It stays for the rest of the run: some may be strangers for as long as that.
             door.gate = Gate(self._hooks, self._roll, door.helpers)
-        for name in _CONN_HOOKS:
-            loop.set_hook(name, self._hooks.get(name) if door.gate is None else door.gate.callback(name))
-        loop.set_subprotocols([name.encode() for name in rules.subprotocols])
-        loop.set_hook("on_request", door.on_request if asked else None)
-        loop.set_hook("on_route", door.on_route if rules.routes else None)
+        for loop in run.loops:
+            for name in _CONN_HOOKS:
+                loop.set_hook(name, self._hooks.get(name) if door.gate is None else door.gate.callback(name))
+            loop.set_subprotocols([name.encode() for name in rules.subprotocols])
+            loop.set_hook("on_request", door.on_request if asked else None)
+            loop.set_hook("on_route", door.on_route if rules.routes else None)

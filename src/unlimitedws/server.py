@@ -1,33 +1,32 @@
-"""The server: the Go API over one engine loop, its threads, its signals, its beginning and its end."""
+"""The server: the Go API, its hooks and options, its signals. What runs while it serves is in `serving`."""
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import resource
+import signal
 import threading
-import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from _uws.conn import Conn
-from _uws.core import Loop
+from _uws.conn import Conn, check_close
 
 from . import address
 from .address import Address
 from .door import Door
-from .durations import Duration, microseconds, milliseconds, seconds
+from .durations import Duration, microseconds, seconds
 from .entrance import Entrance
 from .errors import ConnectionClosed
 from .fragment import Fragment
 from .hooks import Hook, adopt_methods, check_hook_name
-from .listening import Listener, listen_all
+from .listening import listen_all
 from .options import OptionKeywords, Options
 from .proxies import Proxies
 from .request import Request
+from .serving import GRACE, Serving
 from .signals import SignalWaiter
 
 if TYPE_CHECKING:
@@ -40,50 +39,21 @@ __all__ = ["DefaultServer", "NewServer", "Server"]
 logger = logging.getLogger("unlimitedws")
 
 ConnHook: TypeAlias = Callable[[Conn], object]
+PongHook: TypeAlias = Callable[[Conn, bytes], object]
 FragmentHook: TypeAlias = Callable[[Conn, Fragment], object]
 MessageHook: TypeAlias = Callable[[Conn, Any], object]
 ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
 Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 
-_GOING_AWAY = 1001
-# After the connections have been dropped, a callback that runs on is given this long to notice.
-_GRACE = 1.0
-# At exit nobody waits for a peer that does not answer.
-_EXIT_TIMEOUT = 1.0
-
-
-class _Run:
-    """One run of a server, from `start` until its last thread has ended."""
-
-    def __init__(self, loop: Loop, door: Door, listeners: Sequence[Listener]) -> None:
-        self.loop = loop
-        self.door = door
-        self.listeners = listeners
-        self.pid = os.getpid()
-        self.threads: set[threading.Thread] = set()
-        self.started = 0
-        self.ended = threading.Event()
-        self.wake: Callable[[], object] = lambda: None
-        self.raised: BaseException | None = None
-
-    def shut(self, timeout: Duration) -> None:
-        """Tell the loop to stop. Takes no lock: signal handlers and callbacks call it."""
-        self.loop.shut(_GOING_AWAY, "", milliseconds(timeout, "timeout"))
-        self.door.shut()
-        # Newcomers, those in the backlog too, are refused now and do not wait for the end.
-        for listener in self.listeners:
-            listener.refuse()
-
-    def shut_for(self, exc: BaseException, timeout: Duration) -> None:
-        """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
-        self.raised = self.raised or exc
-        self.shut(timeout)
-
-
-# For the end of the interpreter. Those that run are kept alive by their threads anyway.
-_running: set[_Run] = set()
 # For fork().
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+# What signals have asked for; each is worse than the one before.
+_NONE, _DRAIN, _STOP = range(3)
+# The close code of a drain (RFC 6455, section 7.4.1, and IANA's registry).
+_RESTART = 1012
+# After the drain of a signal: with the default of `drain_time` all is over before an orchestrator kills.
+_LAST_ANSWERS = 5.0
 
 
 class Server(Entrance):
@@ -129,6 +99,11 @@ class Server(Entrance):
     compressed one comes as one piece. Raising closes the connection with 1011. Where the hook is taken away in the
     middle of a message, the rest of it is dropped."""
 
+    on_pong: Hook[PongHook] = Hook()
+    """``on_pong(conn, payload)``: the peer's pong, with the bytes of the ping that it answers, or with others: a peer may
+    send one unasked. Pongs line up with messages, and wait while a callback of the connection runs; one that comes while
+    `on_read` waits for a further message is dropped. Raising closes the connection with 1011."""
+
     on_drain: Hook[ConnHook] = Hook()
     """``on_drain(conn)``: what waits to be sent is down to `low_water_bytes`, after `conn.send` had said `Sent.HIGH`.
     Once for each time, though two that were not told yet are told as one. It does not line up behind messages, and
@@ -151,7 +126,8 @@ class Server(Entrance):
         # Guards what follows, the hooks and the options. Never held while waiting for a callback. Reentrant,
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
-        self._run: _Run | None = None
+        self._run: Serving | None = None
+        self._last: Serving | None = None  # the run before
         super().__init__()
         _servers.add(self)
         self._listeners = listen_all(places, self._options)
@@ -256,17 +232,23 @@ class Server(Entrance):
     def connections(self) -> int:
         """Open WebSocket connections. Thread: any."""
         run = self._run
-        return 0 if run is None else run.loop.connections
+        return 0 if run is None else run.connections
 
     @property
     def running(self) -> bool:
         """Whether it has been started and not yet stopped altogether. Thread: any."""
         return self._run is not None
 
+    @property
+    def draining(self) -> bool:
+        """Whether connections are being asked to leave, and nobody new is let in: see `drain`. Thread: any."""
+        run = self._run
+        return run is not None and run.draining
+
     def counters(self) -> dict[str, int]:
         """Return the engine's figures, for tests and the hunt for a leak; names may change. Thread: any."""
         run = self._run
-        return {} if run is None else run.loop.counters()
+        return {} if run is None else run.counters()
 
     def __repr__(self) -> str:
         state = f"{self.connections} connections" if self.running else "not running"
@@ -277,9 +259,10 @@ class Server(Entrance):
     def run(self, *, ready: Callable[[], object] | None = None) -> None:
         """Start, and serve until the server is stopped.
 
-        In the main thread SIGINT and SIGTERM stop it in good order: connections are closed with 1001 and have
-        `close_timeout` to answer; a second signal drops them at once. Then it returns as usual. The handlers
-        that were there before are put back; a signal that was ignored stays ignored.
+        In the main thread SIGTERM drains it over `drain_time`, as `drain` does, and a second one stops it: connections
+        are closed with 1001 and have `close_timeout` to answer. SIGINT stops it at once. One more signal drops who is
+        left. Then it returns as usual. The handlers that were there before are put back; a signal that was ignored
+        stays ignored.
 
         Args:
             ready: Called once, when the server serves and signals are handled; what it raises stops the
@@ -292,25 +275,34 @@ class Server(Entrance):
 
         Thread: any; signals are handled in the main thread only.
         """
-        run: _Run | None = None
-        signals = 0
+        run: Serving | None = None
+        urgency = _NONE
+        options = self._options
 
-        def on_signal() -> None:
-            nonlocal signals
-            signals += 1
-            # No lock and no logging: what this interrupted may hold either.
+        def on_signal(number: int) -> None:
+            nonlocal urgency
+            gentle = number == signal.SIGTERM and options.drain_time != 0
+            urgency = max(urgency + 1, _DRAIN if gentle else _STOP)
             if run is not None:
-                run.shut(self._options.close_timeout if signals == 1 else 0)
+                obey(run)
+
+        def obey(run: Serving) -> None:
+            # No lock and no logging: what a signal interrupted may hold either.
+            if urgency == _DRAIN:
+                limit = min(seconds(options.close_timeout, "close_timeout"), _LAST_ANSWERS)
+                run.drain(options.drain_time, _RESTART, True, limit)
+            elif urgency != _NONE:
+                run.shut(options.close_timeout if urgency == _STOP else 0)
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()
             run.wake = waiter.wake
             try:
-                if signals:
-                    run.shut(self._options.close_timeout)
+                obey(run)
                 if ready is not None:
                     ready()
                 waiter.wait(run.ended)
+                run.join()
             except BaseException:
                 self.stop()
                 raise
@@ -352,18 +344,54 @@ class Server(Entrance):
         """
         limit = self._options.close_timeout if timeout is None else timeout
         limit = seconds(limit, "timeout")
-        with self._lock:
-            run = self._run
-            if run is None or run.pid != os.getpid():
-                # A child process has the sockets of a server that ran when it was forked, but no thread of it.
-                self._close_listeners()
-                return
-            own = threading.current_thread() in run.threads | run.door.threads()
+        run = self._serving()
+        if run is None:
+            return
+        own = threading.current_thread() in run.threads()
         run.shut(limit)
-        if not own and not run.ended.wait(limit + _GRACE):
-            with self._lock:
-                names = ", ".join(sorted(thread.name for thread in run.threads | run.door.threads()))
-            raise TimeoutError(f"callbacks still run {limit + _GRACE:g} s after stop: {names}")
+        if not own:
+            self._await_end(run, limit)
+
+    def drain(
+        self, over: Duration = 60.0, code: int = 1012, jitter: bool = True, *, wait: bool = True
+    ) -> None:
+        """Stop serving without a stampede: have the connections leave one after the other, then stop.
+
+        From now on nobody new is let in: upgrades get 503, those that a hook is deciding on too. Routes still answer,
+        so that `health` is seen to be red. A socket that other processes accept from too (``fd:``, ``systemd``) is
+        left to them at once instead. Each open connection is closed with code at its moment of the time, when what
+        it sent has been delivered and answered; the engine keeps to that also while Python is busy. When the last
+        has left, or the time is over, the rest is as with `stop`.
+
+        A second call may shorten the time, not lengthen it; `stop` may be called meanwhile. While the server stops
+        this does nothing but wait.
+
+        Args:
+            over: Seconds or a `timedelta`.
+            code: What they are told: 1012, "service restart". Clients that are well made come back then, elsewhere.
+            jitter: Each leaves at a random moment of its share of the time, and in random order; False: evenly.
+            wait: Wait until all has ended. Called by a callback it returns at once in any case.
+
+        Raises:
+            TimeoutError: As `stop`.
+            TypeError, ValueError: over is not a duration; code may not be sent.
+
+        Thread: any.
+        """
+        limit = seconds(over, "over")
+        check_close(code, "")
+        run = self._serving()
+        if run is None:
+            return
+        own = threading.current_thread() in run.threads()
+        close_timeout = seconds(self._options.close_timeout, "close_timeout")
+        run.drain(limit, code, jitter, close_timeout)
+        if own or not wait:
+            return
+        if not run.ended.wait(limit):
+            # The engine has begun by itself; the door is to know it too.
+            run.shut(close_timeout)
+        self._await_end(run, close_timeout)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -378,6 +406,25 @@ class Server(Entrance):
 
     # Inside
 
+    def _serving(self) -> Serving | None:
+        """Return the run that has to end; without one close the sockets, and wait for the threads of the last one."""
+        with self._lock:
+            # A child process has the sockets of a server that ran when it was forked, but no thread of it.
+            if self._run is not None and self._run.pid == os.getpid():
+                return self._run
+            self._close_listeners()
+            last = self._last
+        if last is not None and last.pid == os.getpid():
+            last.join()
+        return None
+
+    def _await_end(self, run: Serving, limit: float) -> None:
+        """Wait until a run that has limit seconds to end is over, and its threads are gone."""
+        if not run.ended.wait(limit + GRACE):
+            names = ", ".join(sorted(thread.name for thread in run.threads()))
+            raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+        run.join()
+
     def _places(self) -> str:
         return " ".join(str(addr) for addr in self._local_addrs)
 
@@ -391,7 +438,8 @@ class Server(Entrance):
         with self._lock:
             self._options = replace(self._options, **change)
             if self._run is not None:
-                self._run.loop.set_time(setting, microseconds(value, option))
+                for loop in self._run.loops:
+                    loop.set_time(setting, microseconds(value, option))
 
     def _set_hook(self, name: str, func: Callable[..., object] | None) -> None:
         with self._lock:
@@ -400,84 +448,52 @@ class Server(Entrance):
             else:
                 self._hooks[name] = func
             if self._run is not None and name != "on_error":
-                self._furnish(self._run.loop, self._run.door)
+                self._furnish(self._run)
 
-    def _begin(self) -> _Run:
-        with self._lock:
-            if self._run is not None:
-                raise RuntimeError("the server is running already")
-            if self._options.raise_nofile_limit:
-                _raise_nofile_limit()
-            if not self._listeners:
-                self._listeners = listen_all(self._again, self._options)
-            loop = Loop(self._options.settings(), self._spawn, self._failed, self._options.page)
-            proxies = Proxies(self._options.trusted_proxies, self._options.forwarded_header)
-            door = Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
-            self._furnish(loop, door)
-            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
-            for listener in self._listeners:
-                loop.listen(listener.fileno())
-            run = self._run = _Run(loop, door, self._listeners)
-            _running.add(run)
-            try:
-                self._start_thread(run)
-            except BaseException:
-                self._end(run)
-                raise
+    def _begin(self) -> Serving:
+        run: Serving | None = None
+        try:
+            with self._lock:
+                if self._run is not None:
+                    raise RuntimeError("the server is running already")
+                if self._options.raise_nofile_limit:
+                    _raise_nofile_limit()
+                if not self._listeners:
+                    self._listeners = listen_all(self._again, self._options)
+                made = self._make()
+                run = self._run = made
+                run.start()
+        except BaseException:
+            if run is not None:
+                # Of the threads that could be started, the last one needs our lock on its way out.
+                run.ended.wait()
+            raise
         logger.info("listening on %s", self._places())
         return run
 
-    def _end(self, run: _Run) -> None:
-        """The last thread has ended. The lock is held."""
-        self._run = None
-        self._close_listeners()
-        _running.discard(run)
+    def _make(self) -> Serving:
+        """Make a run, with its loops told all they have to know. The lock is held."""
+        options = self._options
+        proxies = Proxies(options.trusted_proxies, options.forwarded_header)
+        door = self._new_door(proxies)
+        run = self._new_serving([options.settings()], door)
+        self._furnish(run)
+        for loop in run.loops:
+            loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
+        return run
 
-    def _start_thread(self, run: _Run) -> None:
-        """Start a runner. The lock is held."""
-        run.started += 1
-        thread = threading.Thread(
-            target=self._runner, args=(run,), name=f"unlimitedws-{run.started}", daemon=True
-        )
-        run.threads.add(thread)
-        try:
-            thread.start()
-        except BaseException:
-            run.threads.discard(thread)
-            raise
+    def _new_door(self, proxies: Proxies) -> Door:
+        return Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
 
-    def _spawn(self) -> None:
-        """Start one more runner: the loop asks for it, from one of its runners."""
+    def _new_serving(self, settings: list[dict[str, int]], door: Door) -> Serving:
+        return Serving(settings, self._failed, self._options.page, door, self._listeners, self._ended)
+
+    def _ended(self) -> None:
+        """The run has come to its end; `Serving` calls this from the last of its threads."""
         with self._lock:
-            run = self._run
-            if run is None:
-                raise RuntimeError("the server has stopped")
-            try:
-                self._start_thread(run)
-            except RuntimeError as exc:
-                logger.warning("callbacks have to do with %d threads: %s", len(run.threads), exc)
-                raise
-
-    def _runner(self, run: _Run) -> None:
-        try:
-            run.loop.run()
-        except BaseException as exc:
-            logger.critical("the engine failed", exc_info=exc)
-            run.shut_for(exc, 0)
-        finally:
-            with self._lock:
-                run.threads.discard(threading.current_thread())
-                last = not run.threads
-            if last:
-                try:
-                    # Hooks of requests that nobody waits for any more: they end before the server has.
-                    run.door.close()
-                    with self._lock:
-                        self._end(run)
-                    logger.info("stopped listening on %s", self._places())
-                finally:
-                    run.ended.set()
-                    run.wake()
+            self._last, self._run = self._run, None
+            self._close_listeners()
+        logger.info("stopped listening on %s", self._places())
 
     def _failed(self, conn: Conn | Request, exc: BaseException, hook: str) -> None:
         """A callback raised; the loop calls this before it closes the connection, the door instead of one."""
@@ -538,17 +554,6 @@ def _raise_nofile_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as exc:
         logger.warning("RLIMIT_NOFILE stays at %d of %d: %s", soft, hard, exc)
-
-
-@atexit.register
-def _stop_all() -> None:
-    """Let peers know that we go, and the callbacks end, before the interpreter takes their threads away."""
-    runs = [run for run in _running if run.pid == os.getpid()]
-    for run in runs:
-        run.shut(_EXIT_TIMEOUT)
-    deadline = time.monotonic() + _EXIT_TIMEOUT + _GRACE
-    for run in runs:
-        run.ended.wait(max(0.0, deadline - time.monotonic()))
 
 
 def _forked() -> None:

@@ -1,0 +1,259 @@
+"""One run of a server: its loops, their threads, the door; how it ends, and what is done when it has.
+
+Made and asked by `server`, which keeps the API. Knows no hook and no address.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from _uws.conn import Conn
+from _uws.core import Loop
+
+from .door import Door
+from .durations import Duration, milliseconds
+from .listening import Listener
+
+__all__ = ["GRACE", "Serving"]
+
+logger = logging.getLogger("unlimitedws")
+
+GRACE = 1.0
+"""After the connections have been dropped, a callback that runs on is given this long to notice; seconds."""
+
+_GOING_AWAY = 1001
+# At exit nobody waits for a peer that does not answer.
+_EXIT_TIMEOUT = 1.0
+
+
+class Serving:
+    """From the start of a server until the last thread of its last loop has ended.
+
+    Args:
+        settings: Of each loop, as `Options.settings` makes them.
+        failed: A callback raised: called with its connection, the exception, and the hook's name.
+        page: See `Options.page`.
+        door: One for all loops.
+        listeners: Likewise. They stay the caller's.
+        on_end: Called by the last thread, before `ended` is set. No lock is held.
+
+    Raises:
+        OSError: A loop got no descriptors.
+
+    Attributes:
+        loops: All of them.
+        door: As given.
+        pid: The process that it serves in: a child made by fork() has a copy of this, and none of the threads.
+        ended: Nothing of it is left, and `on_end` has been called.
+        wake: Called after that.
+        raised: What a callback raised to stop the server, or what the engine failed with; the first one.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[Mapping[str, int]],
+        failed: Callable[[Conn, BaseException, str], object],
+        page: bytes | None,
+        door: Door,
+        listeners: Sequence[Listener],
+        on_end: Callable[[], object],
+    ) -> None:
+        self.door = door
+        self.pid = os.getpid()
+        self.ended = threading.Event()
+        self.wake: Callable[[], object] = lambda: None
+        self.raised: BaseException | None = None
+        self._listeners = listeners
+        self._on_end = on_end
+        # Guards what follows. Whoever has it takes no other lock. Reentrant, because an application's own signal
+        # handler may come in between.
+        self._lock = threading.RLock()
+        self._threads: set[threading.Thread] = set()
+        # Those that have nothing left to do; the kernel may not have ended them yet.
+        self._gone: list[threading.Thread] = []
+        self._started = [0 for _ in settings]
+        self.loops = tuple(
+            Loop(dict(one), partial(self._spawn, number), failed, page) for number, one in enumerate(settings)
+        )
+        try:
+            for loop in self.loops:
+                for listener in listeners:
+                    loop.listen(listener.fileno(), listener.is_shared)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def start(self) -> None:
+        """Start one thread for each loop; they ask for more.
+
+        Raises:
+            RuntimeError: A thread cannot be started. Those that were are about to stop: `ended` is set when
+                they have.
+        """
+        self._enlist()
+        try:
+            # Held throughout: nobody is the last to end before all have begun.
+            with self._lock:
+                for number in range(len(self.loops)):
+                    self._start_thread(number)
+        except BaseException:
+            self.shut(0)
+            with self._lock:
+                alone = not self._threads
+            if alone:
+                self._end()
+            raise
+
+    def shut(self, timeout: Duration) -> None:
+        """Tell the loops to stop. Takes no lock of ours: signal handlers and callbacks call it."""
+        limit_ms = milliseconds(timeout, "timeout")
+        for loop in self.loops:
+            loop.shut(_GOING_AWAY, "", limit_ms)
+        self.door.shut()
+        # Newcomers, those in the backlog too, are refused now and do not wait for the end.
+        for listener in self._listeners:
+            listener.refuse()
+
+    def drain(self, over: Duration, code: int, jitter: bool, timeout: Duration) -> None:
+        """Let the loops drain, and then stop. Takes no lock of ours: signal handlers and callbacks call it.
+
+        Args:
+            over, code, jitter: As `Server.drain`.
+            timeout: As of `shut`, from when the last has left or the time is over.
+        """
+        over_ms, limit_ms = milliseconds(over, "over"), milliseconds(timeout, "timeout")
+        for loop in self.loops:
+            loop.drain(over_ms, code, jitter, limit_ms)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it drains, or has drained. Thread: any."""
+        return any(loop.draining for loop in self.loops)
+
+    def join(self, limit: float | None = None) -> None:
+        """Wait until every thread of it has gone; `ended` is set. Thread: any but these."""
+        deadline = None if limit is None else time.monotonic() + limit
+        while self._gone:
+            thread = self._gone[-1]
+            if thread is threading.current_thread():
+                return
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                return
+            # Another one who waits may have been here before.
+            with contextlib.suppress(ValueError):
+                self._gone.remove(thread)
+
+    def shut_for(self, exc: BaseException, timeout: Duration) -> None:
+        """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
+        self.raised = self.raised or exc
+        self.shut(timeout)
+
+    def threads(self) -> set[threading.Thread]:
+        """Return the threads that callbacks and hooks run on. Thread: any."""
+        with self._lock:
+            own = set(self._threads)
+        return own | self.door.threads()
+
+    @property
+    def connections(self) -> int:
+        """Open WebSocket connections. Thread: any."""
+        return sum(loop.connections for loop in self.loops)
+
+    def counters(self) -> dict[str, int]:
+        """Return the figures of all loops together. Thread: any."""
+        # Not the sum of two Counters: that drops what is zero.
+        total: Counter[str] = Counter()
+        for loop in self.loops:
+            total.update(loop.counters())
+        total["draining"] = int(self.draining)
+        return dict(total)
+
+    def wait_at_exit(self, timeout: float) -> None:
+        """Wait until it has ended, at the end of the interpreter."""
+        self.ended.wait(timeout)
+
+    # The threads
+
+    def _start_thread(self, number: int) -> None:
+        """Start a runner of a loop. The lock is held."""
+        self._started[number] += 1
+        which = f"{number + 1}." if len(self.loops) > 1 else ""
+        thread = threading.Thread(
+            target=self._runner,
+            args=(self.loops[number],),
+            name=f"unlimitedws-{which}{self._started[number]}",
+            daemon=True,
+        )
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except BaseException:
+            self._threads.discard(thread)
+            raise
+
+    def _spawn(self, number: int) -> None:
+        """Start one more runner: a loop asks for it, from one of its runners."""
+        with self._lock:
+            try:
+                self._start_thread(number)
+            except RuntimeError as exc:
+                logger.warning("callbacks have to do with %d threads: %s", len(self._threads), exc)
+                raise
+
+    def _runner(self, loop: Loop) -> None:
+        try:
+            loop.run()
+        except BaseException as exc:
+            logger.critical("the engine failed", exc_info=exc)
+            self.shut_for(exc, 0)
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+                self._gone.append(threading.current_thread())
+                last = not self._threads
+            if last:
+                self._end()
+
+    def _end(self) -> None:
+        """The last thread has come to its end."""
+        try:
+            # Hooks of requests that nobody waits for any more: they end before the server has.
+            self.door.close()
+            self._on_end()
+        finally:
+            self._let_go()
+            _running.discard(self)
+            self.ended.set()
+            self.wake()
+
+    def _enlist(self) -> None:
+        """Have it stopped at the end of the interpreter, if it has not been before."""
+        _running.add(self)
+
+    def _let_go(self) -> None:
+        # They ask us for threads, so a loop that was never run would be kept with its descriptors, in a circle.
+        self.loops = ()
+
+
+# For the end of the interpreter. Those that run are kept alive by their threads anyway.
+_running: set[Serving] = set()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Let peers know that we go, and the callbacks end, before the interpreter takes their threads away."""
+    here = [serving for serving in _running if serving.pid == os.getpid()]
+    for serving in here:
+        serving.shut(_EXIT_TIMEOUT)
+    deadline = time.monotonic() + _EXIT_TIMEOUT + GRACE
+    for serving in here:
+        serving.wait_at_exit(max(0.0, deadline - time.monotonic()))
