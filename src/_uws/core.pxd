@@ -5,7 +5,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from _uws.dispatch cimport Dispatch
 
 
+cdef class Crowd:
+    cdef uint32_t n                   # atomic: every loop of the crowd writes it
+
+
 cdef class Loop(Dispatch):
+    cdef Crowd crowd
     cdef readonly object client       # of set_proxies()
     cdef object spawn
     cdef uint32_t max_runners

@@ -48,10 +48,15 @@ cdef UwsLoop* all_loops = NULL
 
 
 @cython.final
+cdef class Crowd:
+    """The connections of several loops, counted together. See core.pyi."""
+
+
+@cython.final
 cdef class Loop(Dispatch):
     """One epoll instance, its connections, and the threads that serve them. See core.pyi."""
 
-    def __cinit__(self, dict settings, spawn, failed, page):
+    def __cinit__(self, dict settings, spawn, failed, page, Crowd crowd=None):
         cdef UwsSettings told
         cdef rlimit files
         cdef uint32_t table
@@ -71,6 +76,9 @@ cdef class Loop(Dispatch):
             self.l = NULL
             raise OSError(errno, "epoll, eventfd or the connection table cannot be had")
         self.l.env.max_stream_bytes = told.max_stream_bytes
+        self.crowd = crowd
+        if crowd is not None:
+            self.l.crowd = &crowd.n
         global all_loops
         self.l.next_loop = all_loops
         all_loops = self.l
@@ -104,10 +112,10 @@ cdef class Loop(Dispatch):
     def connections(self):
         return 0 if self.l.forked else self.l.n_open
 
-    def listen(self, int fd):
+    def listen(self, int fd, bint in_turn=False):
         cdef int status
         conn_lock(self.l)
-        status = loop_listen(self.l, fd)
+        status = loop_listen(self.l, fd, in_turn)
         conn_unlock(self.l)
         if status == UWS_E_ARG:
             raise ValueError("too many listening sockets for one loop")

@@ -186,6 +186,9 @@ class Entrance:
         check_key(user, "user")
         check_key(session, "session")
         ends_ms = milliseconds_until(check_expires(expires), seconds(grace, "grace"))
+        run = self._run
+        if conn.is_open and (run is None or not run.has(conn)):
+            raise ValueError("identify: the connection is another server's")
         return self._roll.identify(conn, user, session, ends_ms)
 
     def disconnect(self, *, user: Any = None, session: Any = None, code: int = 3000, reason: str = "") -> int:
@@ -218,7 +221,7 @@ class Entrance:
     # Inside
 
     def _furnish(self, run: Serving) -> None:
-        """Tell the loops what to ask, and whom to call. Called whenever what it depends on changes; the lock is held."""
+        """Tell the loops what to ask, and whom to call; whenever what it depends on changes. The lock is held."""
         rules, door = self._rules, run.door
         asked = (
             rules.auth is not None or self._options.keep_request or any(n in self._hooks for n in _DOOR_HOOKS)

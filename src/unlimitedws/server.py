@@ -384,7 +384,8 @@ class Server(Entrance):
         options = self._options
         proxies = Proxies(options.trusted_proxies, options.forwarded_header)
         door = Door(self._rules, options, proxies, self._roll, self._failed, self._stop_for)
-        run = Serving([options.settings()], self._failed, options.page, door, self._listeners, self._ended)
+        settings = options.settings_of_loops()
+        run = Serving(settings, self._failed, options.page, door, self._listeners, self._ended)
         self._furnish(run)
         for loop in run.loops:
             loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)

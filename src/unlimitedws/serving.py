@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from _uws.conn import Conn
-from _uws.core import Loop
+from _uws.core import Crowd, Loop
 
 from .door import Door
 from .durations import Duration, milliseconds
 from .listening import Listener
 
-__all__ = ["GRACE", "Serving"]
+__all__ = ["GRACE", "Serving", "any_serving"]
 
 logger = logging.getLogger("unlimitedws")
 
@@ -43,6 +43,7 @@ class Serving:
         door: One for all loops.
         listeners: Likewise. They stay the caller's.
         on_end: Called by the last thread, before `ended` is set. No lock is held.
+        shared: Other processes accept from the listeners, too.
 
     Raises:
         OSError: A loop got no descriptors.
@@ -64,6 +65,8 @@ class Serving:
         door: Door,
         listeners: Sequence[Listener],
         on_end: Callable[[], object],
+        *,
+        shared: bool = False,
     ) -> None:
         self.door = door
         self.pid = os.getpid()
@@ -77,13 +80,15 @@ class Serving:
         self._lock = threading.RLock()
         self._threads: set[threading.Thread] = set()
         self._started = [0 for _ in settings]
+        crowd = Crowd() if len(settings) > 1 else None
         self.loops = tuple(
-            Loop(dict(one), partial(self._spawn, number), failed, page) for number, one in enumerate(settings)
+            Loop(dict(one), partial(self._spawn, number), failed, page, crowd)
+            for number, one in enumerate(settings)
         )
         try:
             for loop in self.loops:
                 for listener in listeners:
-                    loop.listen(listener.fileno())
+                    loop.listen(listener.fileno(), in_turn=shared or crowd is not None)
         except BaseException:
             self._let_go()
             raise
@@ -129,6 +134,10 @@ class Serving:
         with self._lock:
             own = set(self._threads)
         return own | self.door.threads()
+
+    def has(self, conn: Conn) -> bool:
+        """Whether a connection is one of these loops'. Thread: any."""
+        return conn._loop in self.loops
 
     @property
     def connections(self) -> int:
@@ -203,6 +212,11 @@ class Serving:
 
 # For the end of the interpreter. Those that run are kept alive by their threads anyway.
 _running: set[Serving] = set()
+
+
+def any_serving() -> bool:
+    """Whether a server runs in this process."""
+    return any(serving.pid == os.getpid() for serving in _running)
 
 
 @atexit.register
