@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -25,8 +26,9 @@ from .listening import listen_all
 from .options import OptionKeywords, Options
 from .proxies import Proxies
 from .request import Request
-from .serving import GRACE, Serving
+from .serving import GRACE, Serving, any_serving
 from .signals import SignalWaiter
+from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -108,6 +110,8 @@ class Server(Entrance):
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
         self._run: Serving | None = None
+        self._supervisor: Supervisor | None = None
+        self._worker: int | None = None
         super().__init__()
         _servers.add(self)
         self._listeners = listen_all(places, self._options)
@@ -217,7 +221,15 @@ class Server(Entrance):
     @property
     def running(self) -> bool:
         """Whether it has been started and not yet stopped altogether. Thread: any."""
-        return self._run is not None
+        return self._run is not None or self._supervisor is not None
+
+    @property
+    def worker(self) -> int | None:
+        """Which of several workers this process is, from 0; None in their parent, and where there are none.
+
+        Thread: any.
+        """
+        return self._worker
 
     def counters(self) -> dict[str, int]:
         """Return the engine's figures, for tests and the hunt for a leak; names may change. Thread: any."""
@@ -230,40 +242,57 @@ class Server(Entrance):
 
     # Beginning and end
 
-    def run(self, *, ready: Callable[[], object] | None = None) -> None:
+    def run(
+        self,
+        *,
+        ready: Callable[[], object] | None = None,
+        on_worker: Callable[[int], object] | None = None,
+    ) -> None:
         """Start, and serve until the server is stopped.
 
         In the main thread SIGINT and SIGTERM stop it in good order: connections are closed with 1001 and have
         `close_timeout` to answer; a second signal drops them at once. Then it returns as usual. The handlers
         that were there before are put back; a signal that was ignored stays ignored.
 
+        With more than one of the option `workers` this process serves nobody: it is the parent of those that do, and
+        passes signals on; SIGHUP replaces the workers, one after the other. Each is a copy of this process as it is
+        now, made by fork(), so no server may run in it. A worker leaves its process as soon as it has stopped: what
+        follows this call, ``finally`` and atexit included, happens in the parent only. See docs/scaling.md.
+
         Args:
             ready: Called once, when the server serves and signals are handled; what it raises stops the
-                server.
+                server. With several workers: in the parent, when all of them serve.
+            on_worker: Called in each worker, with its number, before it serves: the place to open what a process has
+                to have for itself. What it raises ends the worker. Not called where there is only one.
 
         Raises:
-            RuntimeError: It runs already.
+            RuntimeError: It runs already. With several workers: this is not the main thread, or another server runs
+                in this process; or a worker ended before all of them served, or more died than
+                `worker_restart_limit`.
             BaseException: A callback raised `KeyboardInterrupt` or `SystemExit`, or the engine cannot go on:
                 the server has been stopped, and this is what was raised.
 
         Thread: any; signals are handled in the main thread only.
         """
+        if self._options.workers > 1:
+            self._supervise(ready, on_worker)
+            return
         run: Serving | None = None
         signals = 0
 
-        def on_signal() -> None:
+        def on_signal(number: int) -> None:
             nonlocal signals
             signals += 1
             # No lock and no logging: what this interrupted may hold either.
             if run is not None:
-                run.shut(self._options.close_timeout if signals == 1 else 0)
+                self._signalled(run, number, signals)
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()
             run.wake = waiter.wake
             try:
                 if signals:
-                    run.shut(self._options.close_timeout)
+                    self._signalled(run, signal.SIGTERM, 1)
                 if ready is not None:
                     ready()
                 waiter.wait(run.ended)
@@ -282,11 +311,14 @@ class Server(Entrance):
         """Serve in the background, on daemon threads named ``unlimitedws-1`` and so on.
 
         Raises:
-            RuntimeError: It runs already, or is being stopped; or no thread can be started.
+            RuntimeError: It runs already, or is being stopped; or no thread can be started; or it has more than one
+                of the option `workers`, which only `run` can start.
             OSError: The address cannot be had any more, after a `stop`; or the engine got no descriptors.
 
         Thread: any.
         """
+        if self._options.workers > 1:
+            raise RuntimeError(f"workers={self._options.workers}: only run() can start them")
         self._begin()
 
     def stop(self, timeout: Duration | None = None) -> None:
@@ -294,6 +326,8 @@ class Server(Entrance):
 
         Also closes the listening sockets of a server that never ran. Stopping a stopped server does nothing.
         Called by a callback it only begins to stop, and returns at once: what it would wait for is itself.
+
+        In the parent of several workers it stops all of them. In a worker it stops that one, which is then replaced.
 
         Args:
             timeout: Seconds or a `timedelta` for the connections to answer; those left are dropped. None is
@@ -308,6 +342,12 @@ class Server(Entrance):
         """
         limit = self._options.close_timeout if timeout is None else timeout
         limit = seconds(limit, "timeout")
+        supervisor = self._supervisor
+        if supervisor is not None and supervisor.pid == os.getpid():
+            supervisor.stop(limit)
+            if threading.current_thread() is not threading.main_thread():
+                supervisor.ended.wait()
+            return
         with self._lock:
             run = self._run
             if run is None or run.pid != os.getpid():
@@ -384,12 +424,54 @@ class Server(Entrance):
         options = self._options
         proxies = Proxies(options.trusted_proxies, options.forwarded_header)
         door = Door(self._rules, options, proxies, self._roll, self._failed, self._stop_for)
-        settings = options.settings_of_loops()
-        run = Serving(settings, self._failed, options.page, door, self._listeners, self._ended)
+        run = Serving(
+            options.settings_of_loops(),
+            self._failed,
+            options.page,
+            door,
+            self._listeners,
+            self._ended,
+            shared=options.workers > 1,
+        )
         self._furnish(run)
         for loop in run.loops:
             loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
         return run
+
+    def _signalled(self, run: Serving, number: int, count: int) -> None:
+        """Do what the count-th signal of a run asks for. Takes no lock."""
+        run.shut(self._patience(number, count))
+
+    def _patience(self, number: int, count: int) -> float:
+        """Return how long, after the count-th signal, connections are waited for."""
+        return seconds(self._options.close_timeout, "close_timeout") if count == 1 else 0.0
+
+    def _supervise(
+        self, ready: Callable[[], object] | None, on_worker: Callable[[int], object] | None
+    ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(f"workers={self._options.workers}: only the main thread can run them")
+        if any_serving():
+            raise RuntimeError(f"workers={self._options.workers}: no server may run in the process that forks them")
+        with self._lock:
+            if self._supervisor is not None:
+                raise RuntimeError("the server is running already")
+            if not self._listeners:
+                self._listeners = listen_all(self._again, self._options)
+            supervisor = self._supervisor = Supervisor(self, ready, on_worker)
+        logger.info("listening on %s", self._places())
+        try:
+            supervisor.run()
+        finally:
+            with self._lock:
+                self._supervisor = None
+                self._close_listeners()
+            logger.info("stopped listening on %s", self._places())
+
+    def _refuse(self) -> None:
+        """Refuse newcomers; the parent of workers does, for all of them."""
+        for listener in self._listeners:
+            listener.refuse()
 
     def _ended(self) -> None:
         """The run has come to its end; `Serving` calls this from the last of its threads."""
