@@ -4,6 +4,7 @@ from libc.errno cimport ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint8_t, uint64_t
 from posix.unistd cimport close
 
+from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_E_HTTP_503, UWS_OK
 from _uws.life cimport conn_begin
 from _uws.poller cimport EPOLLEXCLUSIVE, UWS_TAG_LISTEN, poll_tag, poller_add, poller_remove
@@ -109,6 +110,39 @@ cdef void accept_resume(UwsLoop* l) noexcept nogil:
     if l.spare_fd < 0:
         l.spare_fd = sock_spare()
     for k in range(l.n_listeners):
-        if not _ask(l, k):
+        if not (l.draining and l.shared[k]) and not _ask(l, k):
             accept_pause(l, SHED_PAUSE_MS)
             return
+
+
+cdef void accept_leave(UwsLoop* l) noexcept nogil:
+    """Newcomers are for the other loops of the server, in other processes, from now on."""
+    cdef int k
+    if not l.accepting:
+        return
+    l.now_ms = clock_ms()
+    accept_pause(l, SHED_PAUSE_MS)
+    l.accept_at_ms = 0
+    for k in range(l.n_listeners):
+        # Of those who came before this, the kernel may have told us, and nobody else.
+        _take_in(l, l.listener[k])
+    l.accepting = 0
+    l.accept_at_ms = 0
+
+
+cdef void accept_look(UwsLoop* l) noexcept nogil:
+    """Somebody may wait of whom the kernel has told a process that is no more."""
+    l.now_ms = clock_ms()
+    if l.accepting and l.accept_at_ms == 0:
+        accept_pause(l, SHED_PAUSE_MS)
+        accept_resume(l)
+
+
+cdef void accept_leave_shared(UwsLoop* l) noexcept nogil:
+    """The loop drains: who comes to a listener that other processes accept from too is theirs."""
+    cdef int k
+    if not l.accepting or l.accept_at_ms != 0:
+        return    # not accepted from now, and accept_resume leaves them out
+    for k in range(l.n_listeners):
+        if l.shared[k]:
+            poller_remove(&l.poller, l.listener[k])

@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memset
 
 from _uws.clock cimport clock_us
@@ -283,14 +283,14 @@ cdef class Conn:
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef bint is_open
-        if not 0 <= expires_ms <= 0x7FFFFFFF:
-            raise ValueError("a time is 0 to 24 days")
+        if not 0 <= expires_ms <= 1 << 62:
+            raise ValueError("a time is 62 bits of milliseconds at most")
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         is_open = conn_takes(c)
         if is_open:
             c.marks &= ~UWS_M_STRANGER
-            conn_expires_in(l, c, <uint32_t>expires_ms)
+            conn_expires_in(l, c, <uint64_t>expires_ms)
             self._pin(c)
         conn_unlock(l)
         if is_open:

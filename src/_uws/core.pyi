@@ -91,18 +91,29 @@ class Loop(Dispatch):
     def connections(self) -> int:
         """Open WebSocket connections: upgraded, close handshake not ended. Thread: any."""
 
-    def listen(self, fd: int, in_turn: bool = False) -> None:
+    def listen(self, fd: int, shared: bool = False, in_turn: bool = False) -> None:
         """Accept from a bound, listening, non-blocking socket. The caller closes it when `run` has returned.
 
         Args:
-            fd: The socket.
-            in_turn: Other loops accept from it, too, of this process or of others: of those that wait one is
-                woken, each in its turn. The same for all sockets of a loop.
+            fd: The socket's descriptor.
+            shared: It was inherited, and other programs accept from it too. `drain` leaves the newcomers to them; those
+                of a socket that is not shared are told 503.
+            in_turn: Other loops of the same server accept from it too, in this process or in others: of those that
+                wait one is woken, each in its turn. The same for all sockets of a loop.
 
         Raises:
             OSError: epoll does not take it.
 
         Thread: any, before `run`.
+        """
+
+    def leave(self) -> None:
+        """Accept no more: who comes is for the other loops of the server, in other processes. Thread: any."""
+
+    def look(self) -> None:
+        """Look whether somebody waits at the listeners: another process that had been told of them has ended.
+
+        Thread: any.
         """
 
     def set_subprotocols(self, names: list[bytes]) -> None:
@@ -177,6 +188,29 @@ class Loop(Dispatch):
 
         Thread: any, callbacks and signal handlers included.
         """
+
+    def drain(self, over_ms: int, code: int, jitter: bool, timeout_ms: int) -> None:
+        """Let nobody in any more, have the open connections leave one after the other, then stop as `shut` does.
+
+        Returns at once; the engine's own timers do it, whether Python is busy or not. Upgrades are refused with 503
+        from now on, those that on_request is being asked about too; plain GETs are answered still. Called again it
+        brings the end forward, or does nothing. While the loop stops it does nothing.
+
+        Args:
+            over_ms: Time over which they leave; 31 bits.
+            code: Close code that they get.
+            jitter: In random order, each at a random moment of its share of the time; False: evenly to the tick.
+            timeout_ms: As of `shut`, from when the last has left or the time is over.
+
+        Raises:
+            ValueError: A time is out of range.
+
+        Thread: any, callbacks and signal handlers included.
+        """
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` has been called. Thread: any."""
 
     def counters(self) -> dict[str, int]:
         """Figures of the engine, by name, for tests and for people who look for a leak. Thread: any."""

@@ -10,10 +10,21 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from _uws.accept cimport accept_leave, accept_look
 from _uws.clock cimport clock_ms
 from _uws.conn cimport conn_lock, conn_unlock, conns_fork
 from _uws.errs cimport UWS_E_ARG, UWS_OK
-from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
+from _uws.loop cimport (
+    batch_destroy,
+    batch_init,
+    loop_close,
+    loop_destroy,
+    loop_drain,
+    loop_forked,
+    loop_init,
+    loop_listen,
+    loop_stop,
+)
 from _uws.intern cimport intern_give, intern_take
 from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
 from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
@@ -112,15 +123,25 @@ cdef class Loop(Dispatch):
     def connections(self):
         return 0 if self.l.forked else self.l.n_open
 
-    def listen(self, int fd, bint in_turn=False):
+    def listen(self, int fd, bint shared=False, bint in_turn=False):
         cdef int status
         conn_lock(self.l)
-        status = loop_listen(self.l, fd, in_turn)
+        status = loop_listen(self.l, fd, shared, in_turn)
         conn_unlock(self.l)
         if status == UWS_E_ARG:
             raise ValueError("too many listening sockets for one loop")
         if status != UWS_OK:
             raise OSError(errno, "epoll does not take the listening socket")
+
+    def leave(self):
+        conn_lock(self.l)
+        accept_leave(self.l)
+        conn_unlock(self.l)
+
+    def look(self):
+        conn_lock(self.l)
+        accept_look(self.l)
+        conn_unlock(self.l)
 
     def set_subprotocols(self, list names not None):
         cdef UwsLoop* l = self.l
@@ -195,18 +216,31 @@ cdef class Loop(Dispatch):
                 loop_stop(self.l, <uint16_t>code, p, n, <uint64_t>timeout_ms)
             conn_unlock(self.l)
 
+    def drain(self, int64_t over_ms, int code, bint jitter, int64_t timeout_ms):
+        if not 0 <= over_ms <= 0x7FFFFFFF or timeout_ms < 0:
+            raise ValueError(f"a drain cannot last {over_ms} ms and {timeout_ms} ms")
+        with nogil:
+            pthread_mutex_lock(&self.l.lock)
+            if not self.l.forked:
+                loop_drain(self.l, <uint32_t>over_ms, <uint16_t>code, jitter, <uint64_t>timeout_ms)
+            conn_unlock(self.l)
+
+    @property
+    def draining(self):
+        return self.l.draining != 0
+
     def counters(self):
         cdef UwsLoop* l = self.l
         cdef UwsCounters c
-        cdef uint32_t connections, descriptors, runners, parked, ready, timers, targets
+        cdef uint32_t connections, descriptors, draining, runners, parked, ready, timers, targets
         cdef size_t inbox_bytes, used_bytes, held_bytes, blocks, partial
         cdef uint64_t inflated, inflated_from_bytes, inflated_bytes
-        cdef uint64_t[18] closed_by
+        cdef uint64_t[19] closed_by
         cdef uint64_t[600] answered
         cdef int i
         conn_lock(l)
         c = l.count
-        connections, descriptors, runners, parked = l.n_open, l.n_conns, l.runners, l.parked
+        connections, descriptors, runners, parked, draining = l.n_open, l.n_conns, l.runners, l.parked, l.draining
         ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
         inbox_bytes, blocks, partial = l.inbox_bytes, l.slab.live_blocks, l.env.partial_bytes
         inflated, inflated_from_bytes, inflated_bytes = l.env.inflated, l.env.inflated_from_bytes, l.env.inflated_bytes
@@ -219,7 +253,7 @@ cdef class Loop(Dispatch):
             "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
             "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
             "slab_blocks": blocks, "inflated": inflated, "inflated_from_bytes": inflated_from_bytes,
-            "inflated_bytes": inflated_bytes,
+            "inflated_bytes": inflated_bytes, "draining": draining,
         }
         figures.update(c)
         for i in range(1, UWS_CAUSES):
@@ -335,7 +369,7 @@ def _after_fork_in_child():
     cdef UwsLoop* l = all_loops
     conns_fork(False)
     while l != NULL:
-        l.forked = 1
+        loop_forked(l)
         conn_unlock(l)
         pthread_mutex_unlock(&l.deflate_lock)
         l = l.next_loop

@@ -25,6 +25,7 @@ cdef class Dispatch:
     cdef object _reading_hook(self, const UwsEvent* event, int* how)
     cdef int _asked(self, UwsDelivery* d) except -1
     cdef int _closed(self, UwsDelivery* d, Conn conn) except -1
+    cdef int _tell_end(self, UwsDelivery* d, Conn conn) except -1
     cdef void _report(self, Conn conn, str hook) noexcept
     cdef int _fail(self, Conn conn, str hook) except -1
     cdef int _forget(self) except -1

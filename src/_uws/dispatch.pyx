@@ -233,7 +233,25 @@ cdef class Dispatch:
         return 0
 
     cdef int _closed(self, UwsDelivery* d, Conn conn) except -1:
-        """The last event of a connection: tell its Conn, say goodbye to the peer, run on_close."""
+        """The last event of a connection. Whatever telling of it may raise, the slot goes back."""
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        try:
+            self._tell_end(d, conn)
+        finally:
+            if conn is not None:
+                conn.delivery = NULL
+            conn_lock(l)
+            c = conn_at(l, d.index, d.generation)
+            if c != NULL:
+                # Where there was no memory to tell anybody.
+                conn_goodbye(l, c, d.event)
+                conn_consumed(l, c)
+            conn_unlock(l)
+        return 0
+
+    cdef int _tell_end(self, UwsDelivery* d, Conn conn) except -1:
+        """Tell its Conn, say goodbye to the peer, run on_close."""
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef UwsEvent* event = d.event
@@ -259,22 +277,20 @@ cdef class Dispatch:
                 hook(conn)
             except BaseException:
                 self._fail(conn, "on_close")
-        if conn is not None and conn.about is not None:
+        if conn is None:
+            return 0
+        if conn.about is not None:
             try:
                 conn.about.closed(conn)
             except BaseException:
                 self._report(conn, "on_close")
-        if conn is not None:
-            conn.delivery = NULL
+        conn.delivery = NULL
+        try:
             if Py_REFCNT(<PyObject*>conn) > 1 + pinned:
                 # Somebody may hold it.
                 conn._remember()
+        finally:
             conn.index = -1
             if pinned:
                 Py_DECREF(conn)
-        conn_lock(l)
-        c = conn_at(l, d.index, d.generation)
-        if c != NULL:
-            conn_consumed(l, c)
-        conn_unlock(l)
         return 0

@@ -6,12 +6,12 @@
 #             valid request, and Python is to decide         ASKING        conn_ask
 #             refused or served; response queued             LINGER        conn_answered
 #             EOF, error                                     FREE          conn_eof
-#             deadline: 408 queued                           LINGER        conn_expired
+#             deadline: 408 queued                           LINGER        conn_refuse
 # ASKING      Python accepts, 101 queued                     OPEN          conn_upgraded
 #             Python answers otherwise                       LINGER        conn_answered
-#             deadline: 503 queued                           LINGER        conn_expired
+#             deadline, the server drains: 503 queued        LINGER        conn_refuse
 #             error                                          DEAD          conn_eof
-# OPEN        conn.close(), a deadline; close frame queued   CLOSE_SENT    conn_close
+# OPEN        conn.close(), a deadline, a drain; close frame CLOSE_SENT    conn_close
 #             close frame, broken rule, EOF, error           ENDING        conn_end
 # CLOSE_SENT  the peer's close frame, EOF, error             ENDING        conn_end
 #             deadline                                       DEAD          conn_expired
@@ -56,6 +56,7 @@ from _uws.state cimport (
     UWS_C_ABORT,
     UWS_C_CALLBACK,
     UWS_C_CLOSE_TIMEOUT,
+    UWS_C_DRAIN,
     UWS_C_IDLE,
     UWS_C_LIFETIME,
     UWS_C_LOCAL,
@@ -248,8 +249,8 @@ cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil:
     _deadline(l, c, l.limits.request_timeout_ms)
 
 
-cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
-    """UPGRADING or ASKING -> LINGER; the caller has queued an HTTP response that is not 101."""
+cdef void _answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
+    """UPGRADING or ASKING -> LINGER, behind an HTTP response that is not 101."""
     if c.side != NULL:
         side_give_request(l, c.side)
     c.state = UWS_S_LINGER
@@ -260,6 +261,25 @@ cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
     _deadline(l, c, l.limits.close_timeout_ms)
+
+
+cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
+    """Refuse the request (status: UWS_E_HTTP_*). The slot may be free afterwards."""
+    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
+    cdef size_t n = response_refuse(response, sizeof(response), status)
+    conn_answer(l, c, err_http_status(status), response, n)
+
+
+cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response,
+                      size_t len_bytes) noexcept nogil:
+    """Queue a whole HTTP response, behind which the connection ends. False: out of memory, it has ended."""
+    cdef UwsSide* side = conn_side(l, c)
+    if side == NULL or outq_put(&side.out, &l.slab, response, len_bytes) != UWS_OK:
+        conn_eof(l, c, True)
+        return False
+    _answered(l, c, http_status)
+    conn_dirty(l, c)
+    return True
 
 
 cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
@@ -300,7 +320,8 @@ cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uin
 
 cdef inline bint _keeps_to_protocol(int cause) noexcept nogil:
     """Does the peer's close frame still come, perhaps, though we ended the connection?"""
-    return cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN or cause == UWS_C_IDLE or cause == UWS_C_LIFETIME
+    return (cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN or cause == UWS_C_IDLE or cause == UWS_C_LIFETIME
+            or cause == UWS_C_DRAIN)
 
 
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
@@ -424,21 +445,35 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
         _drop(l, c)
 
 
+cdef bint _still_reads(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Does the peer still take what is queued before the end? Then it has not come to our close frame yet, and its time
+    to answer has not begun: what was accepted for sending is delivered, however slowly it is read. The slot may be
+    free afterwards, and then it does."""
+    cdef uint32_t generation = c.generation
+    if (c.state != UWS_S_CLOSE_SENT and c.state != UWS_S_LINGER) or not (c.flags & UWS_F_OUT_ON):
+        return False
+    # epoll does not report room before a third of the kernel's buffer is free.
+    conn_flush(l, c)
+    if c.generation != generation:
+        return True
+    if c.flags & UWS_F_OUT_ON and tick_now(l) - c.side.stuck >= l.limits.close_timeout_ms // UWS_TICK_MS:
+        return False
+    # Where flushing has come to the end it has set the deadline for the peer's FIN.
+    if c.link.deadline == 0 and (c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER):
+        _deadline(l, c, l.limits.close_timeout_ms)
+    return True
+
+
 cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The timer of a connection that is not open ran out."""
-    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
-    cdef size_t n
-    cdef int status
+    if _still_reads(l, c):
+        return
     if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
         l.count.timeouts += 1
-    if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
-        status = UWS_E_HTTP_408 if c.state == UWS_S_UPGRADING else UWS_E_HTTP_503
-        n = response_refuse(response, sizeof(response), status)
-        if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, response, n) != UWS_OK:
-            _drop(l, c)
-            return
-        conn_answered(l, c, err_http_status(status))
-        conn_dirty(l, c)
+    if c.state == UWS_S_UPGRADING:
+        conn_refuse(l, c, UWS_E_HTTP_408)
+    elif c.state == UWS_S_ASKING:
+        conn_refuse(l, c, UWS_E_HTTP_503)
     elif c.state == UWS_S_CLOSE_SENT:
         conn_abort(l, c, conn_ending_cause(c) if c.proto.spare != UWS_C_LOCAL else UWS_C_CLOSE_TIMEOUT)
     elif c.state == UWS_S_ENDING:

@@ -83,7 +83,8 @@ cdef enum UwsCause:
     UWS_C_EXPIRED = 15        # its credential has
     UWS_C_REVOKED = 16        # server.disconnect()
     UWS_C_MEMORY = 17         # we have none for it
-    UWS_CAUSES = 18
+    UWS_C_DRAIN = 18          # the server drains
+    UWS_CAUSES = 19
 
 # One block of bytes to be sent; its bytes follow the struct.
 cdef struct UwsChunk:
@@ -142,8 +143,8 @@ cdef struct UwsConn:
 # the rows in use take memory. Ticks are the wheel's; 0 is none.
 cdef struct UwsExtra:
     UwsDeflate* deflate       # its own compression contexts; NULL: none is kept
-    uint32_t ends             # tick of max_lifetime
-    uint32_t expires          # ... at which its credential does, or a stranger has to be known
+    uint64_t expires_ms       # clock_ms at which its credential does, or a stranger has to be known: may be years ahead
+    uint32_t ends             # tick of max_lifetime; while draining, of its leaving
     uint32_t spoke            # ... of its last message either way, where idle_timeout is set
     uint32_t subprotocol      # ids in the intern table: the subprotocol agreed on,
     uint32_t peer             # the address that a PROXY header gave: a sockaddr, and a byte that is 1 for TLS;
@@ -249,7 +250,7 @@ cdef struct UwsLoop:
     uint64_t now_ms           # of this turn
     uint64_t start_ms
     UwsCounters count
-    uint64_t closed_by[18]    # UwsCause
+    uint64_t closed_by[19]    # UwsCause
     uint64_t answered[600]    # requests by HTTP status
     uint32_t tick             # of this turn: now_ms, as the wheel counts
     uint64_t rng              # for jitter
@@ -273,6 +274,7 @@ cdef struct UwsLoop:
 
     # listening
     int listener[16]
+    uint8_t shared[16]        # the listener is: other processes accept from it too
     int n_listeners
     uint32_t listen_for       # what epoll is asked for a listener: with EPOLLEXCLUSIVE where others accept from it too
     int spare_fd
@@ -307,7 +309,11 @@ cdef struct UwsLoop:
     pthread_cond_t wait_cond
     pthread_t dog
 
-    # stopping
+    # draining, then stopping
+    uint8_t draining
+    uint16_t drain_code       # what those who leave are told
+    uint64_t drain_at_ms      # whoever is there then leaves at once, and the loop stops,
+    uint64_t drain_stop_ms    # ... with this for a timeout
     uint8_t stopping
     uint8_t finished
     uint8_t forked            # this is a child process: the connections are the parent's

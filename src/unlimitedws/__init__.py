@@ -18,6 +18,7 @@ from .opcode import OpCode
 from . import ws, wsutil
 from .compression import Compression
 from .conn import Conn
+from .health import health
 from .options import Options
 from .pool import Pool
 from .request import Accept, Authenticator, Cookies, Headers, Reject, Request, Response
@@ -48,6 +49,7 @@ __all__ = [
     "Server",
     "UnlimitedWSError",
     "__version__",
+    "health",
     "ws",
     "wsutil",
 ]

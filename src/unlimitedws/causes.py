@@ -48,3 +48,5 @@ class CloseCause(IntEnum):
     """`Server.disconnect` was called: closed with 3000, or the code that was given."""
     MEMORY = 17
     """The server had no memory for it: closed with 1011."""
+    DRAIN = 18
+    """The server drains: closed with 1012, or the code that `Server.drain` was given."""

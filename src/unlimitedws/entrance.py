@@ -168,8 +168,7 @@ class Entrance:
             conn: One of this server's.
             user: Hashable, an id; what `disconnect` finds it by.
             session: One of several logins of a user; hashable.
-            expires: Unix time, in seconds, at which it is closed with 3000; None: never. At the latest after 24
-                days.
+            expires: Unix time, in seconds, at which it is closed with 3000; None: never.
             grace: Seconds or a `timedelta` beyond that, for the client to come up with a new credential.
 
         Returns:

@@ -30,6 +30,7 @@ __all__ = ["Collector", "route"]
 
 # The engine's name, ours behind the prefix, what it is. Counters get their _total from the client library.
 _GAUGES = (
+    ("draining", "draining", "1 while connections are asked to leave, and nobody new is let in"),
     ("connections", "connections", "Open WebSocket connections"),
     ("descriptors", "descriptors", "Connections of any kind, those in a handshake and those closing included"),
     ("ready", "ready_connections", "Connections with something to deliver that wait for a thread"),

@@ -219,6 +219,10 @@ class Options:
     """From our close frame to the peer's, 10 s; then the connection is dropped. Also how long `stop` and
     `run` give all connections together."""
 
+    drain_time: Duration = 20.0
+    """Over which the connections are asked to leave when SIGTERM comes to `run`, 20 s: Kubernetes kills after 30, and
+    those who are asked last have to answer. 0: SIGTERM stops the server at once, as SIGINT does."""
+
     # The server
 
     max_connections: int | None = None
@@ -391,6 +395,7 @@ class OptionKeywords(TypedDict, total=False):
     worker_restart_limit: int
     worker_restart_window: Duration
     close_timeout: Duration
+    drain_time: Duration
     max_connections: int | None
     raise_nofile_limit: bool
     page: bytes | None
@@ -419,6 +424,7 @@ _TIMES = (
     "request_timeout",
     "auth_timeout",
     "close_timeout",
+    "drain_time",
     "ping_timeout",
     "schedule_timeout",
     "cooldown_time",

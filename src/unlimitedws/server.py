@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from _uws.conn import Conn
+from _uws.conn import Conn, check_close
 
 from . import address
 from .address import Address
@@ -27,7 +27,7 @@ from .options import OptionKeywords, Options
 from .proxies import Proxies
 from .request import Request
 from .serving import GRACE, Serving, any_serving
-from .signals import SignalWaiter
+from .signals import DRAIN, NONE, STOP, SignalWaiter
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 
 # For fork().
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+# The close code of a drain (RFC 6455, section 7.4.1, and IANA's registry).
+_RESTART = 1012
+# After the drain of a signal: with the default of `drain_time` all is over before an orchestrator kills.
+_LAST_ANSWERS = 5.0
 
 
 class Server(Entrance):
@@ -112,6 +117,7 @@ class Server(Entrance):
         self._run: Serving | None = None
         self._supervisor: Supervisor | None = None
         self._worker: int | None = None
+        self._last: Serving | None = None  # the run before
         super().__init__()
         _servers.add(self)
         self._listeners = listen_all(places, self._options)
@@ -231,6 +237,12 @@ class Server(Entrance):
         """
         return self._worker
 
+    @property
+    def draining(self) -> bool:
+        """Whether connections are being asked to leave, and nobody new is let in: see `drain`. Thread: any."""
+        run = self._run
+        return run is not None and run.draining
+
     def counters(self) -> dict[str, int]:
         """Return the engine's figures, for tests and the hunt for a leak; names may change. Thread: any."""
         run = self._run
@@ -250,9 +262,10 @@ class Server(Entrance):
     ) -> None:
         """Start, and serve until the server is stopped.
 
-        In the main thread SIGINT and SIGTERM stop it in good order: connections are closed with 1001 and have
-        `close_timeout` to answer; a second signal drops them at once. Then it returns as usual. The handlers
-        that were there before are put back; a signal that was ignored stays ignored.
+        In the main thread SIGTERM drains it over `drain_time`, as `drain` does, and a second one stops it: connections
+        are closed with 1001 and have `close_timeout` to answer. SIGINT stops it at once. One more signal drops who is
+        left. Then it returns as usual. The handlers that were there before are put back; a signal that was ignored
+        stays ignored.
 
         With more than one of the option `workers` this process serves nobody: it is the parent of those that do, and
         passes signals on; SIGHUP replaces the workers, one after the other. Each is a copy of this process as it is
@@ -278,24 +291,23 @@ class Server(Entrance):
             self._supervise(ready, on_worker)
             return
         run: Serving | None = None
-        signals = 0
+        urgency = NONE
 
         def on_signal(number: int) -> None:
-            nonlocal signals
-            signals += 1
-            # No lock and no logging: what this interrupted may hold either.
+            nonlocal urgency
+            urgency = self._more_urgent(urgency, number)
             if run is not None:
-                self._signalled(run, number, signals)
+                self._obey(run, urgency)
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()
             run.wake = waiter.wake
             try:
-                if signals:
-                    self._signalled(run, signal.SIGTERM, 1)
+                self._obey(run, urgency)
                 if ready is not None:
                     ready()
                 waiter.wait(run.ended)
+                run.join()
             except BaseException:
                 self.stop()
                 raise
@@ -342,23 +354,62 @@ class Server(Entrance):
         """
         limit = self._options.close_timeout if timeout is None else timeout
         limit = seconds(limit, "timeout")
-        supervisor = self._supervisor
-        if supervisor is not None and supervisor.pid == os.getpid():
+        supervisor = self._supervising()
+        if supervisor is not None:
             supervisor.stop(limit)
-            if threading.current_thread() is not threading.main_thread():
-                supervisor.ended.wait()
             return
-        with self._lock:
-            run = self._run
-            if run is None or run.pid != os.getpid():
-                # A child process has the sockets of a server that ran when it was forked, but no thread of it.
-                self._close_listeners()
-                return
+        run = self._serving()
+        if run is None:
+            return
         own = threading.current_thread() in run.threads()
         run.shut(limit)
-        if not own and not run.ended.wait(limit + GRACE):
-            names = ", ".join(sorted(thread.name for thread in run.threads()))
-            raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+        if not own:
+            self._await_end(run, limit)
+
+    def drain(
+        self, over: Duration = 60.0, code: int = 1012, jitter: bool = True, *, wait: bool = True
+    ) -> None:
+        """Stop serving without a stampede: have the connections leave one after the other, then stop.
+
+        From now on nobody new is let in: upgrades get 503, those that a hook is deciding on too. Routes still answer,
+        so that `health` is seen to be red. A socket that other processes accept from too (``fd:``, ``systemd``) is
+        left to them at once instead. Each open connection is closed with code at its moment of the time, when what
+        it sent has been delivered and answered; the engine keeps to that also while Python is busy. When the last
+        has left, or the time is over, the rest is as with `stop`.
+
+        A second call may shorten the time, not lengthen it; `stop` may be called meanwhile. While the server stops
+        this does nothing but wait.
+
+        Args:
+            over: Seconds or a `timedelta`.
+            code: What they are told: 1012, "service restart". Clients that are well made come back then, elsewhere.
+            jitter: Each leaves at a random moment of its share of the time, and in random order; False: evenly.
+            wait: Wait until all has ended. Called by a callback it returns at once in any case.
+
+        Raises:
+            TimeoutError: As `stop`.
+            TypeError, ValueError: over is not a duration; code may not be sent.
+
+        Thread: any.
+        """
+        limit = seconds(over, "over")
+        check_close(code, "")
+        supervisor = self._supervising()
+        if supervisor is not None:
+            supervisor.drain(limit, code, jitter, wait)
+            return
+        run = self._serving()
+        if run is None:
+            return
+        own = threading.current_thread() in run.threads()
+        close_timeout = seconds(self._options.close_timeout, "close_timeout")
+        run.drain(limit, code, jitter, close_timeout)
+        if own or not wait:
+            return
+        if not run.ended.wait(limit):
+            # The engine has begun by itself; the door is to know it too.
+            run.shut(close_timeout)
+        self._await_end(run, close_timeout)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -372,6 +423,25 @@ class Server(Entrance):
         self.stop()
 
     # Inside
+
+    def _serving(self) -> Serving | None:
+        """Return the run that has to end; without one close the sockets, and wait for the threads of the last one."""
+        with self._lock:
+            # A child process has the sockets of a server that ran when it was forked, but no thread of it.
+            if self._run is not None and self._run.pid == os.getpid():
+                return self._run
+            self._close_listeners()
+            last = self._last
+        if last is not None and last.pid == os.getpid():
+            last.join()
+        return None
+
+    def _await_end(self, run: Serving, limit: float) -> None:
+        """Wait until a run that has limit seconds to end is over, and its threads are gone."""
+        if not run.ended.wait(limit + GRACE):
+            names = ", ".join(sorted(thread.name for thread in run.threads()))
+            raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+        run.join()
 
     def _places(self) -> str:
         return " ".join(str(addr) for addr in self._local_addrs)
@@ -438,13 +508,32 @@ class Server(Entrance):
             loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
         return run
 
-    def _signalled(self, run: Serving, number: int, count: int) -> None:
-        """Do what the count-th signal of a run asks for. Takes no lock."""
-        run.shut(self._patience(number, count))
+    def _more_urgent(self, urgency: int, number: int) -> int:
+        """Return how urgent the end is after one more signal."""
+        gentle = number == signal.SIGTERM and self._options.drain_time != 0
+        return max(urgency + 1, DRAIN if gentle else STOP)
 
-    def _patience(self, number: int, count: int) -> float:
-        """Return how long, after the count-th signal, connections are waited for."""
-        return seconds(self._options.close_timeout, "close_timeout") if count == 1 else 0.0
+    def _obey(self, run: Serving, urgency: int) -> None:
+        # No lock and no logging: what a signal interrupted may hold either.
+        options = self._options
+        if urgency == DRAIN:
+            limit = min(seconds(options.close_timeout, "close_timeout"), _LAST_ANSWERS)
+            run.drain(options.drain_time, _RESTART, True, limit)
+        elif urgency != NONE:
+            run.shut(options.close_timeout if urgency == STOP else 0)
+
+    def _patience(self, urgency: int) -> float:
+        """Return how long connections may have until all is over, in seconds."""
+        options = self._options
+        limit = seconds(options.close_timeout, "close_timeout")
+        if urgency == DRAIN:
+            return seconds(options.drain_time, "drain_time") + min(limit, _LAST_ANSWERS)
+        return limit if urgency == STOP else 0.0
+
+    def _supervising(self) -> Supervisor | None:
+        """Return the supervisor where this is the parent of workers."""
+        supervisor = self._supervisor
+        return supervisor if supervisor is not None and supervisor.pid == os.getpid() else None
 
     def _supervise(
         self, ready: Callable[[], object] | None, on_worker: Callable[[int], object] | None
@@ -476,7 +565,7 @@ class Server(Entrance):
     def _ended(self) -> None:
         """The run has come to its end; `Serving` calls this from the last of its threads."""
         with self._lock:
-            self._run = None
+            self._last, self._run = self._run, None
             self._close_listeners()
         logger.info("stopped listening on %s", self._places())
 

@@ -6,6 +6,7 @@ Made and asked by `server`, which keeps the API. Knows no hook and no address.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -79,6 +80,8 @@ class Serving:
         # handler may come in between.
         self._lock = threading.RLock()
         self._threads: set[threading.Thread] = set()
+        # Those that have nothing left to do; the kernel may not have ended them yet.
+        self._gone: list[threading.Thread] = []
         self._started = [0 for _ in settings]
         crowd = Crowd() if len(settings) > 1 else None
         self.loops = tuple(
@@ -88,7 +91,9 @@ class Serving:
         try:
             for loop in self.loops:
                 for listener in listeners:
-                    loop.listen(listener.fileno(), in_turn=shared or crowd is not None)
+                    loop.listen(
+                        listener.fileno(), listener.is_shared, in_turn=shared or crowd is not None
+                    )
         except BaseException:
             self._let_go()
             raise
@@ -124,6 +129,46 @@ class Serving:
         for listener in self._listeners:
             listener.refuse()
 
+    def leave(self) -> None:
+        """Leave newcomers to the other processes that accept from the listeners. Thread: any."""
+        for loop in self.loops:
+            loop.leave()
+
+    def look(self) -> None:
+        """See to newcomers that another process may have been told of, which has ended. Thread: any."""
+        for loop in self.loops:
+            loop.look()
+
+    def drain(self, over: Duration, code: int, jitter: bool, timeout: Duration) -> None:
+        """Let the loops drain, and then stop. Takes no lock of ours: signal handlers and callbacks call it.
+
+        Args:
+            over, code, jitter: As `Server.drain`.
+            timeout: As of `shut`, from when the last has left or the time is over.
+        """
+        over_ms, limit_ms = milliseconds(over, "over"), milliseconds(timeout, "timeout")
+        for loop in self.loops:
+            loop.drain(over_ms, code, jitter, limit_ms)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it drains, or has drained. Thread: any."""
+        return any(loop.draining for loop in self.loops)
+
+    def join(self, limit: float | None = None) -> None:
+        """Wait until every thread of it has gone; `ended` is set. Thread: any but these."""
+        deadline = None if limit is None else time.monotonic() + limit
+        while self._gone:
+            thread = self._gone[-1]
+            if thread is threading.current_thread():
+                return
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                return
+            # Another one who waits may have been here before.
+            with contextlib.suppress(ValueError):
+                self._gone.remove(thread)
+
     def shut_for(self, exc: BaseException, timeout: Duration) -> None:
         """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
         self.raised = self.raised or exc
@@ -150,6 +195,7 @@ class Serving:
         total: Counter[str] = Counter()
         for loop in self.loops:
             total.update(loop.counters())
+        total["draining"] = int(self.draining)
         return dict(total)
 
     # The threads
@@ -189,6 +235,7 @@ class Serving:
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
+                self._gone.append(threading.current_thread())
                 last = not self._threads
             if last:
                 self._end()

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SignalWaiter"]
+__all__ = ["DRAIN", "NONE", "STOP", "SignalWaiter"]
+
+NONE, DRAIN, STOP = range(3)
+"""What signals have asked for so far; each is more urgent than the one before, and beyond the last nobody waits."""
 
 
 class SignalWaiter:

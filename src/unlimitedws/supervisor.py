@@ -21,11 +21,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .durations import milliseconds, seconds
 from .serving import GRACE, Serving
-from .signals import SignalWaiter
+from .signals import DRAIN, NONE, STOP, SignalWaiter
 
 if TYPE_CHECKING:
     from .server import Server
@@ -34,9 +34,20 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("unlimitedws")
 
-# What the parent asks: how often it has been asked itself, the signal (0: it was `Server.stop`), and for the latter
-# the milliseconds that connections are given.
-_ASK = struct.Struct("=BBI")
+
+class _Ask(NamedTuple):
+    """What the parent asks of a worker."""
+
+    kind: int
+    urgency: int = NONE  # of what signals ask for
+    over_ms: int = 0
+    code: int = 0
+    jitter: bool = False
+    timeout_ms: int = 0
+
+
+_ASK = struct.Struct("=BBIHBI")
+_AS_SIGNALLED, _TO_STOP, _TO_DRAIN, _TO_MAKE_ROOM, _TO_LOOK = range(5)
 # A worker that died is replaced at once, the next one after this, doubled with each, up to the other.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
@@ -60,13 +71,17 @@ class _Worker:
         self.is_leaving = False
         self.kill_at: float | None = None
 
-    def ask(self, count: int, number: int, timeout: float, patience: float) -> None:
-        """Ask it to stop; if it still runs after patience, it is killed."""
-        self.is_leaving = True
-        self.kill_at = time.monotonic() + patience
+    def ask(self, ask: _Ask) -> None:
         # It may have ended just now, and the reaper comes later.
         with contextlib.suppress(BrokenPipeError):
-            os.write(self.ask_fd, _ASK.pack(min(count, 255), number, milliseconds(timeout, "timeout")))
+            os.write(self.ask_fd, _ASK.pack(*ask))
+
+    def ask_to_leave(self, ask: _Ask, patience: float) -> None:
+        """Ask it to stop; if it still runs after patience and what an interpreter needs, it is killed."""
+        self.is_leaving = True
+        kill_at = time.monotonic() + patience + GRACE + _EXIT_GRACE
+        self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
+        self.ask(ask)
 
     def close(self) -> None:
         for fd in (self.ready_fd, self.ask_fd):
@@ -111,8 +126,9 @@ class Supervisor:
         # Those that SIGHUP has still to replace, and the pair that is being exchanged.
         self._rolling: deque[int] = deque()
         self._exchange: tuple[_Worker, _Worker] | None = None
-        self._heard: deque[tuple[int, float]] = deque()
-        self._asked = 0
+        # Signals, and what `stop` and `drain` ask for with the time that it takes.
+        self._heard: deque[int | tuple[_Ask, float]] = deque()
+        self._urgency = NONE
         self._failure: BaseException | None = None
         self._waiter: SignalWaiter | None = None
 
@@ -127,9 +143,8 @@ class Supervisor:
 
         Thread: the main one.
         """
-        heard = self._heard
         with SignalWaiter(
-            lambda number: heard.append((number, 0.0)),
+            self._heard.append,
             (signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
             also=signal.SIGCHLD,
         ) as waiter:
@@ -150,52 +165,68 @@ class Supervisor:
                 self._failure = None
 
     def stop(self, timeout: float) -> None:
-        """Ask all workers to stop, and give their connections so long. Returns at once. Thread: any."""
-        self._heard.append((0, timeout))
+        """Stop all workers; see `Server.stop`. The main thread does not wait. Thread: any."""
+        ask = _Ask(_TO_STOP, STOP, timeout_ms=milliseconds(timeout, "timeout"))
+        self._heard.append((ask, timeout))
+        self._await_end(True)
+
+    def drain(self, over: float, code: int, jitter: bool, wait: bool) -> None:
+        """Drain all workers; see `Server.drain`. The main thread does not wait. Thread: any."""
+        limit = seconds(self._server.options.close_timeout, "close_timeout")
+        over_ms, limit_ms = milliseconds(over, "over"), milliseconds(limit, "close_timeout")
+        self._heard.append((_Ask(_TO_DRAIN, DRAIN, over_ms, code, jitter, limit_ms), over + limit))
+        self._await_end(wait)
+
+    def _await_end(self, wait: bool) -> None:
         if self._waiter is not None:
             self._waiter.wake()
+        # The main thread is the one that looks after the workers.
+        if wait and threading.current_thread() is not threading.main_thread():
+            self.ended.wait()
 
     def _supervise(self, waiter: SignalWaiter) -> None:
         while True:
             while self._heard:
-                self._obey(*self._heard.popleft())
+                self._obey(self._heard.popleft())
             self._reap()
             self._start_missing()
             self._look_who_is_ready()
             self._roll()
             self._kill_late_ones()
-            if self._asked and not self._workers:
+            if self._urgency != NONE and not self._workers:
                 return
             if not self._heard:
                 waiter.pause(self._wait_s(), [one.ready_fd for one in self._workers if one.ready_fd >= 0])
 
-    def _obey(self, number: int, timeout: float) -> None:
-        """Do what a signal asks for, or `stop` (0)."""
-        if number == signal.SIGHUP:
-            if not self._asked:
-                logger.info("SIGHUP: replacing the workers, one after the other")
-                self._rolling = deque(range(self._count))
-            return
-        self._stop_all(number, timeout)
+    def _obey(self, heard: int | tuple[_Ask, float]) -> None:
+        """Do what a signal asks for, or another thread."""
+        if isinstance(heard, tuple):
+            self._end_all(*heard)
+        elif heard != signal.SIGHUP:
+            urgency = self._server._more_urgent(self._urgency, heard)
+            self._end_all(_Ask(_AS_SIGNALLED, urgency), self._server._patience(urgency))
+        elif self._urgency == NONE:
+            logger.info("SIGHUP: replacing the workers, one after the other")
+            self._rolling = deque(range(self._count))
 
-    def _stop_all(self, number: int, timeout: float) -> None:
-        """Stop all workers; again: with less patience."""
-        self._asked += 1
-        logger.info("stopping %d workers", len(self._workers))
+    def _end_all(self, ask: _Ask, patience: float) -> None:
+        """Stop or drain all workers; again: with less patience."""
+        self._urgency = max(self._urgency, ask.urgency)
+        logger.info("%s %d workers", "draining" if ask.urgency == DRAIN else "stopping", len(self._workers))
         self._due.clear()
         self._rolling.clear()
-        # Newcomers, those in the backlog too, are refused now and do not wait for the end. A worker may not do that.
-        self._server._refuse()
+        if self._urgency >= STOP:
+            # Newcomers, those in the backlog too, are refused now and do not wait for the end. No worker may do that.
+            self._server._refuse()
         for worker in self._workers:
-            patience = timeout if number == 0 else self._server._patience(number, self._asked)
-            worker.ask(self._asked, number, timeout, patience + GRACE + _EXIT_GRACE)
+            worker.ask_to_leave(ask, patience)
 
     def _fail(self, failure: BaseException) -> None:
         """Stop because something cannot go on. The first one comes out of `run`."""
         if self._failure is None:
             self._failure = failure
-        if not self._asked:
-            self._stop_all(0, seconds(self._server.options.close_timeout, "close_timeout"))
+        if self._urgency < STOP:
+            self._end_all(_Ask(_AS_SIGNALLED, STOP), self._server._patience(STOP))
 
     def _reap(self) -> None:
         for worker in list(self._workers):
@@ -218,7 +249,10 @@ class Supervisor:
 
     def _died(self, worker: _Worker, how: str) -> None:
         """A worker has ended that nobody had asked to."""
-        if self._asked:
+        for other in self._workers:
+            # The kernel may have told this one, and only this one, that somebody had come.
+            other.ask(_Ask(_TO_LOOK))
+        if self._urgency != NONE:
             return
         if not self._complete:
             self._fail(RuntimeError(f"{worker!r} has {how} before all {self._count} served"))
@@ -270,7 +304,7 @@ class Supervisor:
                 worker.is_ready = True
                 logger.info("%r serves", worker)
         serving = {worker.index for worker in self._workers if worker.is_ready}
-        if not self._complete and not self._asked and len(serving) == self._count:
+        if not self._complete and self._urgency == NONE and len(serving) == self._count:
             self._complete = True
             if self._ready is not None:
                 try:
@@ -283,13 +317,12 @@ class Supervisor:
         if self._exchange is not None:
             old, new = self._exchange
             if new.is_ready and not old.is_leaving:
-                limit = seconds(self._server.options.close_timeout, "close_timeout")
-                patience = self._server._patience(signal.SIGTERM, 1)
-                old.ask(1, signal.SIGTERM, limit, patience + GRACE + _EXIT_GRACE)
+                urgency = self._server._more_urgent(NONE, signal.SIGTERM)
+                old.ask_to_leave(_Ask(_TO_MAKE_ROOM, urgency), self._server._patience(urgency))
             if old in self._workers:
                 return
             self._exchange = None
-        if self._asked or not self._complete or self._due or not self._rolling:
+        if self._urgency != NONE or not self._complete or self._due or not self._rolling:
             return
         if any(not worker.is_ready for worker in self._workers):
             return
@@ -371,15 +404,15 @@ class _Work:
         self._ready_fd = ready_fd
         self._ask_fd = ask_fd
         # What is asked of us. Signals and the parent's messages line up here, so that each finds the one before done.
-        self._heard: deque[tuple[int, int, int]] = deque()
-        self._seen = 0
+        self._heard: deque[_Ask] = deque()
+        self._urgency = NONE
 
     def run(self, on_worker: Callable[[int], object] | None) -> int:
         """Serve until somebody asks for the end. Returns the exit status."""
         # A terminal's goes to all of us, and the parent passes its own on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with SignalWaiter(lambda number: self._heard.append((1, number, 0)), (signal.SIGTERM,)) as waiter:
+        with SignalWaiter(self._signalled, (signal.SIGTERM,)) as waiter:
             threading.Thread(target=self._listen, args=(waiter,), name="unlimitedws-parent", daemon=True).start()
             self._server._worker = self._index
             if on_worker is not None:
@@ -390,21 +423,31 @@ class _Work:
             os.close(self._ready_fd)
             while not serving.ended.is_set():
                 while self._heard:
-                    self._obey(serving, *self._heard.popleft())
+                    self._obey(serving, self._heard.popleft())
                 waiter.pause()
         if serving.raised is not None:
             raise serving.raised
         return 0
 
-    def _obey(self, serving: Serving, count: int, number: int, timeout_ms: int) -> None:
-        # Who was asked by a signal already is not asked more urgently by hearing the same of the parent.
-        if count <= self._seen:
+    def _signalled(self, number: int) -> None:
+        # However often: one that all of the group get is not to count twice, and the parent has the last word.
+        self._heard.append(_Ask(_AS_SIGNALLED, self._server._more_urgent(NONE, number)))
+
+    def _obey(self, serving: Serving, ask: _Ask) -> None:
+        if ask.kind == _TO_LOOK:
+            serving.look()
             return
-        self._seen = count
-        if number == 0:
-            serving.shut(timeout_ms / 1e3)
-        else:
-            self._server._signalled(serving, number, count)
+        # Who was asked by a signal already is not asked more urgently by hearing the same of the parent.
+        is_news = ask.urgency > self._urgency
+        self._urgency = max(self._urgency, ask.urgency)
+        if ask.kind == _TO_STOP:
+            serving.shut(ask.timeout_ms / 1e3)
+        elif ask.kind == _TO_DRAIN:
+            serving.drain(ask.over_ms / 1e3, ask.code, ask.jitter, ask.timeout_ms / 1e3)
+        elif is_news:
+            if ask.kind == _TO_MAKE_ROOM:
+                serving.leave()
+            self._server._obey(serving, ask.urgency)
 
     def _listen(self, waiter: SignalWaiter) -> None:
         """Hear what the parent asks, and whether it is there."""
@@ -412,12 +455,12 @@ class _Work:
             message = os.read(self._ask_fd, _ASK.size)
             if not message:
                 break
-            self._heard.append(_ASK.unpack(message))
+            self._heard.append(_Ask(*_ASK.unpack(message)))
             waiter.wake()
         # Whoever starts the server anew wants the port. Nobody is left to kill us if this takes too long.
         limit = seconds(self._server.options.close_timeout, "close_timeout")
         logger.error("worker %d: the supervisor has gone: stopping", self._index)
-        self._heard.append((self._seen + 1, 0, milliseconds(limit, "close_timeout")))
+        self._heard.append(_Ask(_TO_STOP, STOP, timeout_ms=milliseconds(limit, "close_timeout")))
         waiter.wake()
         time.sleep(limit + GRACE + _EXIT_GRACE)
         os._exit(_FAILED)

@@ -29,6 +29,7 @@ TIMES = [
     "auth_timeout",
     "close_timeout",
     "cooldown_time",
+    "drain_time",
     "handshake_timeout",
     "io_timeout",
     "ping_timeout",

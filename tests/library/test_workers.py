@@ -53,6 +53,8 @@ class Group:
     """A parent, its workers, and their clients."""
 
     def __init__(self, run: str = RUN, addr: str = "127.0.0.1:0", workers: int = WORKERS, **options: Any) -> None:
+        # SIGTERM stops; draining has a test of its own.
+        options.setdefault("drain_time", 0)
         text = SERVER.format(addr=addr, workers=workers, options=options)
         self.program = Program("-c", PRELUDE + text + run)
         self.clients: list[RawClient] = []
@@ -364,6 +366,48 @@ def test_hangup_replaces_the_workers_one_by_one_and_somebody_always_serves() -> 
         # Not before its successor served, and not before the one before it had gone.
         events = re.findall(r"worker (\d) \(process \d+\) (serves|has ended)", out[: out.index("stopping")])
         assert events == [(str(i), event) for i in range(WORKERS) for event in ("serves", "has ended")]
+
+
+def test_sigterm_drains_every_worker_and_newcomers_are_told() -> None:
+    with Group(drain_time=1.5) as group:
+        clients = group.connect_each()
+        group.signal(signal.SIGTERM)
+        leavers = [threading.Thread(target=leave, args=(client, 1012)) for client in clients.values()]
+        for thread in leavers:
+            thread.start()
+        statuses = []
+        while len(statuses) < 3:
+            with RawClient(group.port, handshake=False) as client:
+                client.send(raw.request())
+                statuses.append(client.recv_response().status)
+            if statuses[0] == 101:
+                # It came before the workers had heard of the signal.
+                statuses.clear()
+        assert statuses == [503] * 3
+        for thread in leavers:
+            thread.join()
+        for client in group.clients:
+            client.close()
+        out = group.end()
+        assert "draining 3 workers" in out
+
+
+def test_drain_in_the_parent_drains_every_worker() -> None:
+    run = """
+def later():
+    sys.stdin.readline()
+    server.drain(0.2, 4001)
+    print("drained", server.running, flush=True)
+server.run(ready=lambda: (ready(), threading.Thread(target=later).start()))
+"""
+    with Group(run) as group:
+        clients = group.connect_each()
+        group.program.say()
+        for client in clients.values():
+            leave(client, 4001)
+        for client in group.clients:
+            client.close()
+        assert "drained" in group.end()
 
 
 STOPS = "server.run(ready=lambda: (ready(), threading.Thread(target=server.stop, args=(5,)).start()))\n"
