@@ -42,11 +42,15 @@ def on_message(conn, message):
     else:
         conn.send(message)
 
+def tell(*words):
+    # In one piece: all of them write to the same pipe.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 def ready():
-    print("port", server.local_addr.port, flush=True)
+    tell("port", server.local_addr.port)
 """
 
-RUN = "server.run(ready=ready)\nprint('returned', server.running, flush=True)\n"
+RUN = "server.run(ready=ready)\ntell('returned', server.running)\n"
 
 
 class Group:
@@ -260,7 +264,7 @@ def on_worker(index):
 try:
     server.run(ready=ready, on_worker=on_worker)
 except RuntimeError as exc:
-    print("raised", exc, flush=True)
+    tell("raised", exc)
     sys.exit(3)
 """
 
@@ -283,7 +287,7 @@ def on_worker(index):
 try:
     server.run(ready=ready, on_worker=on_worker)
 except RuntimeError as exc:
-    print("raised", exc, flush=True)
+    tell("raised", exc)
     sys.exit(3)
 """
 
@@ -397,7 +401,7 @@ def test_drain_in_the_parent_drains_every_worker() -> None:
 def later():
     sys.stdin.readline()
     server.drain(0.2, 4001)
-    print("drained", server.running, flush=True)
+    tell("drained", server.running)
 server.run(ready=lambda: (ready(), threading.Thread(target=later).start()))
 """
     with Group(run) as group:
@@ -471,8 +475,8 @@ def test_workers_have_random_numbers_and_identities_of_their_own() -> None:
 import random
 random.seed(1)
 def on_worker(index):
-    print("worker", index, server.worker, random.random(), flush=True)
-print("parent", server.worker, flush=True)
+    tell("worker", index, server.worker, random.random())
+tell("parent", server.worker)
 server.run(ready=ready, on_worker=on_worker)
 """
     with Group(run) as group:
@@ -536,7 +540,7 @@ def test_command_line_has_loops_and_workers() -> None:
         with RawClient(int(match[1])) as client:
             client.send_frame(TEXT, "x")
             assert client.recv_message() == "x"
-            program.signal(signal.SIGTERM)
+            program.signal(signal.SIGINT)
             leave(client)
         assert program.end() == (0, "", "")
     finally:
