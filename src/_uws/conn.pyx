@@ -288,6 +288,10 @@ cdef class Conn:
         return None if self.about is None else self.about.request
 
     @property
+    def _loop(self):
+        return <object>self.owner
+
+    @property
     def _about(self):
         return self.about
 
