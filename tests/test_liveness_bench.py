@@ -49,8 +49,8 @@ def echo_of(kind: str, **options: Any) -> dict[str, Any]:
     pytest.importorskip("websockets")
     server = rig.Server("websockets", "websockets_slow.py", args=("threads",))
     server_core, client_core = rig.cores()
-    with rig.running(server, server_core) as (_, port):
-        return rig.probe(client_core, port, "echo", 1.0, connections=10, slow=2, kind=kind, **options)
+    with rig.running(server, server_core) as (pid, port):
+        return rig.probe(client_core, pid, port, "echo", 1.0, connections=10, slow=2, kind=kind, **options)
 
 
 @pytest.mark.parametrize("rate", [0, 200])
