@@ -8,3 +8,4 @@ from _uws.state cimport UwsLoop
 cdef void accept_batch(UwsLoop* l, int listen_fd) noexcept nogil
 cdef void accept_pause(UwsLoop* l, uint32_t pause_ms) noexcept nogil
 cdef void accept_resume(UwsLoop* l) noexcept nogil
+cdef void accept_leave_shared(UwsLoop* l) noexcept nogil

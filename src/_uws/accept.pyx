@@ -87,4 +87,15 @@ cdef void accept_resume(UwsLoop* l) noexcept nogil:
     if l.spare_fd < 0:
         l.spare_fd = sock_spare()
     for k in range(l.n_listeners):
-        poller_add(&l.poller, l.listener[k], EPOLLIN, poll_tag(UWS_TAG_LISTEN, k))
+        if not (l.draining and l.shared[k]):
+            poller_add(&l.poller, l.listener[k], EPOLLIN, poll_tag(UWS_TAG_LISTEN, k))
+
+
+cdef void accept_leave_shared(UwsLoop* l) noexcept nogil:
+    """The loop drains: who comes to a listener that other processes accept from too is theirs."""
+    cdef int k
+    if not l.accepting or l.accept_at_ms != 0:
+        return    # not accepted from now, and accept_resume leaves them out
+    for k in range(l.n_listeners):
+        if l.shared[k]:
+            poller_remove(&l.poller, l.listener[k])

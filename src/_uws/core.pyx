@@ -13,10 +13,29 @@ from libc.string cimport memcpy, memset
 from _uws.clock cimport clock_ms
 from _uws.conn cimport conn_lock, conn_unlock, conns_fork
 from _uws.errs cimport UWS_E_ARG, UWS_OK
-from _uws.loop cimport batch_destroy, batch_init, loop_close, loop_destroy, loop_init, loop_listen, loop_stop
+from _uws.loop cimport (
+    batch_destroy,
+    batch_init,
+    loop_close,
+    loop_destroy,
+    loop_drain,
+    loop_forked,
+    loop_init,
+    loop_listen,
+    loop_stop,
+)
 from _uws.intern cimport intern_give, intern_take
 from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
-from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
+from _uws.role cimport (
+    UWS_WORK_EVENTS,
+    UWS_WORK_STOP,
+    role_end,
+    role_invite,
+    role_leave,
+    role_start,
+    role_visit,
+    role_work,
+)
 from _uws.settings cimport UWS_MIN_SCHEDULE_US, UwsSettings, settings_read
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
 from _uws.state cimport (
@@ -104,10 +123,10 @@ cdef class Loop(Dispatch):
     def connections(self):
         return 0 if self.l.forked else self.l.n_open
 
-    def listen(self, int fd):
+    def listen(self, int fd, bint shared=False):
         cdef int status
         conn_lock(self.l)
-        status = loop_listen(self.l, fd)
+        status = loop_listen(self.l, fd, shared)
         conn_unlock(self.l)
         if status == UWS_E_ARG:
             raise ValueError("too many listening sockets for one loop")
@@ -187,20 +206,34 @@ cdef class Loop(Dispatch):
                 loop_stop(self.l, <uint16_t>code, p, n, <uint64_t>timeout_ms)
             conn_unlock(self.l)
 
+    def drain(self, int64_t over_ms, int code, bint jitter, int64_t timeout_ms):
+        if not 0 <= over_ms <= 0x7FFFFFFF or timeout_ms < 0:
+            raise ValueError(f"a drain cannot last {over_ms} ms and {timeout_ms} ms")
+        with nogil:
+            pthread_mutex_lock(&self.l.lock)
+            if not self.l.forked:
+                loop_drain(self.l, <uint32_t>over_ms, <uint16_t>code, jitter, <uint64_t>timeout_ms)
+            conn_unlock(self.l)
+
+    @property
+    def draining(self):
+        return self.l.draining != 0
+
     def counters(self):
         cdef UwsLoop* l = self.l
         cdef UwsCounters c
-        cdef uint32_t connections, descriptors, runners, parked, ready, timers, targets
-        cdef size_t inbox_bytes, used_bytes, held_bytes, blocks, partial
+        cdef uint32_t connections, descriptors, draining, runners, parked, ready, timers, targets
+        cdef size_t inbox_bytes, out_bytes, used_bytes, held_bytes, blocks, partial
         cdef uint64_t inflated, inflated_from_bytes, inflated_bytes
-        cdef uint64_t[18] closed_by
+        cdef uint64_t[19] closed_by
         cdef uint64_t[600] answered
         cdef int i
         conn_lock(l)
         c = l.count
-        connections, descriptors, runners, parked = l.n_open, l.n_conns, l.runners, l.parked
+        connections, descriptors, runners, parked, draining = l.n_open, l.n_conns, l.runners, l.parked, l.draining
         ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
         inbox_bytes, blocks, partial = l.inbox_bytes, l.slab.live_blocks, l.env.partial_bytes
+        out_bytes = l.out_bytes
         inflated, inflated_from_bytes, inflated_bytes = l.env.inflated, l.env.inflated_from_bytes, l.env.inflated_bytes
         memcpy(closed_by, l.closed_by, sizeof(closed_by))
         memcpy(answered, l.answered, sizeof(answered))
@@ -209,9 +242,9 @@ cdef class Loop(Dispatch):
         figures = {
             "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
             "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
-            "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
+            "buffered_bytes": out_bytes, "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
             "slab_blocks": blocks, "inflated": inflated, "inflated_from_bytes": inflated_from_bytes,
-            "inflated_bytes": inflated_bytes,
+            "inflated_bytes": inflated_bytes, "draining": draining,
         }
         figures.update(c)
         for i in range(1, UWS_CAUSES):
@@ -266,12 +299,67 @@ cdef class Loop(Dispatch):
                 self.dog_started = False
             conn_unlock(l)
             if last:
-                with nogil:
-                    role_end(l)
-                    if l.finished:
-                        loop_close(l)
-                self._forget()
-                self.spawn = None
+                self._end()
+
+    cdef int _end(self) except -1:
+        """The last of those who drive the loop has come to its end."""
+        cdef UwsLoop* l = self.l
+        with nogil:
+            role_end(l)
+            if l.finished:
+                loop_close(l)
+        self._forget()
+        self.spawn = None
+        return 0
+
+    def enter(self):
+        cdef UwsLoop* l = self.l
+        cdef bint started = False
+        if l.forked or self.dog_started or l.finished:
+            raise RuntimeError("a loop runs once, and in the process that made it")
+        if batch_init(&self.guest) != UWS_OK:
+            raise MemoryError
+        with nogil:
+            started = role_invite(l, &self.guest) == UWS_OK and role_start(l) == UWS_OK
+        if not started:
+            batch_destroy(&self.guest)
+            raise OSError(errno, "an eventfd or the watchdog thread cannot be had")
+        self.dog_started = True
+        conn_lock(l)
+        l.runners += 1
+        conn_unlock(l)
+        return (l.poller.epoll_fd, l.bell_fd)
+
+    def visit(self):
+        cdef UwsLoop* l = self.l
+        cdef int work
+        if not self.dog_started or self.visiting or l.forked:
+            raise RuntimeError("not the guest's to call now: enter() comes first, leave() last, and callbacks in between")
+        self.visiting = True
+        try:
+            with nogil:
+                work = role_visit(l)
+            if work == UWS_WORK_EVENTS:
+                conn_lock(l)
+                l.gil_waiters -= 1
+                conn_unlock(l)
+                self._deliver(&self.guest, 0)
+        finally:
+            self.visiting = False
+        return work
+
+    def leave(self):
+        cdef UwsLoop* l = self.l
+        if not self.dog_started or not l.finished or self.visiting:
+            raise RuntimeError("the loop has not finished")
+        conn_lock(l)
+        l.runners -= 1
+        conn_unlock(l)
+        self.dog_started = False
+        self._end()
+        l.guest = NULL
+        l.batch = NULL
+        batch_destroy(&self.guest)
 
     cdef int _spare(self) except -1:
         """Keep one runner in reserve: when those at work get stuck, the watchdog can only wake one that exists."""
@@ -327,7 +415,7 @@ def _after_fork_in_child():
     cdef UwsLoop* l = all_loops
     conns_fork(False)
     while l != NULL:
-        l.forked = 1
+        loop_forked(l)
         conn_unlock(l)
         pthread_mutex_unlock(&l.deflate_lock)
         l = l.next_loop

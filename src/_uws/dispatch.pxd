@@ -14,7 +14,9 @@ cdef class Dispatch:
     cdef object on_read
     cdef object on_message
     cdef object on_fragment
+    cdef object on_pong
     cdef object on_close
+    cdef object on_drain
     cdef object on_request
     cdef object on_route
     cdef object failed
@@ -25,6 +27,7 @@ cdef class Dispatch:
     cdef object _reading_hook(self, const UwsEvent* event, int* how)
     cdef int _asked(self, UwsDelivery* d) except -1
     cdef int _closed(self, UwsDelivery* d, Conn conn) except -1
+    cdef int _tell_end(self, UwsDelivery* d, Conn conn) except -1
     cdef void _report(self, Conn conn, str hook) noexcept
     cdef int _fail(self, Conn conn, str hook) except -1
     cdef int _forget(self) except -1

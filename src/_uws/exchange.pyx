@@ -4,7 +4,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from _uws.conn cimport Conn, UwsRemote, address_of, conn_lock, conn_new, conn_unlock, remote_make, remote_take
@@ -13,10 +13,9 @@ from _uws.handshake cimport (
     UWS_MAX_SUBPROTOCOL_BYTES,
     UwsAcceptance,
     conn_accept,
-    conn_answer,
     conn_asking,
-    conn_refuse,
 )
+from _uws.life cimport conn_answer, conn_refuse
 from _uws.slot cimport conn_at
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn
@@ -56,14 +55,14 @@ cdef class Exchange:
             raise ValueError("the request asks for no upgrade")
         if len(subprotocol) > UWS_MAX_SUBPROTOCOL_BYTES:
             raise ValueError(f"a subprotocol has at most {UWS_MAX_SUBPROTOCOL_BYTES} bytes")
-        if not 0 <= auth_timeout_ms <= 0x7FFFFFFF or not 0 <= expires_ms <= 0x7FFFFFFF:
-            raise ValueError("a time is 0 to 24 days")
+        if not 0 <= auth_timeout_ms <= 0x7FFFFFFF or not 0 <= expires_ms <= 1 << 62:
+            raise ValueError("auth_timeout_ms has 31 bits, expires_ms 62")
         with_.subprotocol = <const uint8_t*>PyBytes_AS_STRING(subprotocol)
         with_.subprotocol_len = len(subprotocol)
         with_.headers = <const uint8_t*>PyBytes_AS_STRING(headers)
         with_.headers_len = len(headers)
         with_.auth_timeout_ms = <uint32_t>auth_timeout_ms
-        with_.expires_ms = <uint32_t>expires_ms
+        with_.expires_ms = <uint64_t>expires_ms
         with_.decided = True
         if about is not None:
             conn = conn_new(self.owner, l, self.index, self.generation)

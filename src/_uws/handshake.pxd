@@ -2,7 +2,7 @@
 # Owns the request's bytes in the side block, until it is answered. Everything is called with the loop's lock held.
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from _uws.sock cimport sockaddr_storage
 from _uws.state cimport UwsBatch, UwsConn, UwsLoop
@@ -14,7 +14,7 @@ cdef struct UwsAcceptance:
     const uint8_t* headers        # whole field lines, each with its CRLF
     size_t headers_len
     uint32_t auth_timeout_ms      # for a connection that is not authenticated yet; 0: it is
-    uint32_t expires_ms           # until its credential expires; 0: it does not
+    uint64_t expires_ms           # until its credential expires; 0: it does not
     bint decided                  # by Python, the subprotocol too
 
 cdef enum:
@@ -23,6 +23,4 @@ cdef enum:
 cdef void conn_request(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t len_bytes) noexcept nogil
 cdef UwsConn* conn_asking(UwsLoop* l, int32_t index, uint32_t generation) noexcept nogil
 cdef bint conn_accept(UwsLoop* l, UwsConn* c, const UwsAcceptance* with_) noexcept nogil
-cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil
-cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil
 cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogil

@@ -3,14 +3,14 @@
 from libc.string cimport memcmp, memcpy, memset
 
 from _uws.deflate cimport UWS_DEFLATE_ANSWER_BYTES, UwsDeflateTerms, deflate_negotiate, deflate_own
-from _uws.errs cimport UWS_E_HTTP_400, UWS_E_HTTP_403, UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK, err_http_status
+from _uws.errs cimport UWS_E_HTTP_400, UWS_E_HTTP_403, UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK
 from _uws.intern cimport intern_get, intern_take
-from _uws.life cimport conn_answered, conn_ask, conn_dirty, conn_end, conn_eof, conn_upgraded
+from _uws.life cimport conn_answer, conn_ask, conn_dirty, conn_end, conn_eof, conn_refuse, conn_upgraded
 from _uws.outq cimport outq_put
 from _uws.post cimport post_event
 from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UWS_P_OURS_KEPT, UWS_P_PEERS_KEPT, UwsEvent
 from _uws.proxy cimport UWS_A_NONE, UWS_A_UNIX, UwsProxy, proxy_collect, proxy_parse, proxy_trusts
-from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_accept, response_refuse
+from _uws.response cimport response_accept
 from _uws.slab cimport slab_give, slab_grow, slab_take
 from _uws.slot cimport conn_at, conn_extra, conn_index, conn_side, side_give_request
 from _uws.sock cimport sock_compose, sock_kind, sock_peer, sockaddr_storage
@@ -73,7 +73,10 @@ cdef void conn_request(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_
     if l.n_trusted != 0 and (status == UWS_OK or u.is_plain_get) and not _forwarded(l, c, u, head):
         conn_eof(l, c, True)
         return
-    if status == UWS_OK and not (l.want & UWS_W_REQUEST):
+    if status == UWS_OK and l.draining:
+        # Whoever came in now would be asked to leave at once; elsewhere there is a server that stays.
+        conn_refuse(l, c, UWS_E_HTTP_503)
+    elif status == UWS_OK and not (l.want & UWS_W_REQUEST):
         # The head ended within what was received just now: what is behind it are the first frames.
         rest = u.head_len - before
         memset(&plain, 0, sizeof(plain))
@@ -307,25 +310,6 @@ cdef void _refuse(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
         conn_answer(l, c, 200, l.page, l.page_len)
     else:
         conn_refuse(l, c, status)
-
-
-cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
-    """Refuse the request (status: UWS_E_HTTP_*). The slot may be free afterwards."""
-    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
-    cdef size_t n = response_refuse(response, sizeof(response), status)
-    conn_answer(l, c, err_http_status(status), response, n)
-
-
-cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response,
-                      size_t len_bytes) noexcept nogil:
-    """Queue a whole HTTP response, behind which the connection ends. False: out of memory, it has ended."""
-    cdef UwsSide* side = conn_side(l, c)
-    if side == NULL or outq_put(&side.out, &l.slab, response, len_bytes) != UWS_OK:
-        conn_eof(l, c, True)
-        return False
-    conn_answered(l, c, http_status)
-    conn_dirty(l, c)
-    return True
 
 
 # ---- with Python

@@ -12,10 +12,13 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
 cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil
+cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_release(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil
+cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil
+cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil
 cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
                     size_t len_bytes) noexcept nogil
 cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,

@@ -6,12 +6,12 @@
 #             valid request, and Python is to decide         ASKING        conn_ask
 #             refused or served; response queued             LINGER        conn_answered
 #             EOF, error                                     FREE          conn_eof
-#             deadline: 408 queued                           LINGER        conn_expired
+#             deadline: 408 queued                           LINGER        conn_refuse
 # ASKING      Python accepts, 101 queued                     OPEN          conn_upgraded
 #             Python answers otherwise                       LINGER        conn_answered
-#             deadline: 503 queued                           LINGER        conn_expired
+#             deadline, the server drains: 503 queued        LINGER        conn_refuse
 #             error                                          DEAD          conn_eof
-# OPEN        conn.close(), a deadline; close frame queued   CLOSE_SENT    conn_close
+# OPEN        conn.close(), a deadline, a drain; close frame CLOSE_SENT    conn_close
 #             close frame, broken rule, EOF, error           ENDING        conn_end
 # CLOSE_SENT  the peer's close frame, EOF, error             ENDING        conn_end
 #             deadline                                       DEAD          conn_expired
@@ -29,13 +29,22 @@ from posix.unistd cimport close
 
 from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflate_give
-from _uws.errs cimport UWS_E_HTTP_408, UWS_E_HTTP_503, UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK, err_http_status
+from _uws.errs cimport (
+    UWS_E_ARG,
+    UWS_E_HTTP_408,
+    UWS_E_HTTP_503,
+    UWS_E_NOMEM,
+    UWS_E_SYS,
+    UWS_MORE,
+    UWS_OK,
+    err_http_status,
+)
 from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_PONG, close_frame
 from _uws.inbox cimport inbox_drop
 from _uws.intern cimport intern_give
 from _uws.outq cimport outq_drop, outq_flush, outq_put, outq_put_frame
 from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add, poller_remove
-from _uws.post cimport post_event, post_nudge
+from _uws.post cimport post_drained, post_event, post_nudge, post_ready, side_has_news
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED, proto_reset
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.slab cimport slab_give, slab_take
@@ -47,14 +56,17 @@ from _uws.slot cimport (
     conn_side,
     conn_trim,
     conn_unpoll,
+    side_count,
     side_give_request,
     tick_now,
 )
+from _uws.slow cimport slow_got_on, slow_leave
 from _uws.sock cimport sock_end_sending, sock_reset
 from _uws.state cimport (
     UWS_C_ABORT,
     UWS_C_CALLBACK,
     UWS_C_CLOSE_TIMEOUT,
+    UWS_C_DRAIN,
     UWS_C_IDLE,
     UWS_C_LIFETIME,
     UWS_C_LOCAL,
@@ -108,6 +120,7 @@ cdef enum:
 
 cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Something was queued: it leaves at the end of the turn. The caller has made sure of the side block."""
+    side_count(l, c.side)
     if not (c.flags & UWS_F_DIRTY):
         c.flags |= UWS_F_DIRTY
         c.side.dirty_next = l.dirty_head
@@ -150,21 +163,30 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
                 if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, side.pong,
                                                                  side.pong_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
-        if side.waiters != 0:
-            pthread_cond_broadcast(&l.wait_cond)
-        if status == UWS_MORE:
-            if side.out.bytes != before or not (c.flags & UWS_F_OUT_ON):
-                side.stuck = tick_now(l)
-                if c.state == UWS_S_OPEN and l.limits.send_timeout_ms != 0 and not (c.flags & UWS_F_OUT_ON):
-                    _sooner(l, c, side.stuck + l.limits.send_timeout_ms // UWS_TICK_MS + 1)
-            conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), True)
-            return
         if status == UWS_E_SYS:
             # What the peer sent before its RST may still be unread: reading finds the end by itself.
             c.flags |= UWS_F_GONE
             outq_drop(&side.out, &l.slab)
+            conn_release(l, c)
+        if side.waiters != 0:
+            pthread_cond_broadcast(&l.wait_cond)
+        side_count(l, side)
+        if status == UWS_MORE:
+            if side.high and side.out.bytes <= l.limits.low_bytes:
+                post_drained(l, c)
+            if side.out.bytes != before or not (c.flags & UWS_F_OUT_ON):
+                side.stuck = tick_now(l)
+                slow_got_on(l, c)
+                if c.state == UWS_S_OPEN and l.limits.send_timeout_ms != 0 and not (c.flags & UWS_F_OUT_ON):
+                    _sooner(l, c, side.stuck + l.limits.send_timeout_ms // UWS_TICK_MS + 1)
+            conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), True)
+            return
     if c.flags & UWS_F_OUT_ON:
         conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), False)
+    if side != NULL:
+        slow_leave(l, c)
+        if side.high:
+            post_drained(l, c)
     if c.state == UWS_S_LINGER:
         if c.flags & (UWS_F_EOF | UWS_F_GONE):
             _drop(l, c)
@@ -200,6 +222,38 @@ cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil:
     l.count.pauses += 1
     conn_reading(l, c)
     _sooner(l, c, l.tick + ticks)
+
+
+cdef inline bint _has_room(const UwsLoop* l, const UwsSide* side) noexcept nogil:
+    return side.inbox.bytes < l.limits.max_inbox_bytes and side.inbox.count < l.limits.max_inbox_messages
+
+
+cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Neither read an open connection nor deliver what it sent, until conn_release(), or until it is not open any more.
+    UWS_OK, UWS_E_NOMEM, or UWS_E_ARG where it is not open."""
+    if c.state != UWS_S_OPEN or c.flags & UWS_F_GONE:
+        return UWS_E_ARG
+    if conn_side(l, c) == NULL:
+        return UWS_E_NOMEM
+    if not c.side.held:
+        c.side.held = 1
+        l.count.holds += 1
+    c.flags |= UWS_F_PAUSED
+    conn_reading(l, c)
+    return UWS_OK
+
+
+cdef void conn_release(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Read and deliver it again, if it was held. The caller gives the side block back if that was all that it was for."""
+    if c.side == NULL or not c.side.held:
+        return
+    c.side.held = 0
+    if _has_room(l, c.side):
+        # Elsewhere whoever delivers what is there goes on to read.
+        c.flags &= ~UWS_F_PAUSED
+        conn_reading(l, c)
+    if side_has_news(c.side) and not (c.flags & UWS_F_BUSY):
+        post_ready(l, c)
 
 
 cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil:
@@ -247,8 +301,8 @@ cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil:
     _deadline(l, c, l.limits.request_timeout_ms)
 
 
-cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
-    """UPGRADING or ASKING -> LINGER; the caller has queued an HTTP response that is not 101."""
+cdef void _answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
+    """UPGRADING or ASKING -> LINGER, behind an HTTP response that is not 101."""
     if c.side != NULL:
         side_give_request(l, c.side)
     c.state = UWS_S_LINGER
@@ -259,6 +313,25 @@ cdef void conn_answered(UwsLoop* l, UwsConn* c, int http_status) noexcept nogil:
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
     _deadline(l, c, l.limits.close_timeout_ms)
+
+
+cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
+    """Refuse the request (status: UWS_E_HTTP_*). The slot may be free afterwards."""
+    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
+    cdef size_t n = response_refuse(response, sizeof(response), status)
+    conn_answer(l, c, err_http_status(status), response, n)
+
+
+cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response,
+                      size_t len_bytes) noexcept nogil:
+    """Queue a whole HTTP response, behind which the connection ends. False: out of memory, it has ended."""
+    cdef UwsSide* side = conn_side(l, c)
+    if side == NULL or outq_put(&side.out, &l.slab, response, len_bytes) != UWS_OK:
+        conn_eof(l, c, True)
+        return False
+    _answered(l, c, http_status)
+    conn_dirty(l, c)
+    return True
 
 
 cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
@@ -279,6 +352,7 @@ cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint
         return UWS_OK
     c.state = UWS_S_CLOSE_SENT
     c.proto.spare = <uint8_t>cause
+    conn_release(l, c)
     if c.flags & UWS_F_PAUSED:
         # The peer's answer is what we wait for now.
         c.flags &= ~UWS_F_PAUSED
@@ -299,7 +373,8 @@ cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uin
 
 cdef inline bint _keeps_to_protocol(int cause) noexcept nogil:
     """Does the peer's close frame still come, perhaps, though we ended the connection?"""
-    return cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN or cause == UWS_C_IDLE or cause == UWS_C_LIFETIME
+    return (cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN or cause == UWS_C_IDLE or cause == UWS_C_LIFETIME
+            or cause == UWS_C_DRAIN)
 
 
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
@@ -312,6 +387,10 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
     cdef UwsEvent event
     if c.state != UWS_S_OPEN and c.state != UWS_S_CLOSE_SENT:
         return
+    conn_release(l, c)
+    if c.side != NULL:
+        # Whoever waits for on_drain gets on_close.
+        c.side.drain_due = 0
     wheel_cancel(&l.wheel, conn_index(l, c))
     if _keeps_to_protocol(cause):
         c.marks |= UWS_M_LISTEN
@@ -423,21 +502,35 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
         _drop(l, c)
 
 
+cdef bint _still_reads(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Does the peer still take what is queued before the end? Then it has not come to our close frame yet, and its time
+    to answer has not begun: what was accepted for sending is delivered, however slowly it is read. The slot may be
+    free afterwards, and then it does."""
+    cdef uint32_t generation = c.generation
+    if (c.state != UWS_S_CLOSE_SENT and c.state != UWS_S_LINGER) or not (c.flags & UWS_F_OUT_ON):
+        return False
+    # epoll does not report room before a third of the kernel's buffer is free.
+    conn_flush(l, c)
+    if c.generation != generation:
+        return True
+    if c.flags & UWS_F_OUT_ON and tick_now(l) - c.side.stuck >= l.limits.close_timeout_ms // UWS_TICK_MS:
+        return False
+    # Where flushing has come to the end it has set the deadline for the peer's FIN.
+    if c.link.deadline == 0 and (c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER):
+        _deadline(l, c, l.limits.close_timeout_ms)
+    return True
+
+
 cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The timer of a connection that is not open ran out."""
-    cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
-    cdef size_t n
-    cdef int status
+    if _still_reads(l, c):
+        return
     if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
         l.count.timeouts += 1
-    if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
-        status = UWS_E_HTTP_408 if c.state == UWS_S_UPGRADING else UWS_E_HTTP_503
-        n = response_refuse(response, sizeof(response), status)
-        if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, response, n) != UWS_OK:
-            _drop(l, c)
-            return
-        conn_answered(l, c, err_http_status(status))
-        conn_dirty(l, c)
+    if c.state == UWS_S_UPGRADING:
+        conn_refuse(l, c, UWS_E_HTTP_408)
+    elif c.state == UWS_S_ASKING:
+        conn_refuse(l, c, UWS_E_HTTP_503)
     elif c.state == UWS_S_CLOSE_SENT:
         conn_abort(l, c, conn_ending_cause(c) if c.proto.spare != UWS_C_LOCAL else UWS_C_CLOSE_TIMEOUT)
     elif c.state == UWS_S_ENDING:
@@ -458,6 +551,8 @@ cdef void _drop(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.side != NULL:
         side_give_request(l, c.side)
         outq_drop(&c.side.out, &l.slab)
+        side_count(l, c.side)
+        slow_leave(l, c)
         c.side.pong_waits = 0
         if c.side.waiters != 0:
             pthread_cond_broadcast(&l.wait_cond)

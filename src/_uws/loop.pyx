@@ -6,12 +6,12 @@ from libc.string cimport memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
 
-from _uws.accept cimport accept_batch, accept_pause, accept_resume
+from _uws.accept cimport accept_batch, accept_leave_shared, accept_pause, accept_resume
 from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflater_destroy, deflater_init, inflater_destroy
-from _uws.errs cimport UWS_E_ARG, UWS_E_SYS, UWS_OK
+from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_503, UWS_E_SYS, UWS_OK
 from _uws.intern cimport intern_destroy, intern_init
-from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave
+from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave, conn_refuse, conn_release
 from _uws.poller cimport (
     EPOLLERR,
     EPOLLHUP,
@@ -31,7 +31,7 @@ from _uws.post cimport post_nudge
 from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_init
-from _uws.slot cimport conn_reading, conn_unpoll
+from _uws.slot cimport conn_reading, conn_unpoll, tick_now
 from _uws.sock cimport sock_plain, sock_spare
 from _uws.state cimport (
     UWS_ARENA_BYTES,
@@ -39,12 +39,14 @@ from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_BATCH_OWNED_BYTES,
     UWS_BATCH_RESERVE,
+    UWS_C_DRAIN,
     UWS_C_SHUTDOWN,
     UWS_F_EOF,
     UWS_F_GONE,
     UWS_F_PAUSED,
     UWS_MAX_LISTENERS,
     UWS_O_DOG,
+    UWS_O_GUEST,
     UWS_READ_BYTES,
     UWS_SCRATCH_EVENTS,
     UWS_S_ASKING,
@@ -57,7 +59,7 @@ from _uws.state cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from _uws.tend cimport conn_timer
+from _uws.tend cimport conn_leaves_at, conn_timer, random_below, tend_queues
 from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
 
 cdef extern from "sys/random.h" nogil:
@@ -119,7 +121,10 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     cdef uint64_t seed = 0
     memset(l, 0, sizeof(UwsLoop))
     l.spare_fd = -1
+    l.bell_fd = -1
     l.dirty_head = -1
+    l.slow_head = -1
+    l.slow_tail = -1
     l.ready_head = -1
     l.ready_tail = -1
     l.poller.epoll_fd = -1
@@ -162,17 +167,18 @@ cdef void loop_close(UwsLoop* l) noexcept nogil:
     if l.spare_fd >= 0:
         close(l.spare_fd)
         l.spare_fd = -1
+    if l.bell_fd >= 0:
+        close(l.bell_fd)
+        l.bell_fd = -1
     poller_destroy(&l.poller)
 
 
 cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     """Everything back, connections that are left included. No thread is in the loop any more."""
-    cdef uint32_t i
     cdef int saved = errno
     if l.table != NULL:
-        for i in range(l.table_top):
-            if l.table[i].state != UWS_S_FREE:
-                close(<int>i)
+        if not l.forked:
+            _close_conns(l)
         munmap(l.table, <size_t>l.table_cap * sizeof(UwsConn))
     if l.extra != NULL:
         munmap(l.extra, <size_t>l.table_cap * sizeof(UwsExtra))
@@ -195,15 +201,36 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     (&errno)[0] = saved
 
 
-cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
+cdef void _close_conns(UwsLoop* l) noexcept nogil:
+    cdef uint32_t i
+    for i in range(l.table_top):
+        if l.table[i].state != UWS_S_FREE:
+            close(<int>i)
+
+
+cdef void loop_forked(UwsLoop* l) noexcept nogil:
+    """This is a child process, and the connections are the parent's: its copies of all descriptors go at once.
+
+    Later their numbers may be those of files that the child has opened. And a peer is to find out that the parent has
+    closed, however long the child lives."""
+    cdef int saved = errno
+    l.forked = 1
+    _close_conns(l)
+    loop_close(l)
+    (&errno)[0] = saved
+
+
+cdef int loop_listen(UwsLoop* l, int fd, bint shared) noexcept nogil:
     """Accept from fd, a listening non-blocking socket that stays the caller's.
 
+    shared: other processes accept from it too; a loop that drains leaves the newcomers to them.
     UWS_OK, UWS_E_ARG (there are UWS_MAX_LISTENERS already) or UWS_E_SYS."""
     if l.n_listeners == UWS_MAX_LISTENERS:
         return UWS_E_ARG
     if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
         return UWS_E_SYS
     l.listener[l.n_listeners] = fd
+    l.shared[l.n_listeners] = shared
     l.n_listeners += 1
     l.accepting = 1
     return UWS_OK
@@ -212,22 +239,32 @@ cdef int loop_listen(UwsLoop* l, int fd) noexcept nogil:
 # ---- a turn
 
 cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
-    """How long epoll may wait: until the next timer, for ever where there is none (-1); not at all when there is
-    something to deliver, which the watchdog leaves to others but looks after."""
+    """How long epoll may wait: until the next timer; not at all when there is something to deliver, which the watchdog
+    leaves to others but looks after, and never in the name of a guest."""
+    cdef int wait = loop_next_ms(l), look
+    if b.taken < b.n or l.owner == UWS_O_GUEST:
+        return 0
+    if l.n_ready != 0 and l.guest == NULL:
+        if l.owner != UWS_O_DOG:
+            return 0
+        look = <int>((l.limits.schedule_timeout_us + 999) // 1000)
+        return look if wait < 0 or look < wait else wait
+    return wait
+
+
+cdef int loop_next_ms(UwsLoop* l) noexcept nogil:
+    """How long it is until something is to be done at a time; -1: there is nothing of the kind."""
     cdef int wait = -1
     cdef uint64_t now = clock_ms(), at
     cdef uint32_t ticks = wheel_next(&l.wheel)
-    if b.taken < b.n:
-        return 0
-    if l.n_ready != 0:
-        if l.owner != UWS_O_DOG:
-            return 0
-        wait = <int>((l.limits.schedule_timeout_us + 999) // 1000)
     if ticks != 0:
         at = l.start_ms + (<uint64_t>l.wheel.now + ticks) * UWS_TICK_MS
         wait = _sooner(wait, at, now)
     if l.accept_at_ms != 0:
         wait = _sooner(wait, l.accept_at_ms, now)
+    if l.draining and not l.stopping:
+        # With the last one gone since the turn's beginning it is over already.
+        wait = _sooner(wait, l.drain_at_ms if l.n_open != 0 else now, now)
     if l.stopping and l.stop_at_ms != 0:
         wait = _sooner(wait, l.stop_at_ms, now)
     return wait
@@ -265,6 +302,9 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
             c.flags |= UWS_F_PAUSED
             conn_reading(l, c)
         return
+    if events & (EPOLLHUP | EPOLLERR):
+        # It is over, and there is no more to come than the kernel has: that may be told also while it is paused.
+        conn_release(l, c)
     if c.flags & (UWS_F_EOF | UWS_F_PAUSED):
         if events & (EPOLLHUP | EPOLLERR):
             # Both directions are shut. A paused connection's last data stays in the kernel until it is read on.
@@ -321,9 +361,87 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     if l.limits.jobs != 0 and l.n_ready >= l.limits.jobs and l.accepting and l.accept_at_ms == 0:
         l.count.cooldowns += 1
         accept_pause(l, (l.limits.cooldown_us + 999) // 1000)
+    if l.draining and not l.stopping:
+        _drain_step(l)
     if l.stopping:
         _stop_step(l)
     conn_flush_all(l)
+    if l.out_bytes > l.limits.max_out_bytes:
+        tend_queues(l)
+
+
+# ---- draining
+
+cdef uint32_t _shuffled(uint32_t i, uint32_t n, uint64_t key) noexcept nogil:
+    """A permutation of 0..n-1, another one for each key: the place of i. Needs no memory, however many they are.
+
+    Each step maps the numbers below a power of two to one another; what comes to lie at n or beyond goes on."""
+    cdef uint32_t mask = 1, round
+    cdef uint64_t x = i, k
+    cdef unsigned int half = 1
+    while mask < n - 1:
+        mask = mask << 1 | 1
+        half += 1
+    half = half // 2 + 1
+    while True:
+        k = key
+        for round in range(4):
+            # An odd factor, a sum and a shifted xor can all be undone.
+            x = (x * (k | 1) + (k >> 32)) & mask
+            x ^= x >> half
+            k = k * <uint64_t>6364136223846793005 + <uint64_t>1442695040888963407
+        if x < n:
+            return <uint32_t>x
+
+
+cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, uint64_t timeout_ms) noexcept nogil:
+    """Let nobody in any more, and have the open connections leave with code, evenly over over_ms; then stop.
+
+    jitter: in an order and at times of which only that is known; False: as their descriptors are counted.
+    timeout_ms: of the stop, when the last has left or the time is over.
+    A second call brings the end forward, or does nothing. Nothing happens where the loop stops already.
+    """
+    cdef uint32_t i, n = 0, place = 0, now
+    cdef uint64_t key = (<uint64_t>random_below(l, 0xFFFFFFFF) << 32) | random_below(l, 0xFFFFFFFF)
+    cdef uint64_t share
+    cdef UwsConn* c
+    l.now_ms = clock_ms()
+    if l.stopping or (l.draining and l.now_ms + over_ms >= l.drain_at_ms):
+        return
+    if not l.draining:
+        l.draining = 1
+        accept_leave_shared(l)
+    l.drain_at_ms = l.now_ms + over_ms
+    l.drain_code = code
+    l.drain_stop_ms = timeout_ms
+    for i in range(l.table_top):
+        c = &l.table[i]
+        if c.state == UWS_S_OPEN:
+            n += 1
+        elif c.state == UWS_S_ASKING and c.side != NULL and c.side.upgrade != NULL \
+                and c.side.upgrade.status == UWS_OK:
+            # A plain GET is answered still: health has to be seen to be red.
+            conn_refuse(l, c, UWS_E_HTTP_503)
+    now = tick_now(l)
+    for i in range(l.table_top):
+        c = &l.table[i]
+        if c.state == UWS_S_OPEN:
+            share = <uint64_t>(_shuffled(place, n, key) if jitter else place) * over_ms
+            if jitter and over_ms != 0:
+                share += random_below(l, over_ms)
+            conn_leaves_at(l, c, now + <uint32_t>(share // n // UWS_TICK_MS))
+            place += 1
+    post_nudge(l)
+
+
+cdef void _drain_step(UwsLoop* l) noexcept nogil:
+    cdef uint32_t i
+    if l.n_open != 0 and l.now_ms < l.drain_at_ms:
+        return
+    for i in range(l.table_top):
+        if l.table[i].state == UWS_S_OPEN:
+            conn_leave(l, &l.table[i], UWS_C_DRAIN, l.drain_code, NULL, 0)
+    loop_stop(l, l.drain_code, NULL, 0, l.drain_stop_ms)
 
 
 # ---- stopping
@@ -347,7 +465,7 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
     l.stopping = 1
     l.stop_at_ms = at
     for k in range(l.n_listeners):
-        if l.accept_at_ms == 0:
+        if l.accept_at_ms == 0 and not (l.draining and l.shared[k]):
             poller_remove(&l.poller, l.listener[k])
     l.accepting = 0
     l.accept_at_ms = 0

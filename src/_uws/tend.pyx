@@ -4,9 +4,11 @@
 # the peer has vanished                    no byte for an interval: ping; then     drop                   PING_TIMEOUT
 #                                          none for ping_timeout
 # it does not read                         queued bytes without progress for       drop                   SLOW_READER
-#                                          send_timeout
+#                                          send_timeout; or it got on least
+#                                          while all queues hold too much
 # it says nothing                          no message either way in idle_timeout   close 1001             IDLE
 # it is too old                            max_lifetime, +-10 %                    close 1001             LIFETIME
+# it is asked to leave, as all are         its share of the drain                  close 1012 or other    DRAIN
 # it has not said who it is                auth_timeout                            close 3000            UNAUTHENTICATED
 # it is not any more who it was            its credential's expiry                 close 3000             EXPIRED
 #
@@ -16,14 +18,17 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport strlen
 
+from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_PING
-from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_leave
+from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_flush_all, conn_leave
 from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_flooded, post_nudge
-from _uws.slot cimport conn_extra, conn_index, conn_reading, conn_side, tick_now
+from _uws.slot cimport conn_extra, conn_held, conn_index, conn_reading, conn_side, tick_now
+from _uws.slow cimport slow_first
 from _uws.sock cimport sock_unread
 from _uws.state cimport (
+    UWS_C_DRAIN,
     UWS_C_EXPIRED,
     UWS_C_IDLE,
     UWS_C_LIFETIME,
@@ -53,8 +58,8 @@ cdef inline uint32_t _ticks(uint32_t ms) noexcept nogil:
     return ms // UWS_TICK_MS + 1
 
 
-cdef uint32_t _random(UwsLoop* l, uint32_t below) noexcept nogil:
-    """xorshift64*: to spread timers, for nothing that has to be secret."""
+cdef uint32_t random_below(UwsLoop* l, uint32_t below) noexcept nogil:
+    """A number below below. xorshift64*: to spread timers, for nothing that has to be secret."""
     cdef uint64_t factor = 0x2545F4914F6CDD1D
     cdef uint64_t x = l.rng
     x ^= x >> 12
@@ -67,12 +72,21 @@ cdef uint32_t _random(UwsLoop* l, uint32_t below) noexcept nogil:
 cdef inline uint32_t _about(UwsLoop* l, uint32_t ticks, uint32_t percent) noexcept nogil:
     """ticks, more or less by up to percent: connections that came together do not stay together."""
     cdef uint32_t spread = <uint32_t>(<uint64_t>ticks * percent // 100)
-    return ticks - spread + _random(l, 2 * spread + 1)
+    return ticks - spread + random_below(l, 2 * spread + 1)
 
 
 cdef inline int32_t _until(uint32_t at, uint32_t now) noexcept nogil:
     """Ticks until at; 0 or less: it is there. The counter wraps after two years."""
     return <int32_t>(at - now)
+
+
+cdef int32_t _ticks_left(uint64_t at_ms) noexcept nogil:
+    """Ticks until the clock shows at_ms, rounded up; 0: it does. For what is further ahead than ticks can be counted,
+    as many as can be: the timer that runs out then finds the rest."""
+    cdef uint64_t now = clock_ms()
+    if at_ms <= now:
+        return 0
+    return <int32_t>min((at_ms - now) // UWS_TICK_MS + 1, <uint64_t>NEVER - 1)
 
 
 cdef bint _leave(UwsLoop* l, UwsConn* c, int cause, int code, const char* reason) noexcept nogil:
@@ -84,14 +98,18 @@ cdef bint _terms_end(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexce
     """The deadlines of the row beside the slot. True: one of them is over, and so is the connection."""
     cdef UwsExtra* x = &l.extra[conn_index(l, c)]
     cdef uint32_t idle
-    if x.expires != 0:
-        if _until(x.expires, now) <= 0:
+    cdef int32_t left
+    if x.expires_ms != 0:
+        left = _ticks_left(x.expires_ms)
+        if left <= 0:
             if c.marks & UWS_M_STRANGER:
                 return _leave(l, c, UWS_C_UNAUTHENTICATED, UNAUTHORIZED, b"authentication timeout")
             return _leave(l, c, UWS_C_EXPIRED, UNAUTHORIZED, b"credential expired")
-        wait[0] = min(wait[0], _until(x.expires, now))
+        wait[0] = min(wait[0], left)
     if x.ends != 0:
         if _until(x.ends, now) <= 0:
+            if l.draining:
+                return _leave(l, c, UWS_C_DRAIN, l.drain_code, b"")
             return _leave(l, c, UWS_C_LIFETIME, GOING_AWAY, b"maximum lifetime")
         wait[0] = min(wait[0], _until(x.ends, now))
     if l.limits.idle_timeout_ms != 0:
@@ -166,7 +184,7 @@ cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
             conn_dirty(l, c)
     if c.marks & UWS_M_EXTRA and _terms_end(l, c, now, &wait):
         return
-    if c.flags & UWS_F_PAUSED and not (c.flags & (UWS_F_BUSY | UWS_F_READY)):
+    if c.flags & UWS_F_PAUSED and not (c.flags & (UWS_F_BUSY | UWS_F_READY)) and not conn_held(c):
         # Nothing of it waits to be delivered: it is for others that it is not read.
         if post_flooded(l):
             wait = min(wait, UWS_FLOODED_TICKS)
@@ -191,6 +209,28 @@ cdef void conn_timer(UwsLoop* l, UwsConn* c) noexcept nogil:
         conn_expired(l, c)
 
 
+cdef void tend_queues(UwsLoop* l) noexcept nogil:
+    """What waits for all peers together is more than it may be: they are dropped until it is below seven eighths, who has
+    not got on for longest first. Lets go of the lock now and then; any slot may be free afterwards."""
+    cdef UwsConn* c
+    cdef size_t had
+    # What has not been offered to the kernel yet is nobody's fault.
+    conn_flush_all(l)
+    if l.out_bytes <= l.limits.max_out_bytes:
+        return
+    while l.out_bytes > l.limits.max_out_bytes - l.limits.max_out_bytes // 8:
+        c = slow_first(l)
+        if c == NULL:
+            return
+        # We may have been away, and the kernel may have room by now.
+        had = c.side.out.bytes
+        conn_flush(l, c)
+        if c.side == NULL or c.side.out.bytes < had:
+            continue
+        l.count.overload_closed += 1
+        conn_abort(l, c, UWS_C_SLOW_READER)
+
+
 cdef void conn_tended(UwsLoop* l, UwsConn* c) noexcept nogil:
     """A connection is open now: set its deadlines."""
     cdef uint32_t now = tick_now(l)
@@ -204,17 +244,31 @@ cdef void conn_tended(UwsLoop* l, UwsConn* c) noexcept nogil:
     _look(l, c, now)
 
 
-cdef void conn_expires_in(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil:
+cdef inline void _no_later(UwsLoop* l, UwsConn* c, uint32_t tick) noexcept nogil:
+    """Let the timer of an open connection run at tick at the latest; where it is over, its timer is for its end."""
+    if c.state == UWS_S_OPEN and (c.link.deadline == 0 or _until(c.link.deadline, tick) > 0):
+        wheel_set(&l.wheel, conn_index(l, c), tick)
+
+
+cdef void conn_expires_in(UwsLoop* l, UwsConn* c, uint64_t timeout_ms) noexcept nogil:
     """Close c after timeout_ms, from now and not from the turn's beginning; 0: it does not expire."""
-    cdef uint32_t at
+    cdef UwsExtra* x
     if timeout_ms == 0:
         if c.marks & UWS_M_EXTRA:
-            l.extra[conn_index(l, c)].expires = 0
+            l.extra[conn_index(l, c)].expires_ms = 0
         return
-    at = tick_now(l) + _ticks(timeout_ms)
-    conn_extra(l, c).expires = at
-    # Where it is over, its timer is for its end.
-    if c.state == UWS_S_OPEN and (c.link.deadline == 0 or _until(c.link.deadline, at) > 0):
-        wheel_set(&l.wheel, conn_index(l, c), at)
-        # Any thread may say so, while the one that polls sleeps until the timers that it knew.
-        post_nudge(l)
+    x = conn_extra(l, c)
+    x.expires_ms = clock_ms() + timeout_ms
+    _no_later(l, c, tick_now(l) + <uint32_t>_ticks_left(x.expires_ms))
+    # Any thread may say so, while the one that polls sleeps until the timers that it knew.
+    post_nudge(l)
+
+
+cdef void conn_leaves_at(UwsLoop* l, UwsConn* c, uint32_t tick) noexcept nogil:
+    """The loop drains: c's turn to leave is at tick, or before, where it would not have lived as long anyway."""
+    cdef UwsExtra* x = conn_extra(l, c)
+    if tick == 0:
+        tick = 1    # 0 is none
+    if x.ends == 0 or _until(x.ends, tick) > 0:
+        x.ends = tick
+    _no_later(l, c, x.ends)

@@ -7,17 +7,19 @@ The README begins with an example.
 
 from __future__ import annotations
 
-# These five import nothing else of ours and come first: the engine takes them from here.
+# These six import nothing else of ours and come first: the engine takes them from here.
 from .address import Address
 from .causes import CloseCause
 from .errors import AddressError, ConnectionClosed, ProtocolError, ScheduleTimeoutError, UnlimitedWSError
 from .fragment import Fragment
 from .opcode import OpCode
+from .sent import Sent
 
 # isort: split
 from . import ws, wsutil
 from .compression import Compression
 from .conn import Conn
+from .health import health
 from .options import Options
 from .pool import Pool
 from .request import Accept, Authenticator, Cookies, Headers, Reject, Request, Response
@@ -45,9 +47,11 @@ __all__ = [
     "Request",
     "Response",
     "ScheduleTimeoutError",
+    "Sent",
     "Server",
     "UnlimitedWSError",
     "__version__",
+    "health",
     "ws",
     "wsutil",
 ]

@@ -18,8 +18,8 @@ from .causes import CloseCause
 
 __all__ = ["About", "Roll", "milliseconds_until"]
 
-# The engine counts the time until an expiry in 31 bits of milliseconds: 24 days.
-_MAX_MS = 2**31 - 1
+# As the engine takes it, which adds it to the time of its clock.
+_MAX_MS = 2**62
 
 
 class About:
@@ -219,7 +219,7 @@ def _each(known: About | set[About] | None) -> Iterator[About]:
 def milliseconds_until(expires: float | None, grace: float = 0.0) -> int:
     """Return how long it is until a Unix time plus grace, as the engine takes it; 0 for None.
 
-    What is over ends in a millisecond; what is further away than 24 days ends then.
+    What is over ends in a millisecond.
     """
     if expires is None:
         return 0

@@ -32,7 +32,7 @@ HeaderHook: TypeAlias = Callable[[str, str], Reject | Awaitable[Reject | None] |
 H = TypeVar("H", bound=Handler)
 
 _DOOR_HOOKS = ("on_request", "on_host", "on_header")
-_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_close")
+_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain", "on_pong", "on_close")
 # The engine's: it compares each of them with each that a client offers.
 _MAX_SUBPROTOCOLS = 32
 _MAX_SUBPROTOCOL_BYTES = 255
@@ -168,8 +168,7 @@ class Entrance:
             conn: One of this server's.
             user: Hashable, an id; what `disconnect` finds it by.
             session: One of several logins of a user; hashable.
-            expires: Unix time, in seconds, at which it is closed with 3000; None: never. At the latest after 24
-                days.
+            expires: Unix time, in seconds, at which it is closed with 3000; None: never.
             grace: Seconds or a `timedelta` beyond that, for the client to come up with a new credential.
 
         Returns:

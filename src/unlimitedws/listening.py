@@ -63,6 +63,11 @@ class Listener:
         """Return the descriptor, for the engine."""
         return self.sock.fileno()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may accept from the socket too: who drains leaves newcomers to them."""
+        return not self._owned
+
     def refuse(self) -> None:
         """Refuse newcomers from now on, those in the backlog too. Fails, unnoticed, the second time.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from _uws.conn import Conn
+from _uws.conn import Conn, check_close
 
 from . import address
 from .address import Address
@@ -38,6 +39,7 @@ __all__ = ["DefaultServer", "NewServer", "Server"]
 logger = logging.getLogger("unlimitedws")
 
 ConnHook: TypeAlias = Callable[[Conn], object]
+PongHook: TypeAlias = Callable[[Conn, bytes], object]
 FragmentHook: TypeAlias = Callable[[Conn, Fragment], object]
 MessageHook: TypeAlias = Callable[[Conn, Any], object]
 ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
@@ -45,6 +47,13 @@ Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 
 # For fork().
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+# What signals have asked for; each is worse than the one before.
+_NONE, _DRAIN, _STOP = range(3)
+# The close code of a drain (RFC 6455, section 7.4.1, and IANA's registry).
+_RESTART = 1012
+# After the drain of a signal: with the default of `drain_time` all is over before an orchestrator kills.
+_LAST_ANSWERS = 5.0
 
 
 class Server(Entrance):
@@ -90,6 +99,16 @@ class Server(Entrance):
     compressed one comes as one piece. Raising closes the connection with 1011. Where the hook is taken away in the
     middle of a message, the rest of it is dropped."""
 
+    on_pong: Hook[PongHook] = Hook()
+    """``on_pong(conn, payload)``: the peer's pong, with the bytes of the ping that it answers, or with others: a peer may
+    send one unasked. Pongs line up with messages, and wait while a callback of the connection runs; one that comes while
+    `on_read` waits for a further message is dropped. Raising closes the connection with 1011."""
+
+    on_drain: Hook[ConnHook] = Hook()
+    """``on_drain(conn)``: what waits to be sent is down to `low_water_bytes`, after `conn.send` had said `Sent.HIGH`.
+    Once for each time, though two that were not told yet are told as one. It does not line up behind messages, and
+    comes also while the connection is paused; never after `on_close`."""
+
     on_close: Hook[ConnHook] = Hook()
     """``on_close(conn)``: the connection is closed; `conn.close_code` and `conn.close_reason` tell why. The
     last callback of a connection, and exactly one for each that was open."""
@@ -108,6 +127,7 @@ class Server(Entrance):
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
         self._run: Serving | None = None
+        self._last: Serving | None = None  # the run before
         super().__init__()
         _servers.add(self)
         self._listeners = listen_all(places, self._options)
@@ -219,6 +239,12 @@ class Server(Entrance):
         """Whether it has been started and not yet stopped altogether. Thread: any."""
         return self._run is not None
 
+    @property
+    def draining(self) -> bool:
+        """Whether connections are being asked to leave, and nobody new is let in: see `drain`. Thread: any."""
+        run = self._run
+        return run is not None and run.draining
+
     def counters(self) -> dict[str, int]:
         """Return the engine's figures, for tests and the hunt for a leak; names may change. Thread: any."""
         run = self._run
@@ -233,9 +259,10 @@ class Server(Entrance):
     def run(self, *, ready: Callable[[], object] | None = None) -> None:
         """Start, and serve until the server is stopped.
 
-        In the main thread SIGINT and SIGTERM stop it in good order: connections are closed with 1001 and have
-        `close_timeout` to answer; a second signal drops them at once. Then it returns as usual. The handlers
-        that were there before are put back; a signal that was ignored stays ignored.
+        In the main thread SIGTERM drains it over `drain_time`, as `drain` does, and a second one stops it: connections
+        are closed with 1001 and have `close_timeout` to answer. SIGINT stops it at once. One more signal drops who is
+        left. Then it returns as usual. The handlers that were there before are put back; a signal that was ignored
+        stays ignored.
 
         Args:
             ready: Called once, when the server serves and signals are handled; what it raises stops the
@@ -249,24 +276,33 @@ class Server(Entrance):
         Thread: any; signals are handled in the main thread only.
         """
         run: Serving | None = None
-        signals = 0
+        urgency = _NONE
+        options = self._options
 
-        def on_signal() -> None:
-            nonlocal signals
-            signals += 1
-            # No lock and no logging: what this interrupted may hold either.
+        def on_signal(number: int) -> None:
+            nonlocal urgency
+            gentle = number == signal.SIGTERM and options.drain_time != 0
+            urgency = max(urgency + 1, _DRAIN if gentle else _STOP)
             if run is not None:
-                run.shut(self._options.close_timeout if signals == 1 else 0)
+                obey(run)
+
+        def obey(run: Serving) -> None:
+            # No lock and no logging: what a signal interrupted may hold either.
+            if urgency == _DRAIN:
+                limit = min(seconds(options.close_timeout, "close_timeout"), _LAST_ANSWERS)
+                run.drain(options.drain_time, _RESTART, True, limit)
+            elif urgency != _NONE:
+                run.shut(options.close_timeout if urgency == _STOP else 0)
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()
             run.wake = waiter.wake
             try:
-                if signals:
-                    run.shut(self._options.close_timeout)
+                obey(run)
                 if ready is not None:
                     ready()
                 waiter.wait(run.ended)
+                run.join()
             except BaseException:
                 self.stop()
                 raise
@@ -308,17 +344,54 @@ class Server(Entrance):
         """
         limit = self._options.close_timeout if timeout is None else timeout
         limit = seconds(limit, "timeout")
-        with self._lock:
-            run = self._run
-            if run is None or run.pid != os.getpid():
-                # A child process has the sockets of a server that ran when it was forked, but no thread of it.
-                self._close_listeners()
-                return
+        run = self._serving()
+        if run is None:
+            return
         own = threading.current_thread() in run.threads()
         run.shut(limit)
-        if not own and not run.ended.wait(limit + GRACE):
-            names = ", ".join(sorted(thread.name for thread in run.threads()))
-            raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+        if not own:
+            self._await_end(run, limit)
+
+    def drain(
+        self, over: Duration = 60.0, code: int = 1012, jitter: bool = True, *, wait: bool = True
+    ) -> None:
+        """Stop serving without a stampede: have the connections leave one after the other, then stop.
+
+        From now on nobody new is let in: upgrades get 503, those that a hook is deciding on too. Routes still answer,
+        so that `health` is seen to be red. A socket that other processes accept from too (``fd:``, ``systemd``) is
+        left to them at once instead. Each open connection is closed with code at its moment of the time, when what
+        it sent has been delivered and answered; the engine keeps to that also while Python is busy. When the last
+        has left, or the time is over, the rest is as with `stop`.
+
+        A second call may shorten the time, not lengthen it; `stop` may be called meanwhile. While the server stops
+        this does nothing but wait.
+
+        Args:
+            over: Seconds or a `timedelta`.
+            code: What they are told: 1012, "service restart". Clients that are well made come back then, elsewhere.
+            jitter: Each leaves at a random moment of its share of the time, and in random order; False: evenly.
+            wait: Wait until all has ended. Called by a callback it returns at once in any case.
+
+        Raises:
+            TimeoutError: As `stop`.
+            TypeError, ValueError: over is not a duration; code may not be sent.
+
+        Thread: any.
+        """
+        limit = seconds(over, "over")
+        check_close(code, "")
+        run = self._serving()
+        if run is None:
+            return
+        own = threading.current_thread() in run.threads()
+        close_timeout = seconds(self._options.close_timeout, "close_timeout")
+        run.drain(limit, code, jitter, close_timeout)
+        if own or not wait:
+            return
+        if not run.ended.wait(limit):
+            # The engine has begun by itself; the door is to know it too.
+            run.shut(close_timeout)
+        self._await_end(run, close_timeout)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -332,6 +405,25 @@ class Server(Entrance):
         self.stop()
 
     # Inside
+
+    def _serving(self) -> Serving | None:
+        """Return the run that has to end; without one close the sockets, and wait for the threads of the last one."""
+        with self._lock:
+            # A child process has the sockets of a server that ran when it was forked, but no thread of it.
+            if self._run is not None and self._run.pid == os.getpid():
+                return self._run
+            self._close_listeners()
+            last = self._last
+        if last is not None and last.pid == os.getpid():
+            last.join()
+        return None
+
+    def _await_end(self, run: Serving, limit: float) -> None:
+        """Wait until a run that has limit seconds to end is over, and its threads are gone."""
+        if not run.ended.wait(limit + GRACE):
+            names = ", ".join(sorted(thread.name for thread in run.threads()))
+            raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+        run.join()
 
     def _places(self) -> str:
         return " ".join(str(addr) for addr in self._local_addrs)
@@ -383,17 +475,23 @@ class Server(Entrance):
         """Make a run, with its loops told all they have to know. The lock is held."""
         options = self._options
         proxies = Proxies(options.trusted_proxies, options.forwarded_header)
-        door = Door(self._rules, options, proxies, self._roll, self._failed, self._stop_for)
-        run = Serving([options.settings()], self._failed, options.page, door, self._listeners, self._ended)
+        door = self._new_door(proxies)
+        run = self._new_serving([options.settings()], door)
         self._furnish(run)
         for loop in run.loops:
             loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
         return run
 
+    def _new_door(self, proxies: Proxies) -> Door:
+        return Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
+
+    def _new_serving(self, settings: list[dict[str, int]], door: Door) -> Serving:
+        return Serving(settings, self._failed, self._options.page, door, self._listeners, self._ended)
+
     def _ended(self) -> None:
         """The run has come to its end; `Serving` calls this from the last of its threads."""
         with self._lock:
-            self._run = None
+            self._last, self._run = self._run, None
             self._close_listeners()
         logger.info("stopped listening on %s", self._places())
 

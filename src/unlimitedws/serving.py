@@ -6,6 +6,7 @@ Made and asked by `server`, which keeps the API. Knows no hook and no address.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -76,6 +77,8 @@ class Serving:
         # handler may come in between.
         self._lock = threading.RLock()
         self._threads: set[threading.Thread] = set()
+        # Those that have nothing left to do; the kernel may not have ended them yet.
+        self._gone: list[threading.Thread] = []
         self._started = [0 for _ in settings]
         self.loops = tuple(
             Loop(dict(one), partial(self._spawn, number), failed, page) for number, one in enumerate(settings)
@@ -83,7 +86,7 @@ class Serving:
         try:
             for loop in self.loops:
                 for listener in listeners:
-                    loop.listen(listener.fileno())
+                    loop.listen(listener.fileno(), listener.is_shared)
         except BaseException:
             self._let_go()
             raise
@@ -95,7 +98,7 @@ class Serving:
             RuntimeError: A thread cannot be started. Those that were are about to stop: `ended` is set when
                 they have.
         """
-        _running.add(self)
+        self._enlist()
         try:
             # Held throughout: nobody is the last to end before all have begun.
             with self._lock:
@@ -119,6 +122,36 @@ class Serving:
         for listener in self._listeners:
             listener.refuse()
 
+    def drain(self, over: Duration, code: int, jitter: bool, timeout: Duration) -> None:
+        """Let the loops drain, and then stop. Takes no lock of ours: signal handlers and callbacks call it.
+
+        Args:
+            over, code, jitter: As `Server.drain`.
+            timeout: As of `shut`, from when the last has left or the time is over.
+        """
+        over_ms, limit_ms = milliseconds(over, "over"), milliseconds(timeout, "timeout")
+        for loop in self.loops:
+            loop.drain(over_ms, code, jitter, limit_ms)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it drains, or has drained. Thread: any."""
+        return any(loop.draining for loop in self.loops)
+
+    def join(self, limit: float | None = None) -> None:
+        """Wait until every thread of it has gone; `ended` is set. Thread: any but these."""
+        deadline = None if limit is None else time.monotonic() + limit
+        while self._gone:
+            thread = self._gone[-1]
+            if thread is threading.current_thread():
+                return
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                return
+            # Another one who waits may have been here before.
+            with contextlib.suppress(ValueError):
+                self._gone.remove(thread)
+
     def shut_for(self, exc: BaseException, timeout: Duration) -> None:
         """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
         self.raised = self.raised or exc
@@ -141,7 +174,12 @@ class Serving:
         total: Counter[str] = Counter()
         for loop in self.loops:
             total.update(loop.counters())
+        total["draining"] = int(self.draining)
         return dict(total)
+
+    def wait_at_exit(self, timeout: float) -> None:
+        """Wait until it has ended, at the end of the interpreter."""
+        self.ended.wait(timeout)
 
     # The threads
 
@@ -180,6 +218,7 @@ class Serving:
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
+                self._gone.append(threading.current_thread())
                 last = not self._threads
             if last:
                 self._end()
@@ -195,6 +234,10 @@ class Serving:
             _running.discard(self)
             self.ended.set()
             self.wake()
+
+    def _enlist(self) -> None:
+        """Have it stopped at the end of the interpreter, if it has not been before."""
+        _running.add(self)
 
     def _let_go(self) -> None:
         # They ask us for threads, so a loop that was never run would be kept with its descriptors, in a circle.
@@ -213,4 +256,4 @@ def _stop_all() -> None:
         serving.shut(_EXIT_TIMEOUT)
     deadline = time.monotonic() + _EXIT_TIMEOUT + GRACE
     for serving in here:
-        serving.ended.wait(max(0.0, deadline - time.monotonic()))
+        serving.wait_at_exit(max(0.0, deadline - time.monotonic()))

@@ -27,10 +27,10 @@ class SignalWaiter:
     which could not be put back. In a thread that is not the main one it only waits.
 
     Args:
-        handler: Called between two steps of whatever the main thread does: it must take no lock.
+        handler: Called with the signal, between two steps of whatever the main thread does: it must take no lock.
     """
 
-    def __init__(self, handler: Callable[[], object]) -> None:
+    def __init__(self, handler: Callable[[int], object]) -> None:
         self._handler = handler
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
         self._previous_fd = -1
@@ -77,4 +77,4 @@ class SignalWaiter:
                     os.write(self._pipe[1], b"\0")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._handler()
+        self._handler(number)
