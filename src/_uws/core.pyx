@@ -43,6 +43,7 @@ from _uws.state cimport (
     UWS_CAUSES,
     UWS_MAX_HTTP_STATUS,
     UWS_MAX_SUBPROTOCOLS,
+    UWS_ROLE_NEW,
     UwsBatch,
     UwsCounters,
     UwsLoop,
@@ -279,7 +280,7 @@ cdef class Loop(Dispatch):
     def run(self):
         cdef UwsLoop* l = self.l
         cdef UwsBatch b
-        cdef uint64_t role = 0
+        cdef uint64_t role = UWS_ROLE_NEW
         cdef int work
         cdef bint started = True
         if l.forked:
@@ -289,6 +290,7 @@ cdef class Loop(Dispatch):
             raise MemoryError
         conn_lock(l)
         l.runners += 1
+        l.arriving += 1
         self.spawning = False
         if not self.dog_started and not l.finished:
             self.dog_started = True
@@ -403,7 +405,8 @@ cdef class Loop(Dispatch):
         cdef bint wanted
         conn_lock(l)
         l.gil_waiters -= 1
-        wanted = self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping
+        wanted = self.max_runners > l.runners and l.parked == 0 and l.arriving == 0 \
+            and not self.spawning and not l.stopping
         conn_unlock(l)
         if wanted and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms):
             self._spare()

@@ -49,6 +49,7 @@ from _uws.state cimport (
     UWS_O_DOG,
     UWS_O_GUEST,
     UWS_READ_BYTES,
+    UWS_ROLE_NEW,
     UWS_SCRATCH_EVENTS,
     UWS_S_ASKING,
     UWS_S_FREE,
@@ -137,6 +138,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
             return UWS_E_SYS
     intern_init(&l.intern, seed)
     l.rng = seed | 1
+    l.away_seq = UWS_ROLE_NEW
     slab_init(&l.slab)
     l.env.slab = &l.slab
     l.env.max_message_bytes = max_message_bytes

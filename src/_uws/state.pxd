@@ -205,6 +205,9 @@ cdef enum UwsOwner:
     UWS_O_DOG = 2             # the watchdog: it polls while every runner is away
     UWS_O_GUEST = 3           # an event loop of others, which calls whenever the epoll descriptor is readable
 
+cdef enum:
+    UWS_ROLE_NEW = 1          # away_seq of no time away: what a loop and a runner begin with
+
 cdef struct UwsLimits:
     UwsUpgradeLimits upgrade
     uint32_t handshake_timeout_ms
@@ -340,6 +343,7 @@ cdef struct UwsLoop:
     uint32_t gil_waiters      # runners that wait for the GIL
     uint32_t runners          # threads in run()
     uint32_t parked
+    uint32_t arriving         # ... that have begun, and have neither parked nor gone to work yet
     uint32_t wake_parked      # parked runners that were told to go on
     pthread_cond_t runner_cond
     pthread_cond_t dog_cond
