@@ -105,7 +105,7 @@ class Serving:
             RuntimeError: A thread cannot be started. Those that were are about to stop: `ended` is set when
                 they have.
         """
-        _running.add(self)
+        self._enlist()
         try:
             # Held throughout: nobody is the last to end before all have begun.
             with self._lock:
@@ -132,7 +132,7 @@ class Serving:
     def leave(self) -> None:
         """Leave newcomers to the other processes that accept from the listeners. Thread: any."""
         for loop in self.loops:
-            loop.leave()
+            loop.accept_no_more()
 
     def look(self) -> None:
         """See to newcomers that another process may have been told of, which has ended. Thread: any."""
@@ -198,6 +198,10 @@ class Serving:
         total["draining"] = int(self.draining)
         return dict(total)
 
+    def wait_at_exit(self, timeout: float) -> None:
+        """Wait until it has ended, at the end of the interpreter."""
+        self.ended.wait(timeout)
+
     # The threads
 
     def _start_thread(self, number: int) -> None:
@@ -252,6 +256,10 @@ class Serving:
             self.ended.set()
             self.wake()
 
+    def _enlist(self) -> None:
+        """Have it stopped at the end of the interpreter, if it has not been before."""
+        _running.add(self)
+
     def _let_go(self) -> None:
         # They ask us for threads, so a loop that was never run would be kept with its descriptors, in a circle.
         self.loops = ()
@@ -274,4 +282,4 @@ def _stop_all() -> None:
         serving.shut(_EXIT_TIMEOUT)
     deadline = time.monotonic() + _EXIT_TIMEOUT + GRACE
     for serving in here:
-        serving.ended.wait(max(0.0, deadline - time.monotonic()))
+        serving.wait_at_exit(max(0.0, deadline - time.monotonic()))
