@@ -111,7 +111,7 @@ class Loop(Dispatch):
         Thread: any, before `run`.
         """
 
-    def leave(self) -> None:
+    def accept_no_more(self) -> None:
         """Accept no more: who comes is for the other loops of the server, in other processes. Thread: any."""
 
     def look(self) -> None:

@@ -143,7 +143,7 @@ cdef class Loop(Dispatch):
         if status != UWS_OK:
             raise OSError(errno, "epoll does not take the listening socket")
 
-    def leave(self):
+    def accept_no_more(self):
         conn_lock(self.l)
         accept_leave(self.l)
         conn_unlock(self.l)

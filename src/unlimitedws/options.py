@@ -495,7 +495,13 @@ _DEADLINES = ("handshake_timeout", "request_timeout", "auth_timeout", "close_tim
 
 
 # What several loops have between them. "max_connections" is not here: they count together.
-_DIVIDED = ("runners", "jobs", "max_incomplete_total_bytes", "max_inbox_total_bytes")
+_DIVIDED = (
+    "runners",
+    "jobs",
+    "max_incomplete_total_bytes",
+    "max_inbox_total_bytes",
+    "max_buffered_total_bytes",
+)
 
 
 def _share(whole: int, number: int, count: int) -> int:

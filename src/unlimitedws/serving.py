@@ -132,7 +132,7 @@ class Serving:
     def leave(self) -> None:
         """Leave newcomers to the other processes that accept from the listeners. Thread: any."""
         for loop in self.loops:
-            loop.leave()
+            loop.accept_no_more()
 
     def look(self) -> None:
         """See to newcomers that another process may have been told of, which has ended. Thread: any."""

@@ -140,13 +140,13 @@ def test_loop_that_leaves_takes_in_who_waits_and_nobody_afterwards() -> None:
     # The kernel may have told this loop of those, and none of the others.
     with running(start=False, on_message=echo) as engine:
         waiting = waiting_clients(engine.port, 3)
-        engine.loop.leave()
+        engine.loop.accept_no_more()
         late = waiting_clients(engine.port, 1)[0]
         engine.start()
         for client in waiting:
             assert client.recv_response().status == 101
             ping(client)
-        engine.loop.leave()
+        engine.loop.accept_no_more()
         ping(waiting[0])
         assert engine.counter("accepted") == 3
         # What is left in the backlog is for another loop, that shares the socket.

@@ -134,6 +134,9 @@ class _Threaded(threaded.Server):
     """The server that there is without asyncio, driven as a guest, and with asyncio's handshake."""
 
     def __init__(self, owner: Server, addr: Any, **options: Any) -> None:
+        for name in ("loops", "workers"):
+            if options.get(name, 1) != 1:
+                raise ValueError(f"{name}: must be 1 in an event loop, which has one loop and one process")
         self._owner = owner
         super().__init__(addr, **options)
 
@@ -183,7 +186,7 @@ class Server:
         hooks: _Hooks,
         *,
         subprotocols: Sequence[str] | None = None,
-        max_queue: int | None | tuple[int | None, int | None] = _MAX_QUEUE,
+        max_queue: int | tuple[int | None, int | None] | None = _MAX_QUEUE,
         start_serving: bool = True,
         logger: logging.Logger | None = None,
         sock: socket.socket | None = None,
@@ -457,7 +460,7 @@ def serve(
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
     server_header: str | None = None,
-    max_queue: int | None | tuple[int | None, int | None] = _MAX_QUEUE,
+    max_queue: int | tuple[int | None, int | None] | None = _MAX_QUEUE,
     logger: logging.Logger | None = None,
     start_serving: bool = True,
     sock: socket.socket | None = None,
@@ -563,7 +566,7 @@ def _compression(value: Any) -> Any:
     return False if value is None else value
 
 
-def _marks(limits: int | None | tuple[int | None, int | None]) -> tuple[int, int]:
+def _marks(limits: int | tuple[int | None, int | None] | None) -> tuple[int, int]:
     """High and low mark of the queue of messages."""
     high, low = limits if isinstance(limits, tuple) else (limits, None)
     if high is None:
