@@ -175,3 +175,16 @@ class Conn(Hashable):
 
     def __hash__(self) -> int: ...
     def __repr__(self) -> str: ...
+
+def check_close(code: int, reason: str) -> bytes:
+    """Refuse what a close frame cannot say.
+
+    Returns:
+        The reason as UTF-8.
+
+    Raises:
+        TypeError: code is no int, reason no str.
+        ValueError: code may not be sent (RFC 6455, section 7.4), or reason has more than 123 bytes.
+
+    Thread: any.
+    """

@@ -128,6 +128,21 @@ cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer
 
 # ---- connections
 
+def check_close(code, reason):
+    """Refuse what a close frame cannot say. See conn.pyi."""
+    cdef bytes text
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"a close code is an int, not {type(code).__name__}")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
+    if not 0 <= code <= 0xFFFF or not close_code_valid(code):
+        raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
+    text = reason.encode()
+    if len(text) > UWS_MAX_REASON_BYTES:
+        raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
+    return text
+
+
 cdef void conns_fork(bint is_under_way) noexcept:
     """A fork has taken the locks of all loops, or is about to let go of them. The GIL is held."""
     global forking
@@ -445,21 +460,15 @@ cdef class Conn:
     def ping(self, payload=b""):
         conn_write(self, UWS_OP_PING, payload, False, COMPRESS_NEVER)
 
-    def close(self, code=1000, str reason not None=""):
+    def close(self, code=1000, reason=""):
         self._end(UWS_C_LOCAL, code, reason)
 
-    def _end(self, int cause, code, str reason not None):
+    def _end(self, int cause, code, reason):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        cdef bytes text = reason.encode()
+        cdef bytes text = check_close(code, reason)
         cdef uint16_t number
         cdef int status = UWS_OK
-        if not isinstance(code, int):
-            raise TypeError(f"a close code is an int, not {type(code).__name__}")
-        if not 0 <= code <= 0xFFFF or not close_code_valid(code):
-            raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
-        if len(text) > UWS_MAX_REASON_BYTES:
-            raise ValueError(f"a close reason has at most {UWS_MAX_REASON_BYTES} bytes, not {len(text)}")
         number = code
         said = (int(code), reason)
         conn_lock(l)

@@ -4,11 +4,12 @@
 # 7692, sections 7.2.1 and 7.2.2): the sender cuts them off, the receiver puts them back.
 
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memset, strlen
 
 from _uws.errs cimport UWS_E_DEFLATE, UWS_E_NOMEM, UWS_E_TOO_BIG, UWS_OK
-from _uws.http cimport C_LIST, C_SPACE, C_TOKEN, http_is, http_skip
+from _uws.http cimport C_LIST, C_SPACE, C_TOKEN, http_skip, http_skip_quoted
 from _uws.slab cimport slab_give, slab_grow, slab_take
+from _uws.upgrade cimport upgrade_next_value
 
 
 cdef extern from "zlib_any.h" nogil:
@@ -135,14 +136,6 @@ cdef bint _parameter(_Offer* offer, const uint8_t* name, uint32_t name_len,
     return bits != 0 or value_len == 0
 
 
-cdef uint32_t _skip_quoted(const uint8_t* head, uint32_t pos, uint32_t end) noexcept nogil:
-    """Behind a quoted string that upgrade_parse() has found valid."""
-    pos += 1
-    while pos < end and head[pos] != c'"':
-        pos += 2 if head[pos] == c'\\' else 1
-    return pos + 1
-
-
 cdef bint _next_offer(const uint8_t* head, uint32_t* at, uint32_t end, _Offer* offer) noexcept nogil:
     """Find the next offer of permessage-deflate that need not be declined. False: there is none in this
     value, whose grammar upgrade_parse() has checked."""
@@ -168,7 +161,7 @@ cdef bint _next_offer(const uint8_t* head, uint32_t* at, uint32_t end, _Offer* o
             if pos < end and head[pos] == c'=':
                 value = http_skip(head, pos + 1, end, C_SPACE)
                 if value < end and head[value] == c'"':
-                    pos = _skip_quoted(head, value, end)
+                    pos = http_skip_quoted(head, value, end)
                 else:
                     pos = http_skip(head, value, end, C_TOKEN)
             good = good and _parameter(offer, head + name, name_end - name, head + value, pos - value)
@@ -239,8 +232,6 @@ cdef size_t deflate_negotiate(const UwsUpgrade* u, const uint8_t* head, const Uw
     """
     cdef uint32_t pos = u.extensions.off
     cdef uint32_t end = pos + u.extensions.len
-    cdef uint32_t name_end
-    cdef const uint8_t* mark
     cdef _Offer offer
     memset(out_terms, 0, sizeof(UwsDeflateTerms))
     if not settings.enabled or pos == 0 or cap < UWS_DEFLATE_ANSWER_BYTES:
@@ -248,18 +239,8 @@ cdef size_t deflate_negotiate(const UwsUpgrade* u, const uint8_t* head, const Uw
     while True:
         if _next_offer(head, &pos, end, &offer):
             return _answer(&offer, settings, out_terms, out)
-        while True:
-            # The head is complete and its lines are valid: LF ends each, and all but the last hold a colon.
-            mark = <const uint8_t*>memchr(head + end, c'\n', u.head_len - end)
-            pos = <uint32_t>(mark - head) + 1
-            if head[pos] == c'\r':
-                return 0
-            mark = <const uint8_t*>memchr(head + pos, c'\n', u.head_len - pos)
-            end = <uint32_t>(mark - head) - 1
-            name_end = http_skip(head, pos, end, C_TOKEN)
-            if name_end - pos == 24 and http_is(head + pos, b"sec-websocket-extensions", 24):
-                pos = name_end + 1
-                break
+        if not upgrade_next_value(u, head, b"sec-websocket-extensions", &pos, &end):
+            return 0
 
 
 # ---- zlib's contexts

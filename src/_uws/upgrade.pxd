@@ -50,6 +50,9 @@ cdef void upgrade_init(UwsUpgrade* u) noexcept nogil
 cdef int upgrade_parse(UwsUpgrade* u, const uint8_t* head, size_t len_bytes,
                        const UwsUpgradeLimits* limits) noexcept nogil
 
+cdef bint upgrade_next_value(const UwsUpgrade* u, const uint8_t* head, const char* name, uint32_t* begin,
+                             uint32_t* end) noexcept nogil
+
 # All subprotocols offered, in the client's order, in all their fields: how many.
 cdef int upgrade_protocols(const UwsUpgrade* u, const uint8_t* head, UwsSpan* found) noexcept nogil
 

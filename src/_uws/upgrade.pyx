@@ -4,7 +4,7 @@
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 from _uws.errs cimport (
     UWS_E_ARG,
@@ -308,26 +308,41 @@ cdef int _collect_protocols(const uint8_t* head, uint32_t pos, uint32_t end, Uws
         count[0] += 1
 
 
-cdef int _all_protocols(const UwsUpgrade* u, const uint8_t* head, UwsSpan* found, uint32_t* count) noexcept nogil:
-    """Collect them from all their fields. The head is complete, and its lines are valid."""
-    cdef uint32_t pos = u.protocol.off + u.protocol.len
-    cdef uint32_t end, line_end
+cdef bint upgrade_next_value(const UwsUpgrade* u, const uint8_t* head, const char* name, uint32_t* begin,
+                             uint32_t* end) noexcept nogil:
+    """Find the next field of one name.
+
+    u, head: a head that is complete, the lines of which are valid.
+    name: in lower case.
+    begin, end: a field's value, of which begin does not matter; then that of the next one of that name.
+    Returns False if there is none.
+    """
+    cdef uint32_t pos = end[0], name_len = <uint32_t>strlen(name), name_end, line_end
     cdef const uint8_t* mark
-    cdef int status = _collect_protocols(head, u.protocol.off, pos, found, count)
-    if not u.seen & SEEN_PROTOCOL_AGAIN:
-        return status
-    while status == UWS_MORE:
+    while True:
         # LF ends each line, and all but the last hold a colon.
         mark = <const uint8_t*>memchr(head + pos, c'\n', u.head_len - pos)
         pos = <uint32_t>(mark - head) + 1
         if head[pos] == c'\r':
-            break
+            return False
         mark = <const uint8_t*>memchr(head + pos, c'\n', u.head_len - pos)
         line_end = <uint32_t>(mark - head) - 1
-        end = http_skip(head, pos, line_end, C_TOKEN)
-        if _field(head + pos, end - pos) == F_PROTOCOL:
-            status = _collect_protocols(head, end + 1, line_end, found, count)
+        name_end = http_skip(head, pos, line_end, C_TOKEN)
+        if name_end - pos == name_len and http_is(head + pos, name, name_len):
+            begin[0] = name_end + 1
+            end[0] = line_end
+            return True
         pos = line_end
+
+
+cdef int _all_protocols(const UwsUpgrade* u, const uint8_t* head, UwsSpan* found, uint32_t* count) noexcept nogil:
+    """Collect them from all their fields. The head is complete, and its lines are valid."""
+    cdef uint32_t begin = u.protocol.off
+    cdef uint32_t end = begin + u.protocol.len
+    cdef int status = _collect_protocols(head, begin, end, found, count)
+    while status == UWS_MORE and u.seen & SEEN_PROTOCOL_AGAIN \
+            and upgrade_next_value(u, head, b"sec-websocket-protocol", &begin, &end):
+        status = _collect_protocols(head, begin, end, found, count)
     return status
 
 

@@ -16,11 +16,8 @@ from _uws.conn import Conn
 
 from .causes import CloseCause
 
-__all__ = ["About", "Roll", "check_close", "milliseconds_until"]
+__all__ = ["About", "Roll", "milliseconds_until"]
 
-# RFC 6455, section 7.4: those that may be sent. And section 5.5: a control frame has 125 bytes, two of them the code.
-_CODES = (*range(1000, 1004), *range(1007, 1015), *range(3000, 5000))
-_MAX_REASON_BYTES = 123
 # As the engine takes it, which adds it to the time of its clock.
 _MAX_MS = 2**62
 
@@ -227,20 +224,3 @@ def milliseconds_until(expires: float | None, grace: float = 0.0) -> int:
     if expires is None:
         return 0
     return round(min(max((expires + grace - time.time()) * 1e3, 1), _MAX_MS))
-
-
-def check_close(code: int, reason: str) -> None:
-    """Refuse what a close frame cannot say.
-
-    Raises:
-        TypeError: code is no int, reason no str.
-        ValueError: code may not be sent (RFC 6455, section 7.4), or reason is too long.
-    """
-    if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"a close code is an int, not {type(code).__name__}")
-    if not isinstance(reason, str):
-        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
-    if code not in _CODES:
-        raise ValueError(f"close code {code} may not be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999 may")
-    if len(reason.encode()) > _MAX_REASON_BYTES:
-        raise ValueError(f"a close reason has at most {_MAX_REASON_BYTES} bytes, not {len(reason.encode())}")

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from _uws.conn import Conn
+from _uws.conn import Conn, check_close
 
-from .about import Roll, check_close, milliseconds_until
+from .about import Roll, milliseconds_until
 from .door import Rules
 from .durations import Duration, seconds
 from .gate import Gate
@@ -217,7 +217,7 @@ class Entrance:
     # Inside
 
     def _furnish(self, run: Serving) -> None:
-        """Tell the loops what to ask, and whom to call. Called whenever what it depends on changes; the lock is held."""
+        """Tell the loops what to ask, and whom to call. Called when that changes; the lock is held."""
         rules, door = self._rules, run.door
         asked = (
             rules.auth is not None or self._options.keep_request or any(n in self._hooks for n in _DOOR_HOOKS)

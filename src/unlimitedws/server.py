@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from _uws.conn import Conn
+from _uws.conn import Conn, check_close
 
 from . import address
-from .about import check_close
 from .address import Address
 from .door import Door
 from .durations import Duration, microseconds, seconds
