@@ -306,6 +306,9 @@ class Server(Entrance):
     def start(self) -> None:
         """Serve in the background, on daemon threads named ``unlimitedws-1`` and so on.
 
+        Returns when the first has been started, which may be before it polls: clients that come meanwhile wait in
+        the kernel's backlog, as they did before. What goes wrong on it is logged, and stops the server.
+
         Raises:
             RuntimeError: It runs already, or is being stopped; or no thread can be started.
             OSError: The address cannot be had any more, after a `stop`; or the engine got no descriptors.
@@ -321,8 +324,8 @@ class Server(Entrance):
         Called by a callback it only begins to stop, and returns at once: what it would wait for is itself.
 
         Args:
-            timeout: Seconds or a `timedelta` for the connections to answer; those left are dropped. None is
-                the option `close_timeout`; 0 drops all at once.
+            timeout: Seconds or a `timedelta` for the connections to take what was sent to them, and to answer;
+                those left are dropped. None is the option `close_timeout`; 0 drops all at once.
 
         Raises:
             TimeoutError: A callback still runs a second after that. The server has not stopped; it does when
