@@ -268,12 +268,13 @@ class Server(Entrance):
         urgency = _NONE
         options = self._options
 
-        def on_signal(number: int) -> None:
+        def on_signal(number: int) -> bool:
             nonlocal urgency
             gentle = number == signal.SIGTERM and options.drain_time != 0
             urgency = max(urgency + 1, _DRAIN if gentle else _STOP)
             if run is not None:
                 obey(run)
+            return urgency <= _STOP
 
         def obey(run: Serving) -> None:
             # No lock and no logging: what a signal interrupted may hold either.

@@ -7,6 +7,7 @@ thread sleeps is noticed when the next one comes. What the C handler writes into
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import signal
 import threading
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SignalWaiter"]
 
+# A handler that does nothing, and has no frame that the next signal could interrupt. SIG_IGN has Python complain of
+# a signal that came in just before.
+_nothing = operator.is_
+
 
 class SignalWaiter:
     """A context in which a handler gets SIGINT and SIGTERM, and a place to wait in meanwhile.
@@ -28,9 +33,11 @@ class SignalWaiter:
 
     Args:
         handler: Called with the signal, between two steps of whatever the main thread does: it must take no lock.
+            Where it returns False it wants no more of them, and they are ignored until the end of the context:
+            in a storm of signals each handler would be interrupted by the next, and in the end there is no stack.
     """
 
-    def __init__(self, handler: Callable[[int], object]) -> None:
+    def __init__(self, handler: Callable[[int], bool]) -> None:
         self._handler = handler
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
         self._previous_fd = -1
@@ -77,4 +84,6 @@ class SignalWaiter:
                     os.write(self._pipe[1], b"\0")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._handler(number)
+        if not self._handler(number):
+            for each in self._previous:
+                signal.signal(each, _nothing)
