@@ -38,6 +38,10 @@ SETTINGS = {
     "max_pings_per_second": 100,
     "max_incomplete_total_bytes": 64 * MIB,
     "max_buffered_bytes": MIB,
+    "high_water_bytes": 64 << 10,
+    "low_water_bytes": 16 << 10,
+    "overflow": 0,
+    "max_buffered_total_bytes": 256 * MIB,
     "max_inbox_bytes": MIB,
     "max_inbox_messages": 1000,
     "max_inbox_total_bytes": 64 * MIB,
@@ -67,6 +71,7 @@ NOTHING = dict.fromkeys(
         "timers",
         "targets",
         "inbox_bytes",
+        "buffered_bytes",
         "incomplete_bytes",
         "slab_blocks",
         "slab_used_bytes",
@@ -93,6 +98,7 @@ class Running:
         on_read: Callable[[Any], object] | None = None,
         on_message: Callable[[Any, Any], object] | None = None,
         on_close: Callable[[Any], object] | None = None,
+        on_drain: Callable[[Any], object] | None = None,
         on_request: Callable[[Any], object] | None = None,
         on_route: Callable[[Any], object] | None = None,
         failed: Callable[[Any, BaseException, str], object] | None = None,
@@ -118,6 +124,7 @@ class Running:
             self.loop.set_hook("on_close", self._ended)
         self.loop.set_hook("on_read", on_read)
         self.loop.set_hook("on_message", on_message)
+        self.loop.set_hook("on_drain", on_drain)
         self.loop.set_hook("on_request", on_request)
         self.loop.set_hook("on_route", on_route)
         self.sockets = [listener(backlog) for _ in range(listeners)]

@@ -82,4 +82,4 @@ cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation)
 cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)
 
 # Send any kind of frame but CLOSE. check_text: bytes that go out as text have to be UTF-8. compress: COMPRESS_*
-cdef int conn_write(Conn conn, int opcode, object message, bint check_text, int compress) except -1
+cdef object conn_write(Conn conn, int opcode, object message, bint check_text, int compress)

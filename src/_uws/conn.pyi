@@ -13,6 +13,7 @@ from typing_extensions import Buffer
 
 from unlimitedws.address import Address
 from unlimitedws.causes import CloseCause
+from unlimitedws.sent import Sent
 
 @final
 class Conn(Hashable):
@@ -96,7 +97,7 @@ class Conn(Hashable):
     def buffered_amount(self) -> int:
         """Bytes that were sent by the application and not yet taken by the kernel; 0 after the close."""
 
-    def send(self, message: str | Buffer, *, compress: bool | None = None) -> None:
+    def send(self, message: str | Buffer, *, compress: bool | None = None) -> Sent:
         """Send one message: text for a `str`, binary for bytes and other contiguous buffers.
 
         Args:
@@ -108,11 +109,15 @@ class Conn(Hashable):
         In a callback, what is sent to one connection leaves in one write at the end of the turn. The message
         is copied where the kernel does not take it at once. Messages of several threads never interleave.
 
-        Waits, up to the I/O timeout, while `max_buffered_bytes` or more wait to be sent to this connection;
-        below that a message is taken whole, however long it is.
+        While `max_buffered_bytes` or more wait to be sent to this connection it goes by the option `overflow`; "block",
+        the default, waits up to the I/O timeout. Below that a message is taken whole, however long it is.
+
+        Returns:
+            Whether the message is on its way, and what that did to the queue. Only `Sent.DROPPED` is false.
 
         Raises:
-            unlimitedws.ConnectionClosed: The connection is closed or closing.
+            unlimitedws.ConnectionClosed: The connection is closed or closing; with the policy "close" also where
+                this message found its queue full.
             TimeoutError: The send buffer stayed full for the I/O timeout. Nothing of the message was sent.
             TypeError: message is neither text nor a buffer, or compress is none of the three.
             BufferError: The buffer is not contiguous.
@@ -121,7 +126,7 @@ class Conn(Hashable):
         Thread: any.
         """
 
-    def ping(self, payload: str | Buffer = b"") -> None:
+    def ping(self, payload: str | Buffer = b"") -> Sent:
         """Send a ping (RFC 6455, section 5.5.2). The answer is taken by the engine.
 
         Args:
@@ -149,6 +154,30 @@ class Conn(Hashable):
 
         Thread: any.
         """
+
+    def pause(self) -> None:
+        """Read no more of this connection and deliver nothing that it sends, until `resume`; pausing twice needs one.
+
+        What has been received waits, in order; the rest waits in the kernel, and in the end in the peer. In a callback of
+        the connection it holds from the next message on; in another thread a callback may be just under way. `on_drain`
+        comes all the same.
+
+        Meanwhile its pings and its close frame are not seen either, so it is not taken for vanished. It ends with the
+        connection: `close`, `abort`, `Server.disconnect`, `idle_timeout`, `max_lifetime`, an expiry, `send_timeout`, the
+        server's end, and RST. Then `on_close` comes, where the peer has its rights behind the messages that wait.
+
+        Raises:
+            unlimitedws.ConnectionClosed: The connection is closed or closing.
+
+        Thread: any.
+        """
+
+    def resume(self) -> None:
+        """Read and deliver again. Nothing happens where it is not paused, or closed. Thread: any."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `pause` was called, and neither `resume` nor the connection's end has come since. Thread: any."""
 
     def _end(self, cause: int, code: int, reason: str) -> None:
         """Close as `close` does, for a cause other than the application's own call."""

@@ -26,10 +26,20 @@ from _uws.frame cimport (
 )
 from _uws.handshake cimport conn_peer
 from _uws.intern cimport intern_get, intern_give, intern_ref
-from _uws.life cimport conn_abort, conn_close, conn_flush
+from _uws.life cimport conn_abort, conn_close, conn_flush, conn_hold, conn_release
 from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW
-from _uws.send cimport UWS_SEND_FLUSH, send_deflated, send_frame, send_leave, send_own
-from _uws.slot cimport conn_at, conn_index, conn_takes
+from _uws.send cimport (
+    UWS_SEND_DROP,
+    UWS_SEND_FLUSH,
+    UWS_SEND_HIGH,
+    UWS_SEND_OLDER,
+    send_deflated,
+    send_frame,
+    send_leave,
+    send_overflow,
+    send_own,
+)
+from _uws.slot cimport conn_at, conn_held, conn_index, conn_takes, conn_trim
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
@@ -39,6 +49,7 @@ from _uws.state cimport (
     UWS_F_PINNED,
     UWS_M_EXTRA,
     UWS_M_STRANGER,
+    UWS_OVERFLOW_BLOCK,
     UWS_S_OPEN,
     UwsConn,
 )
@@ -66,7 +77,11 @@ cdef extern from "arpa/inet.h" nogil:
 
 cdef enum:
     GIL_BYTES = 8192              # a longer message is compressed without the GIL: it takes 0.1 ms and more
-    FLUSH = 2                     # of send_frame(): what is queued now should leave at once
+    # Of _send(): unlimitedws.Sent has the same numbers.
+    SENT_DROPPED = 0
+    SENT_OK = 1
+    SENT_HIGH = 2
+    SENT_DROPPED_OLDER = 3
     KNOWN_LOCAL = 0
     KNOWN_REMOTE = 1
     KNOWN_TARGET = 2
@@ -79,6 +94,7 @@ cdef object MAKER = object()
 cdef bint forking = False
 
 cdef tuple CAUSES
+cdef tuple SENT
 
 
 cdef str _unix_host(const sockaddr_storage* storage):
@@ -375,7 +391,8 @@ cdef class Conn:
         cdef uint64_t deadline_us = 0
         # Once the GIL is let go of, whoever ends the connection may change what the object says.
         cdef int32_t index = self.index
-        cdef int status
+        cdef uint32_t generation = self.generation
+        cdef int status, sent = SENT_OK
         while True:
             conn_lock(l)
             c = conn_at(l, self.index, self.generation)
@@ -384,6 +401,17 @@ cdef class Conn:
                 raise self._gone()
             if c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
                 # The room may be gone again by the time that it is our turn: others send too.
+                if l.limits.overflow != UWS_OVERFLOW_BLOCK:
+                    with nogil:
+                        status = send_overflow(l, c)
+                        conn_unlock(l)
+                    if status == UWS_SEND_DROP:
+                        return SENT_DROPPED
+                    if status == UWS_SEND_OLDER:
+                        sent = SENT_DROPPED_OLDER
+                    if status == UWS_E_ARG:
+                        break
+                    continue
                 if deadline_us == 0:
                     deadline_us = clock_us() + conn_io_timeout(l)
                 self._wait_room(deadline_us)
@@ -397,8 +425,7 @@ cdef class Conn:
                     break
                 if len_bytes > GIL_BYTES:
                     with nogil:
-                        status = send_own(l, c, opcode, data, len_bytes)
-                        send_leave(l, index, status)
+                        status = send_leave(l, index, generation, send_own(l, c, opcode, data, len_bytes))
                     break
                 status = send_own(l, c, opcode, data, len_bytes)
             else:
@@ -408,13 +435,13 @@ cdef class Conn:
                 break
             # Much at once: others may compute while the kernel copies it.
             with nogil:
-                send_leave(l, index, status)
+                status = send_leave(l, index, generation, status)
             break
         if status == UWS_E_NOMEM:
             raise MemoryError
         if status == UWS_E_ARG:
             raise self._gone()
-        return 0
+        return SENT_HIGH if status == UWS_SEND_HIGH and sent == SENT_OK else sent
 
     cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept:
         """Compress in a context that is not kept, and queue: as send_deflated(). The loop's lock is held on entry, and
@@ -432,7 +459,7 @@ cdef class Conn:
                 done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
                 pthread_mutex_lock(&l.lock)
                 status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-                send_leave(l, index, status)
+                status = send_leave(l, index, generation, status)
             return status
         done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
         if pthread_mutex_trylock(&l.lock) == 0:
@@ -441,12 +468,12 @@ cdef class Conn:
                 conn_unlock(l)
                 return status
             with nogil:
-                send_leave(l, index, status)
+                status = send_leave(l, index, generation, status)
             return status
         with nogil:
             pthread_mutex_lock(&l.lock)
             status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-            send_leave(l, index, status)
+            status = send_leave(l, index, generation, status)
         return status
 
     def send(self, message, *, compress=None):
@@ -455,10 +482,44 @@ cdef class Conn:
             if compress is not True and compress is not False:
                 raise TypeError(f"compress: must be True, False or None, not {compress!r}")
             how = COMPRESS_ALWAYS if compress else COMPRESS_NEVER
-        conn_write(self, UWS_OP_TEXT if isinstance(message, str) else UWS_OP_BINARY, message, False, how)
+        return conn_write(self, UWS_OP_TEXT if isinstance(message, str) else UWS_OP_BINARY, message, False, how)
 
     def ping(self, payload=b""):
-        conn_write(self, UWS_OP_PING, payload, False, COMPRESS_NEVER)
+        return conn_write(self, UWS_OP_PING, payload, False, COMPRESS_NEVER)
+
+    def pause(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef int status = UWS_E_ARG
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL:
+            status = conn_hold(l, c)
+        conn_unlock(l)
+        if status == UWS_E_NOMEM:
+            raise MemoryError
+        if status != UWS_OK:
+            raise self._gone()
+
+    def resume(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL:
+            conn_release(l, c)
+            conn_trim(l, c)
+        conn_unlock(l)
+
+    @property
+    def is_paused(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        cdef bint is_paused = c != NULL and conn_held(c)
+        conn_unlock(l)
+        return is_paused
 
     def close(self, code=1000, reason=""):
         self._end(UWS_C_LOCAL, code, reason)
@@ -527,8 +588,9 @@ cdef tuple _split_target(str target):
     return path, query
 
 
-cdef int conn_write(Conn conn, int opcode, object message, bint check_text, int compress) except -1:
-    """Send any kind of frame but CLOSE. check_text: bytes that go out as text have to be UTF-8. compress: COMPRESS_*"""
+cdef object conn_write(Conn conn, int opcode, object message, bint check_text, int compress):
+    """Send any kind of frame but CLOSE, and return a Sent. check_text: bytes that go out as text have to be UTF-8.
+    compress: COMPRESS_*"""
     cdef const char* text
     cdef Py_ssize_t n = 0
     cdef Py_buffer view
@@ -537,15 +599,15 @@ cdef int conn_write(Conn conn, int opcode, object message, bint check_text, int 
         n = PyBytes_GET_SIZE(message)
         text = PyBytes_AS_STRING(message)
         _check(opcode, control, check_text, <const uint8_t*>text, n)
-        return conn._send(opcode, <const uint8_t*>text, n, compress)
+        return SENT[conn._send(opcode, <const uint8_t*>text, n, compress)]
     if isinstance(message, str):
         text = PyUnicode_AsUTF8AndSize(message, &n)
         _check(opcode, control, False, <const uint8_t*>text, n)
-        return conn._send(opcode, <const uint8_t*>text, n, compress)
+        return SENT[conn._send(opcode, <const uint8_t*>text, n, compress)]
     PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
     try:
         _check(opcode, control, check_text, <const uint8_t*>view.buf, view.len)
-        return conn._send(opcode, <const uint8_t*>view.buf, view.len, compress)
+        return SENT[conn._send(opcode, <const uint8_t*>view.buf, view.len, compress)]
     finally:
         PyBuffer_Release(&view)
 
@@ -563,5 +625,7 @@ cdef inline int _check(int opcode, bint control, bint check_text, const uint8_t*
 from unlimitedws.address import Address, plain_host
 from unlimitedws.causes import CloseCause
 from unlimitedws.errors import ConnectionClosed
+from unlimitedws.sent import Sent
 
 CAUSES = (None, *CloseCause)
+SENT = tuple(Sent)

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from _uws.dispatch cimport Dispatch
+from _uws.state cimport UwsBatch
 
 
 cdef class Loop(Dispatch):
@@ -11,7 +12,10 @@ cdef class Loop(Dispatch):
     cdef uint32_t max_runners
     cdef bint spawning
     cdef bint dog_started
+    cdef UwsBatch guest               # where a guest drives the loop, its batch
+    cdef bint visiting
     cdef uint64_t spawn_at_ms         # no runner is asked for before; 0: any time
 
+    cdef int _end(self) except -1
     cdef int _staff(self) except -1
     cdef int _spare(self) except -1

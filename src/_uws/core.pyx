@@ -26,7 +26,16 @@ from _uws.loop cimport (
 )
 from _uws.intern cimport intern_give, intern_take
 from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
-from _uws.role cimport UWS_WORK_STOP, role_end, role_leave, role_start, role_work
+from _uws.role cimport (
+    UWS_WORK_EVENTS,
+    UWS_WORK_STOP,
+    role_end,
+    role_invite,
+    role_leave,
+    role_start,
+    role_visit,
+    role_work,
+)
 from _uws.settings cimport UWS_MIN_SCHEDULE_US, UwsSettings, settings_read
 from _uws.slab cimport slab_held_bytes, slab_used_bytes
 from _uws.state cimport (
@@ -214,7 +223,7 @@ cdef class Loop(Dispatch):
         cdef UwsLoop* l = self.l
         cdef UwsCounters c
         cdef uint32_t connections, descriptors, draining, runners, parked, ready, timers, targets
-        cdef size_t inbox_bytes, used_bytes, held_bytes, blocks, partial
+        cdef size_t inbox_bytes, out_bytes, used_bytes, held_bytes, blocks, partial
         cdef uint64_t inflated, inflated_from_bytes, inflated_bytes
         cdef uint64_t[19] closed_by
         cdef uint64_t[600] answered
@@ -224,6 +233,7 @@ cdef class Loop(Dispatch):
         connections, descriptors, runners, parked, draining = l.n_open, l.n_conns, l.runners, l.parked, l.draining
         ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
         inbox_bytes, blocks, partial = l.inbox_bytes, l.slab.live_blocks, l.env.partial_bytes
+        out_bytes = l.out_bytes
         inflated, inflated_from_bytes, inflated_bytes = l.env.inflated, l.env.inflated_from_bytes, l.env.inflated_bytes
         memcpy(closed_by, l.closed_by, sizeof(closed_by))
         memcpy(answered, l.answered, sizeof(answered))
@@ -232,7 +242,7 @@ cdef class Loop(Dispatch):
         figures = {
             "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
             "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
-            "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
+            "buffered_bytes": out_bytes, "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
             "slab_blocks": blocks, "inflated": inflated, "inflated_from_bytes": inflated_from_bytes,
             "inflated_bytes": inflated_bytes, "draining": draining,
         }
@@ -289,12 +299,67 @@ cdef class Loop(Dispatch):
                 self.dog_started = False
             conn_unlock(l)
             if last:
-                with nogil:
-                    role_end(l)
-                    if l.finished:
-                        loop_close(l)
-                self._forget()
-                self.spawn = None
+                self._end()
+
+    cdef int _end(self) except -1:
+        """The last of those who drive the loop has come to its end."""
+        cdef UwsLoop* l = self.l
+        with nogil:
+            role_end(l)
+            if l.finished:
+                loop_close(l)
+        self._forget()
+        self.spawn = None
+        return 0
+
+    def enter(self):
+        cdef UwsLoop* l = self.l
+        cdef bint started = False
+        if l.forked or self.dog_started or l.finished:
+            raise RuntimeError("a loop runs once, and in the process that made it")
+        if batch_init(&self.guest) != UWS_OK:
+            raise MemoryError
+        with nogil:
+            started = role_invite(l, &self.guest) == UWS_OK and role_start(l) == UWS_OK
+        if not started:
+            batch_destroy(&self.guest)
+            raise OSError(errno, "an eventfd or the watchdog thread cannot be had")
+        self.dog_started = True
+        conn_lock(l)
+        l.runners += 1
+        conn_unlock(l)
+        return (l.poller.epoll_fd, l.bell_fd)
+
+    def visit(self):
+        cdef UwsLoop* l = self.l
+        cdef int work
+        if not self.dog_started or self.visiting or l.forked:
+            raise RuntimeError("not the guest's to call now: enter() comes first, leave() last, and callbacks in between")
+        self.visiting = True
+        try:
+            with nogil:
+                work = role_visit(l)
+            if work == UWS_WORK_EVENTS:
+                conn_lock(l)
+                l.gil_waiters -= 1
+                conn_unlock(l)
+                self._deliver(&self.guest, 0)
+        finally:
+            self.visiting = False
+        return work
+
+    def leave(self):
+        cdef UwsLoop* l = self.l
+        if not self.dog_started or not l.finished or self.visiting:
+            raise RuntimeError("the loop has not finished")
+        conn_lock(l)
+        l.runners -= 1
+        conn_unlock(l)
+        self.dog_started = False
+        self._end()
+        l.guest = NULL
+        l.batch = NULL
+        batch_destroy(&self.guest)
 
     cdef int _spare(self) except -1:
         """Keep one runner in reserve: when those at work get stuck, the watchdog can only wake one that exists."""

@@ -21,6 +21,7 @@ cdef struct UwsDelivery:
     int end
     UwsNote* note                 # the inbox's event that is being delivered
     UwsEvent* event               # the event whose callback runs
+    UwsEvent drain                # UWS_EV_DRAIN, which is no note
     int32_t index
     uint32_t generation
     uint32_t notes_left
@@ -29,6 +30,7 @@ cdef struct UwsDelivery:
 # All with the loop's lock held; deliver_wait and deliver_wait_room let go of it while they wait.
 cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil
 cdef UwsEvent* deliver_next_note(UwsLoop* l, UwsDelivery* d) noexcept nogil
+cdef bint deliver_held(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept nogil
 cdef int deliver_wait_room(UwsLoop* l, int32_t index, uint32_t generation, uint64_t role,

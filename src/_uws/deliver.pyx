@@ -1,15 +1,16 @@
 # F5. See deliver.pxd.
 
+from libc.string cimport memset
 from posix.time cimport timespec
 
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_OK
-from _uws.inbox cimport inbox_take, note_give
+from _uws.inbox cimport inbox_put_back, inbox_take, note_give
 from _uws.life cimport conn_settle
-from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox
-from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EVF_OWNED
+from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox, side_has_news, side_opens
+from _uws.proto cimport UWS_EV_DRAIN, UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EV_PONG, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_index, conn_reading, conn_side, conn_takes, conn_trim
+from _uws.slot cimport conn_at, conn_held, conn_index, conn_reading, conn_side, conn_takes, conn_trim
 from _uws.state cimport (
     UWS_F_BUSY,
     UWS_F_PAUSED,
@@ -44,8 +45,8 @@ cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil:
         while d.end < b.n and b.events[d.end].index == event.index and b.events[d.end].generation == event.generation:
             d.end += 1
         c = conn_at(l, event.index, event.generation)
-        if c == NULL or c.flags & (UWS_F_BUSY | UWS_F_READY):
-            # Earlier events of it are still being delivered, or wait: these line up behind them.
+        if c == NULL or c.flags & (UWS_F_BUSY | UWS_F_READY) or (conn_held(c) and event.kind != UWS_EV_OPEN):
+            # Earlier events of it are still being delivered, or wait, or it is paused: these line up behind them.
             while b.taken < d.end:
                 event = &b.events[b.taken]
                 b.taken += 1
@@ -90,11 +91,35 @@ cdef void _next_note(UwsLoop* l, UwsDelivery* d, UwsConn* c) noexcept nogil:
 cdef UwsEvent* deliver_next_note(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     """The inbox's next event for a delivery that began with it; NULL at its end, or when it is others' turn."""
     cdef UwsConn* c = conn_at(l, d.index, d.generation)
-    if d.batch != NULL or c == NULL or d.notes_left == 0:
+    if d.batch != NULL or c == NULL or c.side == NULL or not side_has_news(c.side) or d.notes_left == 0:
         return NULL
     d.notes_left -= 1
+    if c.side.drain_due and not side_opens(c.side):
+        c.side.drain_due = 0
+        memset(&d.drain, 0, sizeof(d.drain))
+        d.drain.kind = UWS_EV_DRAIN
+        d.event = &d.drain
+        return d.event
     _next_note(l, d, c)
     return d.event if d.note != NULL else NULL
+
+
+cdef bint deliver_held(UwsLoop* l, UwsDelivery* d) noexcept nogil:
+    """Where the connection has been paused, put what is left of the span back to the front of its inbox. True: that
+    was it."""
+    cdef UwsConn* c = conn_at(l, d.index, d.generation)
+    cdef UwsEvent* event
+    if c == NULL or not conn_held(c) or (d.at < d.end and d.batch.events[d.at].kind == UWS_EV_OPEN):
+        return False
+    while d.at < d.end:
+        d.end -= 1
+        event = &d.batch.events[d.end]
+        if inbox_put_back(&c.side.inbox, &l.slab, event) == UWS_OK:
+            l.inbox_bytes += event.len_bytes
+            l.inbox_count += 1
+        else:
+            post_lost(l, c, event)
+    return True
 
 
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
@@ -111,11 +136,12 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     if c == NULL:
         return
     c.flags &= ~UWS_F_BUSY
-    if c.side != NULL and c.side.inbox.head != NULL:
-        post_ready(l, c)
+    if c.side != NULL and (c.side.inbox.head != NULL or c.side.drain_due):
+        if side_has_news(c.side):
+            post_ready(l, c)
     else:
         c.flags &= ~UWS_F_PENDING
-    if c.flags & UWS_F_PAUSED and (c.side == NULL or (c.side.inbox.bytes <= l.limits.max_inbox_bytes >> 1
+    if c.flags & UWS_F_PAUSED and not conn_held(c) and (c.side == NULL or (c.side.inbox.bytes <= l.limits.max_inbox_bytes >> 1
                                                       and c.side.inbox.count <= l.limits.max_inbox_messages >> 1)):
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
@@ -144,6 +170,9 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
     cdef UwsSide* side
     cdef uint64_t deadline = clock_us() + timeout_us
     cdef timespec until
+    while d.at < d.end and d.batch.events[d.at].kind == UWS_EV_PONG:
+        # Who is in the middle of reading has no use for it.
+        deliver_next(d)
     if d.at < d.end:
         if not _is_read(&d.batch.events[d.at]):
             return UWS_WAITED_CLOSED
@@ -154,11 +183,13 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
         if c == NULL or c.marks & UWS_M_MUTE:
             return UWS_WAITED_CLOSED
         side = c.side
+        while side != NULL and side.inbox.head != NULL and side.inbox.head.event.kind == UWS_EV_PONG:
+            _next_note(l, d, c)
         if side != NULL and side.inbox.head != NULL:
             if not _is_read(&side.inbox.head.event):
                 return UWS_WAITED_CLOSED
             _next_note(l, d, c)
-            if c.flags & UWS_F_PAUSED and side.inbox.head == NULL:
+            if c.flags & UWS_F_PAUSED and side.inbox.head == NULL and not side.held:
                 c.flags &= ~UWS_F_PAUSED
                 conn_reading(l, c)
             return UWS_WAITED

@@ -14,7 +14,9 @@ cdef class Dispatch:
     cdef object on_read
     cdef object on_message
     cdef object on_fragment
+    cdef object on_pong
     cdef object on_close
+    cdef object on_drain
     cdef object on_request
     cdef object on_route
     cdef object failed

@@ -9,21 +9,33 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t
 
 from _uws.conn cimport Conn, conn_lock, conn_make, conn_unlock
-from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_next, deliver_next_note
+from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_held, deliver_next, deliver_next_note
 from _uws.exchange cimport Exchange, exchange_fail, exchange_make
 from _uws.frame cimport UWS_OP_TEXT
 from _uws.life cimport conn_consumed, conn_end, conn_goodbye
 from _uws.messages cimport event_fragment, event_goes_on, event_payload, event_text
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_FRAGMENT, UWS_EV_OPEN, UWS_EV_REQUEST, UWS_EVF_FINAL, UwsEvent
+from _uws.proto cimport (
+    UWS_EV_CLOSE,
+    UWS_EV_DRAIN,
+    UWS_EV_FRAGMENT,
+    UWS_EV_OPEN,
+    UWS_EV_PONG,
+    UWS_EV_REQUEST,
+    UWS_EVF_FINAL,
+    UwsEvent,
+)
 from _uws.slot cimport conn_at
 from _uws.state cimport (
     UWS_C_CALLBACK,
+    UWS_F_PAUSED,
     UWS_F_PINNED,
     UWS_M_MUTE,
     UWS_S_OPEN,
     UWS_W_CLOSE,
+    UWS_W_DRAIN,
     UWS_W_MESSAGE,
     UWS_W_OPEN,
+    UWS_W_PONG,
     UWS_W_REQUEST,
     UWS_W_ROUTE,
     UWS_W_STREAM,
@@ -56,6 +68,10 @@ cdef class Dispatch:
             self.on_fragment = func
         elif name == "on_close":
             self.on_close = func
+        elif name == "on_pong":
+            self.on_pong = func
+        elif name == "on_drain":
+            self.on_drain = func
         elif name == "on_request":
             self.on_request = func
         elif name == "on_route":
@@ -72,6 +88,10 @@ cdef class Dispatch:
             want |= UWS_W_STREAM
         if self.on_close is not None:
             want |= UWS_W_CLOSE
+        if self.on_pong is not None:
+            want |= UWS_W_PONG
+        if self.on_drain is not None:
+            want |= UWS_W_DRAIN
         if self.on_request is not None:
             want |= UWS_W_REQUEST
         if self.on_route is not None:
@@ -83,7 +103,7 @@ cdef class Dispatch:
     cdef int _forget(self) except -1:
         """It calls nobody any more: a Conn that somebody keeps need not keep what the hooks hold."""
         self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
-        self.on_request = self.on_route = None
+        self.on_request = self.on_route = self.on_drain = self.on_pong = None
         self.failed = None
         return 0
 
@@ -115,9 +135,16 @@ cdef class Dispatch:
         cdef object hook
         cdef str name = ""
         cdef int how = AS_CALL
-        cdef bint asked = False
+        cdef bint asked = False, held
         cdef void* known
         while True:
+            if l.table[d.index].flags & UWS_F_PAUSED and d.batch != NULL:
+                # Perhaps by the application, in the callback that has just returned.
+                conn_lock(l)
+                held = deliver_held(l, d)
+                conn_unlock(l)
+                if held:
+                    break
             event = deliver_next(d)
             if event == NULL:
                 if d.batch != NULL:
@@ -145,6 +172,10 @@ cdef class Dispatch:
                 continue
             if event.kind == UWS_EV_OPEN:
                 hook = self.on_connect
+            elif event.kind == UWS_EV_PONG:
+                hook = self.on_pong
+            elif event.kind == UWS_EV_DRAIN:
+                hook = self.on_drain
             else:
                 hook = self._reading_hook(event, &how)
             if hook is None:
@@ -158,6 +189,12 @@ cdef class Dispatch:
             try:
                 if event.kind == UWS_EV_OPEN:
                     name = "on_connect"
+                    hook(conn)
+                elif event.kind == UWS_EV_PONG:
+                    name = "on_pong"
+                    hook(conn, event_payload(event))
+                elif event.kind == UWS_EV_DRAIN:
+                    name = "on_drain"
                     hook(conn)
                 elif how == AS_FRAGMENT:
                     name = "on_fragment"

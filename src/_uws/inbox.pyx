@@ -8,18 +8,40 @@ from _uws.proto cimport UWS_EVF_OWNED
 from _uws.slab cimport slab_give, slab_take
 
 
-cdef int inbox_put(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noexcept nogil:
-    """Append an event. A payload that it owns goes with it; another one is copied. UWS_E_NOMEM: nothing has changed."""
+cdef UwsNote* _note(UwsSlab* slab, const UwsEvent* event) noexcept nogil:
+    """The event, with a copy of the payload that it does not own; NULL: out of memory."""
     cdef UwsNote* note
     cdef size_t copied = 0 if event.flags & UWS_EVF_OWNED else event.len_bytes
     note = <UwsNote*>slab_take(slab, sizeof(UwsNote) + copied, NULL)
     if note == NULL:
-        return UWS_E_NOMEM
+        return NULL
     note.next = NULL
     note.event = event[0]
     if copied != 0:
         note.event.data = <uint8_t*>note + sizeof(UwsNote)
         memcpy(note.event.data, event.data, copied)
+    return note
+
+
+cdef int inbox_put_back(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noexcept nogil:
+    """As inbox_put(), but before all others."""
+    cdef UwsNote* note = _note(slab, event)
+    if note == NULL:
+        return UWS_E_NOMEM
+    note.next = box.head
+    box.head = note
+    if box.tail == NULL:
+        box.tail = note
+    box.bytes += event.len_bytes
+    box.count += 1
+    return UWS_OK
+
+
+cdef int inbox_put(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noexcept nogil:
+    """Append an event. A payload that it owns goes with it; another one is copied. UWS_E_NOMEM: nothing has changed."""
+    cdef UwsNote* note = _note(slab, event)
+    if note == NULL:
+        return UWS_E_NOMEM
     if box.tail == NULL:
         box.head = note
     else:

@@ -12,6 +12,8 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
 cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil
+cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_release(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil

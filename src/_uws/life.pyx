@@ -29,13 +29,22 @@ from posix.unistd cimport close
 
 from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflate_give
-from _uws.errs cimport UWS_E_HTTP_408, UWS_E_HTTP_503, UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK, err_http_status
+from _uws.errs cimport (
+    UWS_E_ARG,
+    UWS_E_HTTP_408,
+    UWS_E_HTTP_503,
+    UWS_E_NOMEM,
+    UWS_E_SYS,
+    UWS_MORE,
+    UWS_OK,
+    err_http_status,
+)
 from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_PONG, close_frame
 from _uws.inbox cimport inbox_drop
 from _uws.intern cimport intern_give
 from _uws.outq cimport outq_drop, outq_flush, outq_put, outq_put_frame
 from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add, poller_remove
-from _uws.post cimport post_event, post_nudge
+from _uws.post cimport post_drained, post_event, post_nudge, post_ready, side_has_news
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED, proto_reset
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.slab cimport slab_give, slab_take
@@ -47,9 +56,11 @@ from _uws.slot cimport (
     conn_side,
     conn_trim,
     conn_unpoll,
+    side_count,
     side_give_request,
     tick_now,
 )
+from _uws.slow cimport slow_got_on, slow_leave
 from _uws.sock cimport sock_end_sending, sock_reset
 from _uws.state cimport (
     UWS_C_ABORT,
@@ -109,6 +120,7 @@ cdef enum:
 
 cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Something was queued: it leaves at the end of the turn. The caller has made sure of the side block."""
+    side_count(l, c.side)
     if not (c.flags & UWS_F_DIRTY):
         c.flags |= UWS_F_DIRTY
         c.side.dirty_next = l.dirty_head
@@ -151,21 +163,30 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
                 if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, side.pong,
                                                                  side.pong_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
-        if side.waiters != 0:
-            pthread_cond_broadcast(&l.wait_cond)
-        if status == UWS_MORE:
-            if side.out.bytes != before or not (c.flags & UWS_F_OUT_ON):
-                side.stuck = tick_now(l)
-                if c.state == UWS_S_OPEN and l.limits.send_timeout_ms != 0 and not (c.flags & UWS_F_OUT_ON):
-                    _sooner(l, c, side.stuck + l.limits.send_timeout_ms // UWS_TICK_MS + 1)
-            conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), True)
-            return
         if status == UWS_E_SYS:
             # What the peer sent before its RST may still be unread: reading finds the end by itself.
             c.flags |= UWS_F_GONE
             outq_drop(&side.out, &l.slab)
+            conn_release(l, c)
+        if side.waiters != 0:
+            pthread_cond_broadcast(&l.wait_cond)
+        side_count(l, side)
+        if status == UWS_MORE:
+            if side.high and side.out.bytes <= l.limits.low_bytes:
+                post_drained(l, c)
+            if side.out.bytes != before or not (c.flags & UWS_F_OUT_ON):
+                side.stuck = tick_now(l)
+                slow_got_on(l, c)
+                if c.state == UWS_S_OPEN and l.limits.send_timeout_ms != 0 and not (c.flags & UWS_F_OUT_ON):
+                    _sooner(l, c, side.stuck + l.limits.send_timeout_ms // UWS_TICK_MS + 1)
+            conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), True)
+            return
     if c.flags & UWS_F_OUT_ON:
         conn_poll_for(l, c, not (c.flags & UWS_F_IN_OFF), False)
+    if side != NULL:
+        slow_leave(l, c)
+        if side.high:
+            post_drained(l, c)
     if c.state == UWS_S_LINGER:
         if c.flags & (UWS_F_EOF | UWS_F_GONE):
             _drop(l, c)
@@ -201,6 +222,38 @@ cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil:
     l.count.pauses += 1
     conn_reading(l, c)
     _sooner(l, c, l.tick + ticks)
+
+
+cdef inline bint _has_room(const UwsLoop* l, const UwsSide* side) noexcept nogil:
+    return side.inbox.bytes < l.limits.max_inbox_bytes and side.inbox.count < l.limits.max_inbox_messages
+
+
+cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Neither read an open connection nor deliver what it sent, until conn_release(), or until it is not open any more.
+    UWS_OK, UWS_E_NOMEM, or UWS_E_ARG where it is not open."""
+    if c.state != UWS_S_OPEN or c.flags & UWS_F_GONE:
+        return UWS_E_ARG
+    if conn_side(l, c) == NULL:
+        return UWS_E_NOMEM
+    if not c.side.held:
+        c.side.held = 1
+        l.count.holds += 1
+    c.flags |= UWS_F_PAUSED
+    conn_reading(l, c)
+    return UWS_OK
+
+
+cdef void conn_release(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Read and deliver it again, if it was held. The caller gives the side block back if that was all that it was for."""
+    if c.side == NULL or not c.side.held:
+        return
+    c.side.held = 0
+    if _has_room(l, c.side):
+        # Elsewhere whoever delivers what is there goes on to read.
+        c.flags &= ~UWS_F_PAUSED
+        conn_reading(l, c)
+    if side_has_news(c.side) and not (c.flags & UWS_F_BUSY):
+        post_ready(l, c)
 
 
 cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil:
@@ -299,6 +352,7 @@ cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint
         return UWS_OK
     c.state = UWS_S_CLOSE_SENT
     c.proto.spare = <uint8_t>cause
+    conn_release(l, c)
     if c.flags & UWS_F_PAUSED:
         # The peer's answer is what we wait for now.
         c.flags &= ~UWS_F_PAUSED
@@ -333,6 +387,10 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
     cdef UwsEvent event
     if c.state != UWS_S_OPEN and c.state != UWS_S_CLOSE_SENT:
         return
+    conn_release(l, c)
+    if c.side != NULL:
+        # Whoever waits for on_drain gets on_close.
+        c.side.drain_due = 0
     wheel_cancel(&l.wheel, conn_index(l, c))
     if _keeps_to_protocol(cause):
         c.marks |= UWS_M_LISTEN
@@ -493,6 +551,8 @@ cdef void _drop(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.side != NULL:
         side_give_request(l, c.side)
         outq_drop(&c.side.out, &l.slab)
+        side_count(l, c.side)
+        slow_leave(l, c)
         c.side.pong_waits = 0
         if c.side.waiters != 0:
             pthread_cond_broadcast(&l.wait_cond)

@@ -17,6 +17,7 @@ cdef int loop_listen(UwsLoop* l, int fd, bint shared) noexcept nogil
 cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil
 cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes,
                     uint64_t timeout_ms) noexcept nogil
+cdef int loop_next_ms(UwsLoop* l) noexcept nogil
 cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, uint64_t timeout_ms) noexcept nogil
 
 # In a child process, right after the fork; nobody has the lock.

@@ -11,7 +11,7 @@ from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflater_destroy, deflater_init, inflater_destroy
 from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_503, UWS_E_SYS, UWS_OK
 from _uws.intern cimport intern_destroy, intern_init
-from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave, conn_refuse
+from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave, conn_refuse, conn_release
 from _uws.poller cimport (
     EPOLLERR,
     EPOLLHUP,
@@ -46,6 +46,7 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_MAX_LISTENERS,
     UWS_O_DOG,
+    UWS_O_GUEST,
     UWS_READ_BYTES,
     UWS_SCRATCH_EVENTS,
     UWS_S_ASKING,
@@ -58,7 +59,7 @@ from _uws.state cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from _uws.tend cimport conn_leaves_at, conn_timer, random_below
+from _uws.tend cimport conn_leaves_at, conn_timer, random_below, tend_queues
 from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
 
 cdef extern from "sys/random.h" nogil:
@@ -120,7 +121,10 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     cdef uint64_t seed = 0
     memset(l, 0, sizeof(UwsLoop))
     l.spare_fd = -1
+    l.bell_fd = -1
     l.dirty_head = -1
+    l.slow_head = -1
+    l.slow_tail = -1
     l.ready_head = -1
     l.ready_tail = -1
     l.poller.epoll_fd = -1
@@ -163,6 +167,9 @@ cdef void loop_close(UwsLoop* l) noexcept nogil:
     if l.spare_fd >= 0:
         close(l.spare_fd)
         l.spare_fd = -1
+    if l.bell_fd >= 0:
+        close(l.bell_fd)
+        l.bell_fd = -1
     poller_destroy(&l.poller)
 
 
@@ -232,17 +239,24 @@ cdef int loop_listen(UwsLoop* l, int fd, bint shared) noexcept nogil:
 # ---- a turn
 
 cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
-    """How long epoll may wait: until the next timer, for ever where there is none (-1); not at all when there is
-    something to deliver, which the watchdog leaves to others but looks after."""
+    """How long epoll may wait: until the next timer; not at all when there is something to deliver, which the watchdog
+    leaves to others but looks after, and never in the name of a guest."""
+    cdef int wait = loop_next_ms(l), look
+    if b.taken < b.n or l.owner == UWS_O_GUEST:
+        return 0
+    if l.n_ready != 0 and l.guest == NULL:
+        if l.owner != UWS_O_DOG:
+            return 0
+        look = <int>((l.limits.schedule_timeout_us + 999) // 1000)
+        return look if wait < 0 or look < wait else wait
+    return wait
+
+
+cdef int loop_next_ms(UwsLoop* l) noexcept nogil:
+    """How long it is until something is to be done at a time; -1: there is nothing of the kind."""
     cdef int wait = -1
     cdef uint64_t now = clock_ms(), at
     cdef uint32_t ticks = wheel_next(&l.wheel)
-    if b.taken < b.n:
-        return 0
-    if l.n_ready != 0:
-        if l.owner != UWS_O_DOG:
-            return 0
-        wait = <int>((l.limits.schedule_timeout_us + 999) // 1000)
     if ticks != 0:
         at = l.start_ms + (<uint64_t>l.wheel.now + ticks) * UWS_TICK_MS
         wait = _sooner(wait, at, now)
@@ -288,6 +302,9 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
             c.flags |= UWS_F_PAUSED
             conn_reading(l, c)
         return
+    if events & (EPOLLHUP | EPOLLERR):
+        # It is over, and there is no more to come than the kernel has: that may be told also while it is paused.
+        conn_release(l, c)
     if c.flags & (UWS_F_EOF | UWS_F_PAUSED):
         if events & (EPOLLHUP | EPOLLERR):
             # Both directions are shut. A paused connection's last data stays in the kernel until it is read on.
@@ -349,6 +366,8 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     if l.stopping:
         _stop_step(l)
     conn_flush_all(l)
+    if l.out_bytes > l.limits.max_out_bytes:
+        tend_queues(l)
 
 
 # ---- draining

@@ -5,6 +5,7 @@ from typing_extensions import Buffer
 from _uws.conn import Conn
 from unlimitedws.fragment import Fragment
 from unlimitedws.opcode import OpCode
+from unlimitedws.sent import Sent
 
 def read_client_data(conn: Conn) -> tuple[bytes, OpCode]:
     """Read the message `on_read` was called for; called again, wait for the next one.
@@ -65,7 +66,7 @@ def next_fragment(conn: Conn, reading: int) -> Fragment:
         RuntimeError: Not called in a callback of conn, or another message has been begun since.
     """
 
-def write_server_message(conn: Conn, op: int, msg: str | Buffer) -> None:
+def write_server_message(conn: Conn, op: int, msg: str | Buffer) -> Sent:
     """Send one message with the opcode given.
 
     Args:
@@ -75,6 +76,9 @@ def write_server_message(conn: Conn, op: int, msg: str | Buffer) -> None:
             or nothing), and the close handshake starts.
         msg: Text is sent as UTF-8. Bytes sent as TEXT have to be UTF-8 (RFC 6455, section 5.6).
 
+    Returns:
+        As `Conn.send`; `Sent.OK` for CLOSE.
+
     Raises:
         ValueError: op is none of these, a control frame's payload is longer than 125 bytes, a close frame's
             body is malformed, or bytes sent as TEXT are not UTF-8.
@@ -83,8 +87,8 @@ def write_server_message(conn: Conn, op: int, msg: str | Buffer) -> None:
     Thread: any.
     """
 
-def write_server_text(conn: Conn, msg: str | Buffer) -> None:
+def write_server_text(conn: Conn, msg: str | Buffer) -> Sent:
     """`write_server_message` with `OpCode.TEXT`."""
 
-def write_server_binary(conn: Conn, msg: str | Buffer) -> None:
+def write_server_binary(conn: Conn, msg: str | Buffer) -> Sent:
     """`write_server_message` with `OpCode.BINARY`."""

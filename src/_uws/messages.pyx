@@ -15,6 +15,7 @@ from _uws.state cimport UWS_C_LIMIT, UwsLoop, pthread_mutex_lock
 
 cdef object OP_TEXT
 cdef object OP_BINARY
+cdef object SENT_OK
 
 
 cdef object event_fragment(const UwsEvent* event):
@@ -140,12 +141,12 @@ def write_server_message(Conn conn not None, int op, msg):
     cdef bytes body
     cdef uint16_t code = 0
     if op == UWS_OP_TEXT:
-        conn_write(conn, op, msg, True, COMPRESS_LONG)
-    elif op == UWS_OP_BINARY:
-        conn_write(conn, op, msg, False, COMPRESS_LONG)
-    elif op == UWS_OP_PING or op == UWS_OP_PONG:
-        conn_write(conn, op, msg, False, COMPRESS_NEVER)
-    elif op == UWS_OP_CLOSE:
+        return conn_write(conn, op, msg, True, COMPRESS_LONG)
+    if op == UWS_OP_BINARY:
+        return conn_write(conn, op, msg, False, COMPRESS_LONG)
+    if op == UWS_OP_PING or op == UWS_OP_PONG:
+        return conn_write(conn, op, msg, False, COMPRESS_NEVER)
+    if op == UWS_OP_CLOSE:
         body = msg.encode() if isinstance(msg, str) else memoryview(msg).tobytes()
         if close_parse(<const uint8_t*>PyBytes_AS_STRING(body), len(body), &code) != UWS_OK:
             raise ValueError("malformed body of a close frame (RFC 6455, section 5.5.1)")
@@ -155,23 +156,25 @@ def write_server_message(Conn conn not None, int op, msg):
             conn.close()
         else:
             conn.close(code, body[2:].decode())
-    else:
-        raise ValueError(f"opcode {op} is no message and no control frame")
+        return SENT_OK
+    raise ValueError(f"opcode {op} is no message and no control frame")
 
 
 def write_server_text(Conn conn not None, msg):
     """Send one text message. See conn.pyi."""
-    conn_write(conn, UWS_OP_TEXT, msg, True, COMPRESS_LONG)
+    return conn_write(conn, UWS_OP_TEXT, msg, True, COMPRESS_LONG)
 
 
 def write_server_binary(Conn conn not None, msg):
     """Send one binary message. See conn.pyi."""
-    conn_write(conn, UWS_OP_BINARY, msg, False, COMPRESS_LONG)
+    return conn_write(conn, UWS_OP_BINARY, msg, False, COMPRESS_LONG)
 
 
 # At the end, as in conn.
 from unlimitedws.fragment import Fragment
 from unlimitedws.opcode import OpCode
+from unlimitedws.sent import Sent
 
 OP_TEXT = OpCode.TEXT
 OP_BINARY = OpCode.BINARY
+SENT_OK = Sent.OK

@@ -1,9 +1,9 @@
 # F5. See outq.pxd.
 
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK
-from _uws.frame cimport UWS_MAX_HEAD_BYTES, frame_head
+from _uws.frame cimport UWS_MAX_HEAD_BYTES, UWS_OP_BINARY, UWS_OP_TEXT, frame_head
 from _uws.slab cimport slab_give, slab_take
 from _uws.sock cimport UWS_SOCK_AGAIN, iovec
 from _uws.state cimport UwsChunk
@@ -12,6 +12,9 @@ cdef enum:
     FIRST_CHUNK_BYTES = 448       # with its header in a 512-byte class: one reply of most connections
     NEXT_CHUNK_BYTES = 16000
     MAX_PARTS = 64                # of one sendmsg
+    # Of the first byte of a frame.
+    FIN = 0x80
+    RSV1 = 0x40
 
 
 cdef inline uint8_t* _bytes(UwsChunk* c) noexcept nogil:
@@ -37,6 +40,7 @@ cdef uint8_t* outq_room(UwsOutq* q, UwsSlab* slab, size_t len_bytes) noexcept no
         c.cap_bytes = got - sizeof(UwsChunk)
         c.begin = 0
         c.end = 0
+        c.frame = 0
         if q.tail == NULL:
             q.head = c
         else:
@@ -49,11 +53,12 @@ cdef uint8_t* outq_room(UwsOutq* q, UwsSlab* slab, size_t len_bytes) noexcept no
 
 
 cdef int outq_put(UwsOutq* q, UwsSlab* slab, const uint8_t* data, size_t len_bytes) noexcept nogil:
-    """Queue a copy of data: UWS_OK or UWS_E_NOMEM."""
+    """Queue a copy of data, whatever it is: UWS_OK or UWS_E_NOMEM. It stays until it has left."""
     cdef uint8_t* at = outq_room(q, slab, len_bytes)
     if at == NULL:
         return UWS_E_NOMEM
     memcpy(at, data, len_bytes)
+    q.tail.frame = q.tail.end
     return UWS_OK
 
 
@@ -120,6 +125,104 @@ cdef int outq_flush(UwsOutq* q, UwsSlab* slab, const UwsTransport* io, int fd) n
         if <size_t>n < asked:
             return UWS_MORE
     return UWS_OK
+
+
+# ---- making room
+
+cdef inline size_t _frame_bytes(const uint8_t* frame) noexcept nogil:
+    """Size of a frame of ours: none is masked (RFC 6455, section 5.2)."""
+    cdef size_t n = frame[1]
+    cdef int i
+    if n < 126:
+        return 2 + n
+    if n == 126:
+        return 4 + (<size_t>frame[2] << 8 | frame[3])
+    n = 0
+    for i in range(2, 10):
+        n = n << 8 | frame[i]
+    return 10 + n
+
+
+cdef inline bint _may_go(const uint8_t* frame, bint keep_deflated) noexcept nogil:
+    """Is it a whole message, which the peer can do without? Its control frames are not ours to drop, and a message
+    compressed in a context that is kept is needed to understand the next."""
+    cdef uint8_t opcode = frame[0] & 15
+    return (frame[0] & FIN and (opcode == UWS_OP_TEXT or opcode == UWS_OP_BINARY)
+            and not (keep_deflated and frame[0] & RSV1))
+
+
+cdef size_t _cut(UwsOutq* q, UwsChunk* c, size_t first, size_t stop) noexcept nogil:
+    """Take the bytes from first to stop out of a chunk, and move up what is less: what is before them or what is
+    behind. Returns where what was behind them begins now."""
+    cdef size_t gap = stop - first
+    q.bytes -= gap
+    if first - c.begin <= c.end - stop:
+        memmove(_bytes(c) + c.begin + gap, _bytes(c) + c.begin, first - c.begin)
+        c.begin += gap
+        c.frame += gap
+        return stop
+    memmove(_bytes(c) + first, _bytes(c) + stop, c.end - stop)
+    c.end -= gap
+    return first
+
+
+cdef bint _can_make_room(UwsOutq* q, size_t below_bytes, bint keep_deflated) noexcept nogil:
+    """Is there enough that may go?"""
+    cdef size_t n, at, left = q.bytes
+    cdef UwsChunk* c = q.head
+    while c != NULL and left >= below_bytes:
+        # A frame lies in one chunk. One whose beginning has left is passed over, and not looked at again.
+        while c.frame < c.begin:
+            c.frame += _frame_bytes(_bytes(c) + c.frame)
+        at = c.frame
+        while at < c.end and left >= below_bytes:
+            n = _frame_bytes(_bytes(c) + at)
+            if _may_go(_bytes(c) + at, keep_deflated):
+                left -= n
+            at += n
+        c = c.next
+    return left < below_bytes
+
+
+cdef uint32_t outq_make_room(UwsOutq* q, UwsSlab* slab, size_t below_bytes, bint keep_deflated) noexcept nogil:
+    """Drop messages of which nothing has left, the oldest first and no more than it takes, so that fewer than below_bytes
+    are queued. Where that cannot be, nothing is dropped.
+
+    keep_deflated: a compressed message may not go, because the next ones build on it.
+    Returns how many were dropped.
+    """
+    cdef UwsChunk* before = NULL
+    cdef UwsChunk* c = q.head
+    cdef UwsChunk* next_chunk
+    cdef size_t first, stop
+    cdef uint32_t dropped = 0
+    if not _can_make_room(q, below_bytes, keep_deflated):
+        return 0
+    while c != NULL and q.bytes >= below_bytes:
+        first = c.frame
+        while first < c.end and q.bytes >= below_bytes:
+            stop = first
+            while stop < c.end and q.bytes - (stop - first) >= below_bytes \
+                    and _may_go(_bytes(c) + stop, keep_deflated):
+                stop += _frame_bytes(_bytes(c) + stop)
+                dropped += 1
+            if stop != first:
+                first = _cut(q, c, first, stop)
+            else:
+                first += _frame_bytes(_bytes(c) + first)
+        next_chunk = c.next
+        if c.begin == c.end:
+            if before == NULL:
+                q.head = next_chunk
+            else:
+                before.next = next_chunk
+            if next_chunk == NULL:
+                q.tail = before
+            slab_give(slab, c)
+        else:
+            before = c
+        c = next_chunk
+    return dropped
 
 
 cdef void outq_drop(UwsOutq* q, UwsSlab* slab) noexcept nogil:

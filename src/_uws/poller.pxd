@@ -38,6 +38,10 @@ cdef void poller_destroy(UwsPoller* p) noexcept nogil
 cdef int poller_add(UwsPoller* p, int fd, uint32_t events, uint64_t tag) noexcept nogil
 cdef int poller_change(UwsPoller* p, int fd, uint32_t events, uint64_t tag) noexcept nogil
 cdef void poller_remove(UwsPoller* p, int fd) noexcept nogil
+cdef bint poller_watch(const UwsPoller* p, int timeout_ms) noexcept nogil
 cdef int poller_wait(UwsPoller* p, int timeout_ms) noexcept nogil
+cdef int bell_make() noexcept nogil
+cdef void bell_ring(int fd) noexcept nogil
+cdef void bell_silence(int fd) noexcept nogil
 cdef void poller_wake(UwsPoller* p) noexcept nogil
 cdef void poller_awake(UwsPoller* p) noexcept nogil

@@ -16,6 +16,15 @@ cdef extern from "sys/epoll.h" nogil:
     int epoll_ctl(int, int, int, epoll_event*)
     int epoll_wait(int, epoll_event*, int, int)
 
+cdef extern from "poll.h" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    cdef enum:
+        POLLIN
+    int poll(pollfd*, unsigned long, int)
+
 cdef extern from "sys/eventfd.h" nogil:
     cdef enum:
         EFD_NONBLOCK
@@ -30,7 +39,7 @@ cdef int poller_init(UwsPoller* p) noexcept nogil:
     p.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
     if p.epoll_fd < 0:
         return UWS_E_SYS
-    p.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    p.wake_fd = bell_make()
     if p.wake_fd < 0 or poller_add(p, p.wake_fd, EPOLLIN, poll_tag(UWS_TAG_WAKE, 0)) != UWS_OK:
         poller_destroy(p)
         return UWS_E_SYS
@@ -69,6 +78,15 @@ cdef void poller_remove(UwsPoller* p, int fd) noexcept nogil:
     _control(p, EPOLL_CTL_DEL, fd, 0, 0)
 
 
+cdef bint poller_watch(const UwsPoller* p, int timeout_ms) noexcept nogil:
+    """Wait until poller_wait() would find something, and leave it there. False: a timeout or a signal."""
+    cdef pollfd at
+    at.fd = p.epoll_fd
+    at.events = POLLIN
+    at.revents = 0
+    return poll(&at, 1, timeout_ms) > 0
+
+
 cdef int poller_wait(UwsPoller* p, int timeout_ms) noexcept nogil:
     """Fill p.ready. timeout_ms: -1 waits for ever. Returns their number (0 on a timeout or a signal)."""
     cdef int n = epoll_wait(p.epoll_fd, p.ready, UWS_POLL_EVENTS, timeout_ms)
@@ -78,22 +96,35 @@ cdef int poller_wait(UwsPoller* p, int timeout_ms) noexcept nogil:
     return n
 
 
-cdef void poller_wake(UwsPoller* p) noexcept nogil:
-    """Let a poller_wait that is under way, or the next one, return."""
+cdef int bell_make() noexcept nogil:
+    """An eventfd, readable once it has been rung; -1: none can be had (errno says why)."""
+    return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+
+
+cdef void bell_ring(int fd) noexcept nogil:
     cdef uint64_t one = 1
     cdef ssize_t n
     while True:
-        n = write(p.wake_fd, &one, sizeof(one))
-        # EAGAIN: the counter is full, so it is awake already.
+        n = write(fd, &one, sizeof(one))
+        # EAGAIN: the counter is full, so it is readable already.
         if n >= 0 or errno != EINTR:
             return
+
+
+cdef void bell_silence(int fd) noexcept nogil:
+    cdef uint64_t count
+    cdef ssize_t n
+    while True:
+        n = read(fd, &count, sizeof(count))
+        if n >= 0 or errno != EINTR:
+            return
+
+
+cdef void poller_wake(UwsPoller* p) noexcept nogil:
+    """Let a poller_wait that is under way, or the next one, return."""
+    bell_ring(p.wake_fd)
 
 
 cdef void poller_awake(UwsPoller* p) noexcept nogil:
     """Take note of the wake-ups: the eventfd is silent again."""
-    cdef uint64_t count
-    cdef ssize_t n
-    while True:
-        n = read(p.wake_fd, &count, sizeof(count))
-        if n >= 0 or errno != EINTR:
-            return
+    bell_silence(p.wake_fd)

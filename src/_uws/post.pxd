@@ -2,8 +2,8 @@
 # break their order or nobody could read them there, into the connection's inbox.
 # Owns the list of connections that are ready. Everything is called with the loop's lock held.
 
-from _uws.proto cimport UwsEvent
-from _uws.state cimport UwsConn, UwsLoop
+from _uws.proto cimport UWS_EV_OPEN, UwsEvent
+from _uws.state cimport UwsConn, UwsLoop, UwsSide
 
 
 cdef enum:
@@ -16,10 +16,21 @@ cdef inline bint post_flooded(const UwsLoop* l) noexcept nogil:
     return l.inbox_bytes + l.inbox_count * UWS_NOTE_COST_BYTES >= l.limits.max_inbox_total_bytes
 
 
+cdef inline bint side_opens(const UwsSide* side) noexcept nogil:
+    """Is that it is open the next thing to tell of it? That goes before everything else."""
+    return side.inbox.head != NULL and side.inbox.head.event.kind == UWS_EV_OPEN
+
+
+cdef inline bint side_has_news(const UwsSide* side) noexcept nogil:
+    """Is there something that a runner may deliver now?"""
+    return side.drain_due or (side.inbox.head != NULL and (not side.held or side_opens(side)))
+
+
 cdef int post_event(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef void post_spill(UwsLoop* l) noexcept nogil
+cdef void post_drained(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void post_nudge(UwsLoop* l) noexcept nogil
 cdef void post_ready(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef UwsConn* post_pop_ready(UwsLoop* l) noexcept nogil

@@ -14,6 +14,8 @@ from _uws.state cimport (
     UWS_F_PENDING,
     UWS_F_READY,
     UWS_M_MUTE,
+    UWS_S_OPEN,
+    UWS_W_DRAIN,
     UwsBatch,
     UwsSide,
     pthread_cond_broadcast,
@@ -25,6 +27,7 @@ cdef void post_nudge(UwsLoop* l) noexcept nogil:
     """Let the thread that waits in epoll come back, once however often it is asked: there is something for it."""
     if l.polling and not l.woken:
         l.woken = 1
+        l.count.wakeups += 1
         poller_wake(&l.poller)
 
 
@@ -65,7 +68,8 @@ cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
     l.inbox_bytes += event.len_bytes
     l.inbox_count += 1
     if not (c.flags & UWS_F_BUSY):
-        post_ready(l, c)
+        if side_has_news(side):
+            post_ready(l, c)
     elif side.waiters != 0:
         pthread_cond_broadcast(&l.wait_cond)
     if not (c.flags & UWS_F_PAUSED) and (side.inbox.bytes >= l.limits.max_inbox_bytes
@@ -98,6 +102,21 @@ cdef int post_event(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
         post_nudge(l)
     c.flags |= UWS_F_PENDING
     return UWS_OK
+
+
+cdef void post_drained(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """A queue that was above the high mark is down to the low one: on_drain is called, once, and takes no memory to
+    be remembered. It does not line up behind messages: an application that has paused the connection until then, or
+    is busy with one of them, would wait for ever."""
+    c.side.high = 0
+    l.count.drained += 1
+    if c.state != UWS_S_OPEN or not (l.want & UWS_W_DRAIN):
+        return
+    c.side.drain_due = 1
+    # Where its events are in a batch they keep their place there: whoever has delivered them finds this.
+    if not (c.flags & UWS_F_BUSY) and (c.side.inbox.head != NULL or not (c.flags & UWS_F_PENDING)):
+        post_ready(l, c)
+    c.flags |= UWS_F_PENDING
 
 
 cdef void post_spill(UwsLoop* l) noexcept nogil:

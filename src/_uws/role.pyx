@@ -9,6 +9,10 @@
 # runner has not begun goes to the inboxes, from where any runner may take it. It polls without the GIL until a runner
 # is free, and lets one more runner go on when none of those at work gets anywhere. One that waits for the GIL is
 # enough: a second would only wait beside it.
+#
+# A guest is away whenever it is not visiting. That is no sign of anything: so the watchdog looks whether there is
+# something to do, and for how long the guest has let it lie. When it takes the role it rings the bell, and polls until
+# the guest comes. Timers alone are no reason to call the guest: the watchdog sees to those by itself.
 
 from posix.signal cimport SIG_SETMASK, sigfillset, sigset_t
 from posix.time cimport timespec
@@ -16,10 +20,12 @@ from posix.time cimport timespec
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_E_SYS, UWS_OK
 from _uws.life cimport conn_flush_all
-from _uws.loop cimport batch_destroy, batch_init, loop_turn
+from _uws.loop cimport batch_destroy, batch_init, loop_next_ms, loop_turn
+from _uws.poller cimport bell_make, bell_ring, bell_silence, poller_wake, poller_watch
 from _uws.post cimport post_nudge, post_spill
 from _uws.state cimport (
     UWS_O_DOG,
+    UWS_O_GUEST,
     UWS_O_NONE,
     UWS_O_RUNNER,
     pthread_cond_broadcast,
@@ -118,14 +124,103 @@ cdef void _stand_in(UwsLoop* l, UwsBatch* b) noexcept nogil:
     pthread_cond_broadcast(&l.runner_cond)
 
 
+cdef inline bint _is_called(UwsLoop* l) noexcept nogil:
+    """Whether there is something that a guest should come for: asked to, it promised to, or epoll has something."""
+    return l.woken or l.n_ready != 0 or l.batch.taken < l.batch.n or poller_watch(&l.poller, 0)
+
+
+cdef bint _watch_guest(UwsLoop* l) noexcept nogil:
+    """Until the role has been taken, or there is nothing to watch. True: the guest is late; False: for a timer."""
+    cdef uint64_t seq = l.away_seq, done = 0, now_done
+    cdef int late = 0, quiet = 0, wait
+    cdef timespec until
+    while not l.dog_quit and l.owner == UWS_O_GUEST:
+        if l.finished:
+            # The guest has been told, or is about to find out. There is nobody left to look after.
+            pthread_cond_wait(&l.dog_cond, &l.lock)
+            continue
+        if quiet >= QUIET_TICKS:
+            wait = loop_next_ms(l)
+            l.dog_asleep = 1
+            pthread_mutex_unlock(&l.lock)
+            poller_watch(&l.poller, wait)
+            pthread_mutex_lock(&l.lock)
+            l.dog_asleep = 0
+            quiet = 0
+            late = 0
+        until = clock_spec(clock_us() + l.limits.schedule_timeout_us)
+        pthread_cond_timedwait(&l.dog_cond, &l.lock, &until)
+        if l.away_seq != seq or not l.away:
+            seq = l.away_seq
+            late = quiet = 0
+            continue
+        if _is_called(l):
+            # Its tasks send, or its callbacks return: it gets somewhere, and will come.
+            now_done = l.count.messages_out + l.taken_seq
+            quiet = 0
+            late += 1
+            if late >= 2 and (now_done == done or late >= AWAY_TICKS):
+                l.owner = UWS_O_DOG
+                l.count.takeovers += 1
+                return True
+            done = now_done
+        elif loop_next_ms(l) == 0:
+            l.owner = UWS_O_DOG
+            return False
+        else:
+            late = 0
+            quiet += 1
+    return False
+
+
+cdef inline void _rest(UwsLoop* l) noexcept nogil:
+    l.away = 1
+    l.away_seq += 1
+
+
+cdef inline void _ring(UwsLoop* l) noexcept nogil:
+    if not l.rung:
+        l.rung = 1
+        bell_ring(l.bell_fd)
+
+
+cdef void _stand_in_for_guest(UwsLoop* l, UwsBatch* b, bint is_late) noexcept nogil:
+    """Poll until the guest comes; or, where it has not been called, for one turn."""
+    # What was promised was that the guest would look. From now on it takes a write to the eventfd.
+    l.woken = 0
+    l.away = 0
+    l.polling = 0
+    post_spill(l)
+    l.batch = b
+    if is_late:
+        _ring(l)
+    while not l.dog_quit:
+        loop_turn(l, b)
+        post_spill(l)
+        if _finish(l) or l.n_ready != 0:
+            _ring(l)
+        if l.finished or l.role_wanted or not l.rung:
+            break
+    l.batch = l.guest
+    l.owner = UWS_O_GUEST
+    _rest(l)
+    l.polling = 1
+    pthread_cond_broadcast(&l.runner_cond)
+
+
 cdef void* _dog(void* arg) noexcept nogil:
     cdef UwsLoop* l = <UwsLoop*>arg
     cdef UwsBatch b
-    cdef bint able = batch_init(&b) == UWS_OK
+    cdef bint able = batch_init(&b) == UWS_OK, is_late
     pthread_mutex_lock(&l.lock)
     l.dog_alive = 1 if able else 2
     pthread_cond_broadcast(&l.runner_cond)
     while able and not l.dog_quit:
+        if l.guest != NULL:
+            is_late = _watch_guest(l)
+            if l.owner == UWS_O_DOG:
+                _stand_in_for_guest(l, &b, is_late)
+            continue
         _watch(l)
         if l.owner == UWS_O_DOG:
             _stand_in(l, &b)
@@ -165,6 +260,9 @@ cdef void role_end(UwsLoop* l) noexcept nogil:
     l.dog_quit = 1
     pthread_cond_broadcast(&l.dog_cond)
     post_nudge(l)
+    if l.guest != NULL:
+        # It may sleep in front of epoll, and not inside.
+        poller_wake(&l.poller)
     pthread_mutex_unlock(&l.lock)
     pthread_join(l.dog, NULL)
     l.dog_alive = 0
@@ -263,3 +361,62 @@ cdef void role_leave(UwsLoop* l, UwsBatch* b, uint64_t role) noexcept nogil:
         l.owner = UWS_O_NONE
         pthread_cond_broadcast(&l.runner_cond)
     pthread_mutex_unlock(&l.lock)
+
+
+# ---- a guest
+
+cdef int role_invite(UwsLoop* l, UwsBatch* b) noexcept nogil:
+    """Give the role to a guest, instead of to runners, before the watchdog is started. UWS_OK or UWS_E_SYS.
+
+    b: the guest's batch; it stays where it is. The guest visits when epoll_fd or bell_fd is readable, and when its last
+    visit had events."""
+    l.bell_fd = bell_make()
+    if l.bell_fd < 0:
+        return UWS_E_SYS
+    pthread_mutex_lock(&l.lock)
+    l.guest = b
+    l.batch = b
+    l.owner = UWS_O_GUEST
+    _rest(l)
+    l.polling = 1
+    pthread_mutex_unlock(&l.lock)
+    return UWS_OK
+
+
+cdef int role_visit(UwsLoop* l) noexcept nogil:
+    """The guest's turn: all that can be done without waiting, but for the watchdog to hand the role back.
+
+    Returns a UwsWork. With EVENTS the guest delivers them, and visits again when those whom it woke have had their
+    turn: what they send leaves then, so they need not wake anybody."""
+    cdef UwsBatch* b = l.guest
+    cdef int work = UWS_WORK_NONE
+    pthread_mutex_lock(&l.lock)
+    if l.rung:
+        l.rung = 0
+        bell_silence(l.bell_fd)
+    while l.owner == UWS_O_DOG:
+        if not l.role_wanted:
+            l.role_wanted = 1
+            post_nudge(l)
+        pthread_cond_wait(&l.runner_cond, &l.lock)
+    l.role_wanted = 0
+    l.away = 0
+    l.polling = 0
+    l.woken = 0
+    loop_turn(l, b)
+    _rest(l)
+    if b.taken < b.n or l.n_ready != 0:
+        work = UWS_WORK_EVENTS
+        l.gil_waiters += 1
+        l.woken = 1
+    elif _finish(l):
+        work = UWS_WORK_STOP
+    else:
+        l.polling = 1
+    if l.dog_asleep:
+        # It looks at epoll, where nothing may be seen of what was promised, or of a timer that was set.
+        l.dog_asleep = 0
+        l.woken = 1
+        poller_wake(&l.poller)
+    pthread_mutex_unlock(&l.lock)
+    return work

@@ -6,8 +6,12 @@ from _uws.state cimport UwsConn, UwsLoop
 
 cdef enum:
     UWS_SEND_FLUSH = 2            # what is queued now should leave at once: send_leave()
+    UWS_SEND_HIGH = 3             # it is queued, and the queue is above the high mark
+    # Of send_overflow():
+    UWS_SEND_OLDER = 4            # older messages have made room
+    UWS_SEND_DROP = 5             # there is none
 
-# All with the loop's lock held. UWS_OK, UWS_SEND_FLUSH or UWS_E_NOMEM.
+# All with the loop's lock held. UWS_OK, UWS_SEND_FLUSH, UWS_SEND_HIGH or UWS_E_NOMEM.
 # plain_bytes: of the message before it was compressed.
 cdef int send_frame(UwsLoop* l, UwsConn* c, int opcode, int rsv, const uint8_t* data, size_t len_bytes,
                     size_t plain_bytes) noexcept nogil
@@ -15,4 +19,6 @@ cdef int send_own(UwsLoop* l, UwsConn* c, int opcode, const uint8_t* data, size_
 # ... and with the deflater's, which it lets go of.
 cdef int send_deflated(UwsLoop* l, int32_t index, uint32_t generation, int opcode, int done,
                        const uint8_t* data, size_t len_bytes, const uint8_t* out, size_t n) noexcept nogil
-cdef void send_leave(UwsLoop* l, int32_t index, int status) noexcept nogil
+# Lets go of the lock now and then, and is the last to hold it.
+cdef int send_leave(UwsLoop* l, int32_t index, uint32_t generation, int status) noexcept nogil
+cdef int send_overflow(UwsLoop* l, UwsConn* c) noexcept nogil

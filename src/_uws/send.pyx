@@ -3,19 +3,36 @@
 from _uws.deflate cimport UwsDeflate, deflate_own_forget, deflate_own_run
 from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_MORE, UWS_OK
 from _uws.frame cimport UWS_RSV1
-from _uws.life cimport conn_dirty, conn_flush
-from _uws.outq cimport outq_put_frame
+from _uws.life cimport conn_abort, conn_dirty, conn_flush
+from _uws.outq cimport outq_make_room, outq_put_frame
+from _uws.proto cimport UWS_P_OURS_KEPT
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_side, conn_takes, tick_now
-from _uws.state cimport UWS_F_OUT_ON, UWS_M_EXTRA, pthread_mutex_unlock
+from _uws.slot cimport conn_at, conn_side, conn_takes, side_count, tick_now
+from _uws.state cimport (
+    UWS_C_SLOW_READER,
+    UWS_F_OUT_ON,
+    UWS_M_EXTRA,
+    UWS_OVERFLOW_CLOSE,
+    UWS_OVERFLOW_DROP_OLDEST,
+    pthread_mutex_unlock,
+)
+from _uws.tend cimport tend_queues
 
-cdef enum:
-    CORK_BYTES = 65536            # queued bytes of one connection that do not wait for the end of the turn
+
+cdef int _level(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Whether the kernel left more in the queue than the high mark allows: UWS_OK or UWS_SEND_HIGH."""
+    if c.side == NULL or c.side.out.bytes <= l.limits.high_bytes:
+        return UWS_OK
+    if not c.side.high:
+        c.side.high = 1
+        l.count.highs += 1
+    return UWS_SEND_HIGH
 
 
 cdef int send_frame(UwsLoop* l, UwsConn* c, int opcode, int rsv, const uint8_t* data, size_t len_bytes,
                     size_t plain_bytes) noexcept nogil:
-    """Queue one frame: UWS_OK, UWS_SEND_FLUSH or UWS_E_NOMEM. plain_bytes: of the message before it was compressed."""
+    """Queue one frame: UWS_OK, UWS_SEND_FLUSH, UWS_SEND_HIGH or UWS_E_NOMEM. plain_bytes: of the message before it was
+    compressed."""
     if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, opcode, rsv, data, len_bytes) != UWS_OK:
         return UWS_E_NOMEM
     l.count.messages_out += 1
@@ -27,7 +44,11 @@ cdef int send_frame(UwsLoop* l, UwsConn* c, int opcode, int rsv, const uint8_t* 
         l.count.deflated_from_bytes += plain_bytes
         l.count.deflated_bytes += len_bytes
     conn_dirty(l, c)
-    return UWS_OK if c.side.out.bytes < CORK_BYTES or c.flags & UWS_F_OUT_ON else UWS_SEND_FLUSH
+    if l.out_bytes > l.limits.max_out_bytes:
+        return UWS_SEND_FLUSH
+    if c.side.out.bytes < l.limits.cork_bytes:
+        return UWS_OK
+    return _level(l, c) if c.flags & UWS_F_OUT_ON else UWS_SEND_FLUSH
 
 
 cdef int send_own(UwsLoop* l, UwsConn* c, int opcode, const uint8_t* data, size_t len_bytes) noexcept nogil:
@@ -47,11 +68,43 @@ cdef int send_own(UwsLoop* l, UwsConn* c, int opcode, const uint8_t* data, size_
     return status
 
 
-cdef void send_leave(UwsLoop* l, int32_t index, int status) noexcept nogil:
-    """Let what was queued leave, if it says so, and let go of the lock."""
+cdef int send_leave(UwsLoop* l, int32_t index, uint32_t generation, int status) noexcept nogil:
+    """Let what was queued leave, if status says so, and let go of the lock. Returns the status as it is then; UWS_E_ARG
+    where the connection was dropped."""
+    cdef UwsConn* c = &l.table[index]
     if status == UWS_SEND_FLUSH:
-        conn_flush(l, &l.table[index])
+        if not (c.flags & UWS_F_OUT_ON):
+            conn_flush(l, c)
+        if l.out_bytes > l.limits.max_out_bytes:
+            tend_queues(l)
+            c = conn_at(l, index, generation)
+        status = _level(l, c) if conn_takes(c) else UWS_E_ARG
     pthread_mutex_unlock(&l.lock)
+    return status
+
+
+cdef int send_overflow(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """c's queue is full, and its senders do not wait: do what was agreed on for that.
+
+    UWS_OK: there is room after all. UWS_SEND_OLDER: there is, older messages were dropped. UWS_SEND_DROP: there is none,
+    and the message is dropped. UWS_E_ARG: the connection is.
+    """
+    # Perhaps it is only our own cork that is full; and whoever polls may be away while the kernel has room.
+    conn_flush(l, c)
+    if c.side == NULL or c.side.out.bytes < l.limits.max_buffered_bytes:
+        return UWS_OK
+    if l.limits.overflow == UWS_OVERFLOW_CLOSE:
+        l.count.overflow_closed += 1
+        conn_abort(l, c, UWS_C_SLOW_READER)
+        return UWS_E_ARG
+    if l.limits.overflow == UWS_OVERFLOW_DROP_OLDEST:
+        l.count.dropped_oldest += outq_make_room(&c.side.out, &l.slab, l.limits.max_buffered_bytes,
+                                                 c.proto.flags & UWS_P_OURS_KEPT)
+        side_count(l, c.side)
+        if c.side.out.bytes < l.limits.max_buffered_bytes:
+            return UWS_SEND_OLDER
+    l.count.dropped_newest += 1
+    return UWS_SEND_DROP
 
 
 cdef int send_deflated(UwsLoop* l, int32_t index, uint32_t generation, int opcode, int done,

@@ -7,6 +7,7 @@ from _uws.state cimport UwsLimits
 
 cdef enum:
     UWS_MIN_SCHEDULE_US = 100     # below it the watchdog would do little else than look
+    UWS_CORK_BYTES = 65536        # queued bytes of one connection that do not wait for the end of the turn
 
 cdef struct UwsSettings:
     UwsLimits limits

@@ -3,13 +3,15 @@
 from libc.string cimport memset
 
 from _uws.deflate cimport deflate_valid
+from _uws.state cimport UWS_OVERFLOW_DROP_OLDEST
 
 cdef tuple SETTINGS = (
     "max_message_bytes", "max_stream_bytes", "streaming", "max_fragments",
     "max_header_bytes", "max_header_fields", "max_line_bytes",
     "handshake_timeout_ms", "request_timeout_ms", "close_timeout_ms", "ping_interval_ms", "ping_timeout_ms",
     "send_timeout_ms", "idle_timeout_ms", "max_lifetime_ms", "max_pings_per_second", "max_incomplete_total_bytes",
-    "max_buffered_bytes", "max_inbox_bytes", "max_inbox_messages",
+    "max_buffered_bytes", "high_water_bytes", "low_water_bytes", "overflow", "max_buffered_total_bytes",
+    "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
     "jobs", "proxy_protocol", "compression", "compression_level", "compression_mem_level",
     "compression_server_takeover", "compression_client_takeover", "compression_server_bits",
@@ -41,6 +43,14 @@ cdef int settings_read(UwsSettings* out, dict settings) except -1:
     limits.max_pings = settings["max_pings_per_second"]
     limits.max_partial_bytes = settings["max_incomplete_total_bytes"]
     limits.max_buffered_bytes = settings["max_buffered_bytes"]
+    limits.high_bytes = settings["high_water_bytes"]
+    limits.low_bytes = settings["low_water_bytes"]
+    # Whoever is told that the queue is above the mark is to know that the kernel would not take it.
+    limits.cork_bytes = min(<size_t>UWS_CORK_BYTES, limits.high_bytes + 1)
+    limits.overflow = settings["overflow"]
+    if limits.overflow > UWS_OVERFLOW_DROP_OLDEST:
+        raise ValueError("overflow: there is no such policy")
+    limits.max_out_bytes = settings["max_buffered_total_bytes"]
     limits.max_inbox_bytes = settings["max_inbox_bytes"]
     limits.max_inbox_messages = settings["max_inbox_messages"]
     limits.max_inbox_total_bytes = settings["max_inbox_total_bytes"]

@@ -41,6 +41,17 @@ cdef inline bint conn_takes(const UwsConn* c) noexcept nogil:
             and not (c.marks & UWS_M_SAID))
 
 
+cdef inline bint conn_held(const UwsConn* c) noexcept nogil:
+    """Has the application paused it?"""
+    return c.side != NULL and c.side.held != 0
+
+
+cdef inline void side_count(UwsLoop* l, UwsSide* side) noexcept nogil:
+    """Its queue has become longer or shorter: bring what all hold together in line."""
+    l.out_bytes += side.out.bytes - side.counted
+    side.counted = side.out.bytes
+
+
 cdef inline int conn_ending_cause(const UwsConn* c) noexcept nogil:
     """Why we sent a close frame: CLOSE_SENT keeps it where OPEN counts pings."""
     return c.proto.spare if c.proto.spare != 0 else UWS_C_LOCAL

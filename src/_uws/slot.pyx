@@ -48,7 +48,8 @@ cdef void conn_trim(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Give the side block back if nothing is in it."""
     cdef UwsSide* side = c.side
     if side == NULL or side.out.head != NULL or side.inbox.head != NULL or side.upgrade != NULL or side.head != NULL \
-            or side.waiters != 0 or side.pong_waits or side.reply_code != 0 or c.flags & (UWS_F_DIRTY | UWS_F_READY):
+            or side.waiters != 0 or side.pong_waits or side.reply_code != 0 or c.flags & (UWS_F_DIRTY | UWS_F_READY) \
+            or side.behind or side.high or side.drain_due or side.held:
         return
     slab_give(&l.slab, side)
     c.side = NULL

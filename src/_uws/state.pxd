@@ -92,6 +92,7 @@ cdef struct UwsChunk:
     size_t cap_bytes
     size_t begin
     size_t end
+    size_t frame              # where some frame begins: from here to the end there are whole frames and nothing else
 
 cdef struct UwsOutq:
     UwsChunk* head
@@ -122,6 +123,13 @@ cdef struct UwsSide:
     uint16_t reply_code       # of the close frame that we still owe; 0: none
     uint32_t waiters          # threads that wait for a message or for room
     uint32_t stuck            # tick of the last progress, while the kernel takes no more
+    size_t counted            # of out.bytes, in UwsLoop.out_bytes
+    int32_t slow_next         # while it is behind: who got on after it, and who before; -1: nobody
+    int32_t slow_prev
+    uint8_t behind            # in the line of those whose queue waits for the kernel
+    uint8_t high              # the queue has been above the high mark, and not down to the low one since
+    uint8_t drain_due         # ... it is, and on_drain is to be called
+    uint8_t held              # conn.pause(): no reading, no delivery
     uint32_t pong_at          # tick before which the pong that was put off may not leave; 0: any time
     uint8_t pong_waits        # a pong was put off: the queue does not drain, or there were too many pings
     uint8_t pong_len
@@ -181,11 +189,21 @@ cdef enum UwsWant:
     UWS_W_REQUEST = 8         # what to answer a valid upgrade request
     UWS_W_ROUTE = 16          # ... and a plain GET
     UWS_W_STREAM = 32         # messages while they arrive
+    UWS_W_DRAIN = 64          # to be told that a queue above the high mark has drained
+    UWS_W_PONG = 128
+
+# What happens to a message for which a queue has no room (UwsLimits.overflow).
+cdef enum UwsOverflow:
+    UWS_OVERFLOW_BLOCK = 0    # the sender waits
+    UWS_OVERFLOW_CLOSE = 1    # the connection is dropped
+    UWS_OVERFLOW_DROP_NEWEST = 2  # the message is
+    UWS_OVERFLOW_DROP_OLDEST = 3  # older ones are, that have not begun to leave
 
 cdef enum UwsOwner:
     UWS_O_NONE = 0
     UWS_O_RUNNER = 1          # a thread that also runs callbacks
     UWS_O_DOG = 2             # the watchdog: it polls while every runner is away
+    UWS_O_GUEST = 3           # an event loop of others, which calls whenever the epoll descriptor is readable
 
 cdef struct UwsLimits:
     UwsUpgradeLimits upgrade
@@ -200,6 +218,11 @@ cdef struct UwsLimits:
     uint32_t max_pings            # of one connection in a second that are all answered; 0: no limit
     size_t max_partial_bytes      # incomplete messages of all connections
     size_t max_buffered_bytes
+    size_t max_out_bytes          # of all connections
+    size_t high_bytes             # of one: above it the sender is told to wait,
+    size_t low_bytes              # ... and from here on that it may go on
+    size_t cork_bytes             # that do not wait for the end of the turn
+    uint32_t overflow             # UwsOverflow
     size_t max_inbox_bytes
     uint32_t max_inbox_messages
     size_t max_inbox_total_bytes
@@ -229,6 +252,14 @@ cdef struct UwsCounters:
     uint64_t takeovers        # the watchdog took the role of a poller that was away
     uint64_t pauses           # connections not read because their inbox was full
     uint64_t cooldowns        # accepting paused because the pool was full
+    uint64_t wakeups          # writes to the eventfd
+    uint64_t holds            # conn.pause()
+    uint64_t highs            # queues that went above the high mark,
+    uint64_t drained          # ... and came down to the low one
+    uint64_t dropped_newest   # messages for which a queue had no room
+    uint64_t dropped_oldest   # ... that made room for newer ones
+    uint64_t overflow_closed  # connections dropped because their queue was full,
+    uint64_t overload_closed  # ... because all queues together held too much, and theirs got on least
     uint64_t deflated         # messages sent compressed,
     uint64_t deflated_from_bytes  # their bytes as they are
     uint64_t deflated_bytes   # ... and as they went
@@ -262,6 +293,9 @@ cdef struct UwsLoop:
 
     # sending
     int32_t dirty_head
+    size_t out_bytes          # queued for all connections
+    int32_t slow_head         # those whose queue waits for the kernel, the one that has not got on for longest first
+    int32_t slow_tail
     # delivering
     UwsBatch* batch           # where new events go; NULL: to the inboxes
     int32_t ready_head
@@ -297,6 +331,9 @@ cdef struct UwsLoop:
     uint8_t dog_asleep
     uint8_t dog_quit
     uint8_t dog_alive
+    uint8_t rung              # bell_fd has been written since the guest came last
+    int bell_fd               # an eventfd that calls a guest whose role the watchdog has taken; -1: there is no guest
+    UwsBatch* guest           # the guest's batch; NULL: there is none
     uint64_t away_seq
     uint32_t gil_waiters      # runners that wait for the GIL
     uint32_t runners          # threads in run()

@@ -6,6 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from _uws.state cimport UwsConn, UwsLoop
 
 cdef void conn_tended(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void tend_queues(UwsLoop* l) noexcept nogil
 cdef void conn_timer(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_expires_in(UwsLoop* l, UwsConn* c, uint64_t timeout_ms) noexcept nogil
 cdef void conn_leaves_at(UwsLoop* l, UwsConn* c, uint32_t tick) noexcept nogil

@@ -4,7 +4,8 @@
 # the peer has vanished                    no byte for an interval: ping; then     drop                   PING_TIMEOUT
 #                                          none for ping_timeout
 # it does not read                         queued bytes without progress for       drop                   SLOW_READER
-#                                          send_timeout
+#                                          send_timeout; or it got on least
+#                                          while all queues hold too much
 # it says nothing                          no message either way in idle_timeout   close 1001             IDLE
 # it is too old                            max_lifetime, +-10 %                    close 1001             LIFETIME
 # it is asked to leave, as all are         its share of the drain                  close 1012 or other    DRAIN
@@ -20,10 +21,11 @@ from libc.string cimport strlen
 from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_PING
-from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_leave
+from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_flush_all, conn_leave
 from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_flooded, post_nudge
-from _uws.slot cimport conn_extra, conn_index, conn_reading, conn_side, tick_now
+from _uws.slot cimport conn_extra, conn_held, conn_index, conn_reading, conn_side, tick_now
+from _uws.slow cimport slow_first
 from _uws.sock cimport sock_unread
 from _uws.state cimport (
     UWS_C_DRAIN,
@@ -182,7 +184,7 @@ cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
             conn_dirty(l, c)
     if c.marks & UWS_M_EXTRA and _terms_end(l, c, now, &wait):
         return
-    if c.flags & UWS_F_PAUSED and not (c.flags & (UWS_F_BUSY | UWS_F_READY)):
+    if c.flags & UWS_F_PAUSED and not (c.flags & (UWS_F_BUSY | UWS_F_READY)) and not conn_held(c):
         # Nothing of it waits to be delivered: it is for others that it is not read.
         if post_flooded(l):
             wait = min(wait, UWS_FLOODED_TICKS)
@@ -205,6 +207,28 @@ cdef void conn_timer(UwsLoop* l, UwsConn* c) noexcept nogil:
         _look(l, c, l.tick)
     else:
         conn_expired(l, c)
+
+
+cdef void tend_queues(UwsLoop* l) noexcept nogil:
+    """What waits for all peers together is more than it may be: they are dropped until it is below seven eighths, who has
+    not got on for longest first. Lets go of the lock now and then; any slot may be free afterwards."""
+    cdef UwsConn* c
+    cdef size_t had
+    # What has not been offered to the kernel yet is nobody's fault.
+    conn_flush_all(l)
+    if l.out_bytes <= l.limits.max_out_bytes:
+        return
+    while l.out_bytes > l.limits.max_out_bytes - l.limits.max_out_bytes // 8:
+        c = slow_first(l)
+        if c == NULL:
+            return
+        # We may have been away, and the kernel may have room by now.
+        had = c.side.out.bytes
+        conn_flush(l, c)
+        if c.side == NULL or c.side.out.bytes < had:
+            continue
+        l.count.overload_closed += 1
+        conn_abort(l, c, UWS_C_SLOW_READER)
 
 
 cdef void conn_tended(UwsLoop* l, UwsConn* c) noexcept nogil:

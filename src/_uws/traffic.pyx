@@ -19,6 +19,7 @@ from _uws.proto cimport (
     UWS_EV_FRAGMENT,
     UWS_EV_MESSAGE,
     UWS_EV_PING,
+    UWS_EV_PONG,
     UWS_EVF_FINAL,
     UWS_EVF_OWNED,
     UWS_P_PEERS_KEPT,
@@ -43,6 +44,7 @@ from _uws.state cimport (
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_W_MESSAGE,
+    UWS_W_PONG,
     UWS_W_STREAM,
     UwsSide,
 )
@@ -119,6 +121,21 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
         conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
 
 
+cdef void _heard(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcept nogil:
+    """A pong, where somebody wants to know. It is for those who wait for it: without memory they do so in vain, and the
+    connection is none the worse."""
+    if c.state != UWS_S_OPEN or not (l.want & UWS_W_PONG) or c.marks & UWS_M_STRANGER:
+        return
+    if b == NULL:
+        if not _own(l, event):
+            return
+    elif event.len_bytes != 0:
+        b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
+    if post_event(l, c, event) != UWS_OK:
+        if event.flags & UWS_EVF_OWNED:
+            slab_give(&l.slab, event.data)
+
+
 cdef inline int _cause_of(int status) noexcept nogil:
     if status == UWS_E_TOO_BIG or status == UWS_E_FRAGMENTS:
         return UWS_C_LIMIT
@@ -162,6 +179,8 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
             _message(l, b, c, event)
         elif event.kind == UWS_EV_PING:
             _pong(l, c, event)
+        elif event.kind == UWS_EV_PONG:
+            _heard(l, b, c, event)
         elif event.kind == UWS_EV_CLOSE:
             if c.state == UWS_S_FREE:
                 return    # it ended for want of memory, and the slot is the next one's

@@ -7,12 +7,13 @@ The README begins with an example.
 
 from __future__ import annotations
 
-# These five import nothing else of ours and come first: the engine takes them from here.
+# These six import nothing else of ours and come first: the engine takes them from here.
 from .address import Address
 from .causes import CloseCause
 from .errors import AddressError, ConnectionClosed, ProtocolError, ScheduleTimeoutError, UnlimitedWSError
 from .fragment import Fragment
 from .opcode import OpCode
+from .sent import Sent
 
 # isort: split
 from . import ws, wsutil
@@ -46,6 +47,7 @@ __all__ = [
     "Request",
     "Response",
     "ScheduleTimeoutError",
+    "Sent",
     "Server",
     "UnlimitedWSError",
     "__version__",

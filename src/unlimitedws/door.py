@@ -24,7 +24,7 @@ from .proxies import Proxies
 from .request import Accept, Authenticator, Decision, Reject, Request, Response
 from .routes import Routes, answer_of
 
-__all__ = ["Door", "FirstMessage", "Rules"]
+__all__ = ["Door", "FirstMessage", "Rules", "Step", "Steps"]
 
 # As the engine words its own.
 _ERROR = Response(500, "The server failed to handle this request.\n").encode()
@@ -68,7 +68,7 @@ class Rules:
         self.routes = Routes()
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """The next function to call, and what the log is to call it."""
 
     name: str
@@ -77,7 +77,7 @@ class _Step(NamedTuple):
 
 
 # Asks for one call after the other, and returns what is to be answered: so it does not matter where they run.
-_Steps: TypeAlias = Generator[_Step, Any, Accept | Response]
+Steps: TypeAlias = Generator[Step, Any, Accept | Response]
 
 
 class _Ask:
@@ -86,13 +86,13 @@ class _Ask:
     __slots__ = ("auth", "exchange", "request", "since", "step", "steps")
 
     def __init__(
-        self, exchange: Exchange, request: Request, steps: _Steps, auth: Authenticator | None = None
+        self, exchange: Exchange, request: Request, steps: Steps, auth: Authenticator | None = None
     ) -> None:
         self.auth = auth
         self.exchange = exchange
         self.request = request
         self.steps = steps
-        self.step = _Step("on_request", _nothing, ())
+        self.step = Step("on_request", _nothing, ())
         self.since = time.monotonic()
 
 
@@ -156,11 +156,7 @@ class Door:
     def on_route(self, exchange: Exchange) -> None:
         """Answer a plain GET. The engine's hook. Does not raise."""
         request = self._request_of(exchange)
-        handler = self._rules.routes.get(request.path)
-        if handler is None:
-            exchange.answer(426, _NO_ROUTE)
-        else:
-            self._begin(_Ask(exchange, request, _answering(handler, request)))
+        self._begin(_Ask(exchange, request, self._visit(request)))
 
     def threads(self) -> set[Thread]:
         """Return the threads that hooks run on, beside the engine's. Thread: any."""
@@ -176,11 +172,17 @@ class Door:
         """Cancel the hooks that are awaited, wait for the others. The engine has stopped. Thread: the engine's."""
         self.helpers.close()
 
-    def _admission(self, request: Request, auth: Authenticator | None) -> _Steps:
+    def _visit(self, request: Request) -> Steps:
+        handler = self._rules.routes.get(request.path)
+        if handler is None:
+            return _NoRoute(426)
+        return (yield from _answering(handler, request))
+
+    def _admission(self, request: Request, auth: Authenticator | None) -> Steps:
         hooks = self._rules.hooks
         accept = Accept()
         if auth is not None:
-            said = _decision((yield _Step("auth.check", auth.check, (request,))), "auth.check")
+            said = _decision((yield Step("auth.check", auth.check, (request,))), "auth.check")
             if isinstance(said, Reject):
                 return said
             if said is not None:
@@ -188,14 +190,14 @@ class Door:
                 request.user, request.session = accept.user, accept.session
         hook = hooks.get("on_request")
         if hook is not None:
-            said = _decision((yield _Step("on_request", hook, (request,))), "on_request")
+            said = _decision((yield Step("on_request", hook, (request,))), "on_request")
             if isinstance(said, Reject):
                 return said
             if said is not None:
                 accept = _joined(accept, _offered(request, said))
         hook = hooks.get("on_host")
         if hook is not None:
-            refused = _objection((yield _Step("on_host", hook, (request.host,))), "on_host")
+            refused = _objection((yield Step("on_host", hook, (request.host,))), "on_host")
             if refused is not None:
                 return refused
         hook = hooks.get("on_header")
@@ -203,7 +205,7 @@ class Door:
             for name, value in request.headers.raw:
                 if name.lower() in _NOT_SHOWN or name.lower().startswith(_NOT_SHOWN_PREFIX):
                     continue
-                refused = _objection((yield _Step("on_header", hook, (name, value))), "on_header")
+                refused = _objection((yield Step("on_header", hook, (name, value))), "on_header")
                 if refused is not None:
                     return refused
         return accept
@@ -264,7 +266,7 @@ class Door:
 
     def _awaited(self, ask: _Ask, result: object, error: BaseException | None) -> None:
         """A coroutine has returned, on the asyncio thread."""
-        from .aio import Late
+        from .coroutines import Late
 
         if isinstance(error, Late):
             ask.exchange.answer(503, _BUSY)
@@ -348,6 +350,13 @@ class Door:
             self._failed(ask.request, exc, ask.step.name)
 
 
+class _NoRoute(Response):
+    """What the engine says itself where there is no route."""
+
+    def encode(self) -> bytes:
+        return _NO_ROUTE
+
+
 def _nothing() -> None:
     """What an ask has for a step before its first."""
 
@@ -356,9 +365,9 @@ def _given(result: Any) -> Any:
     return result
 
 
-def _answering(handler: Callable[[Request], Any], request: Request) -> _Steps:
+def _answering(handler: Callable[[Request], Any], request: Request) -> Steps:
     name = f"route {request.path}"
-    return answer_of((yield _Step(name, handler, (request,))), name)
+    return answer_of((yield Step(name, handler, (request,))), name)
 
 
 def _decision(said: object, name: str) -> Decision:

@@ -32,7 +32,7 @@ HeaderHook: TypeAlias = Callable[[str, str], Reject | Awaitable[Reject | None] |
 H = TypeVar("H", bound=Handler)
 
 _DOOR_HOOKS = ("on_request", "on_host", "on_header")
-_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_close")
+_CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain", "on_pong", "on_close")
 # The engine's: it compares each of them with each that a client offers.
 _MAX_SUBPROTOCOLS = 32
 _MAX_SUBPROTOCOL_BYTES = 255

@@ -102,6 +102,15 @@ class Gate:
             data = fragment.data
             self._recognize(conn, about, data.decode() if fragment.opcode == OpCode.TEXT else data)
 
+    def on_pong(self, conn: Conn, payload: bytes) -> None:
+        """A pong has come; the engine tells of none before its sender is known."""
+        self._run("on_pong", conn, payload)
+
+    def on_drain(self, conn: Conn) -> None:
+        """What was sent to a connection has left."""
+        if _stranger(conn) is None:
+            self._run("on_drain", conn)
+
     def on_close(self, conn: Conn) -> None:
         """A connection is over."""
         if _stranger(conn) is None:
@@ -162,7 +171,7 @@ class Gate:
             result, error = outcome.get()
         finally:
             self._waiting.discard(outcome)
-        from .aio import Late
+        from .coroutines import Late
 
         if isinstance(error, Late):
             logger.info("a first message was not verified within %g s", limit)

@@ -10,7 +10,7 @@ from .errors import ScheduleTimeoutError
 from .pool import Pool
 
 if TYPE_CHECKING:
-    from .aio import AsyncThread, Done
+    from .coroutines import AsyncThread, Done
 
 __all__ = ["Helpers"]
 
@@ -56,7 +56,7 @@ class Helpers:
             if self._closed:
                 return False
             if self._asyncs is None:
-                from .aio import AsyncThread
+                from .coroutines import AsyncThread
 
                 self._asyncs = AsyncThread(self._fatal)
             if len(self._asyncs) >= _MAX_AWAITED:

@@ -35,6 +35,7 @@ _GAUGES = (
     ("descriptors", "descriptors", "Connections of any kind, those in a handshake and those closing included"),
     ("ready", "ready_connections", "Connections with something to deliver that wait for a thread"),
     ("inbox_bytes", "inbox_bytes", "Messages received and not yet delivered"),
+    ("buffered_bytes", "buffered_bytes", "Bytes sent that the kernel has not taken"),
     ("incomplete_bytes", "incomplete_bytes", "Messages of which not everything has been received"),
     ("runners", "threads", "Threads that poll and run callbacks"),
     ("parked", "parked_threads", "Threads that have nothing to do"),
@@ -68,6 +69,14 @@ _COUNTERS = (
     ("takeovers", "poller_takeovers", "Times that a callback took so long that another thread polled"),
     ("pauses", "reading_pauses", "Times that a connection was not read because its inbox was full"),
     ("cooldowns", "accept_cooldowns", "Times that accepting rested because the pool was full"),
+    ("wakeups", "poller_wakeups", "Times that the thread that polls was woken by another"),
+    ("holds", "application_pauses", "Times that the application paused a connection"),
+    ("highs", "high_marks", "Times that a send queue went above its high mark"),
+    ("drained", "drains", "Times that one of these came down to its low mark"),
+    ("dropped_newest", "dropped_messages", "Messages not sent because a send queue was full"),
+    ("dropped_oldest", "dropped_older_messages", "Messages dropped from a full send queue for newer ones"),
+    ("overflow_closed", "overflow_closes", "Connections dropped because their send queue was full"),
+    ("overload_closed", "overload_closes", "Connections dropped because all send queues held too much together"),
 )
 _BY_STATUS = "answered_"
 _BY_CAUSE = "closed_by_"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from .compression import Compression
 from .durations import Duration, microseconds, milliseconds, seconds
@@ -13,6 +13,10 @@ from .pool import MAX_WORKERS, check_size
 from .proxies import Proxies
 
 __all__ = ["OptionKeywords", "Options"]
+
+Overflow: TypeAlias = Literal["block", "close", "drop-newest", "drop-oldest"]
+# In the engine's order.
+_OVERFLOWS = ("block", "close", "drop-newest", "drop-oldest")
 
 # The engine keeps sizes and counts in 31 bits.
 _MAX_INT = 2**31 - 1
@@ -127,8 +131,25 @@ class Options:
     # Sending
 
     max_buffered_bytes: int = 1 << 20
-    """Bytes sent to one connection that the kernel has not taken, 1 MiB. While so many wait, `conn.send`
-    waits too, up to `io_timeout`, then raises `TimeoutError`. The message that fills it is still taken whole."""
+    """Bytes sent to one connection that the kernel has not taken, 1 MiB. While so many wait, it goes by `overflow`.
+    The message that fills it is still taken whole."""
+
+    overflow: Overflow = "block"
+    """What `conn.send` does about a queue that is full. "block": it waits, up to `io_timeout`, then raises
+    `TimeoutError`. "close": the connection is dropped. "drop-newest": the message is. "drop-oldest": the oldest messages
+    are of which nothing has left. `Sent` says so, and counters count."""
+
+    high_water_bytes: int = 64 << 10
+    """Above so many bytes that wait `conn.send` returns `Sent.HIGH`, 64 KiB, or `max_buffered_bytes` where that is
+    less."""
+
+    low_water_bytes: int = 16 << 10
+    """... and when it is down to so many, `on_drain` is called, 16 KiB, or a quarter of `high_water_bytes` where that
+    is below it."""
+
+    max_buffered_total_bytes: int = 256 << 20
+    """Bytes that wait to be sent to all connections together, 256 MiB. Above it connections are dropped until it is
+    below seven eighths, first those whose queue has made no progress for longest."""
 
     tcp_nodelay: bool = True
     """Send at once, without Nagle's algorithm: what belongs together is joined already, before the kernel
@@ -236,10 +257,14 @@ class Options:
                 raise ValueError(f"{name}: must be more than 0 seconds{hint}")
         if self.request_workers > MAX_WORKERS:
             raise ValueError(f"request_workers: must be at most {MAX_WORKERS}, not {self.request_workers}")
+        if self.overflow not in _OVERFLOWS:
+            raise ValueError(f"overflow: must be one of {', '.join(_OVERFLOWS)}, not {self.overflow!r}")
+        self._settle_marks()
         if self.max_pings_per_second > 255:
             raise ValueError(f"max_pings_per_second: must be at most 255, not {self.max_pings_per_second}")
         if self.max_stream_bytes is not None:
             _check_int("max_stream_bytes", self.max_stream_bytes, 1, _MAX_LONG)
+        _check_int("max_buffered_total_bytes", self.max_buffered_total_bytes, 1, _MAX_LONG)
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
         for name in ("streaming", "tcp_nodelay", "raise_nofile_limit", "keep_request", "proxy_protocol"):
             if not isinstance(getattr(self, name), bool):
@@ -257,6 +282,23 @@ class Options:
             raise TypeError(f"page: must be bytes or None, not {type(self.page).__name__}")
         if not isinstance(self.compression, (bool, Compression)):
             raise TypeError(f"compression: must be True, False or a Compression, not {self.compression!r}")
+
+    def _settle_marks(self) -> None:
+        """Let the marks be where a queue can reach them: defaults give way, what somebody chose is refused."""
+        if self.high_water_bytes > self.max_buffered_bytes:
+            if self.high_water_bytes != Options.high_water_bytes:
+                raise ValueError(
+                    f"high_water_bytes: must be at most max_buffered_bytes, {self.max_buffered_bytes},"
+                    f" not {self.high_water_bytes}"
+                )
+            object.__setattr__(self, "high_water_bytes", self.max_buffered_bytes)
+        if self.low_water_bytes > self.high_water_bytes:
+            if self.low_water_bytes != Options.low_water_bytes:
+                raise ValueError(
+                    f"low_water_bytes: must be at most high_water_bytes, {self.high_water_bytes},"
+                    f" not {self.low_water_bytes}"
+                )
+            object.__setattr__(self, "low_water_bytes", self.high_water_bytes // 4)
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Options:
@@ -296,6 +338,10 @@ class Options:
             "max_pings_per_second": self.max_pings_per_second,
             "max_incomplete_total_bytes": self.max_incomplete_total_bytes,
             "max_buffered_bytes": self.max_buffered_bytes,
+            "high_water_bytes": self.high_water_bytes,
+            "low_water_bytes": self.low_water_bytes,
+            "overflow": _OVERFLOWS.index(self.overflow),
+            "max_buffered_total_bytes": self.max_buffered_total_bytes,
             "max_inbox_bytes": self.max_inbox_bytes,
             "max_inbox_messages": self.max_inbox_messages,
             "max_inbox_total_bytes": self.max_inbox_total_bytes,
@@ -343,6 +389,10 @@ class OptionKeywords(TypedDict, total=False):
     idle_timeout: Duration | None
     max_lifetime: Duration | None
     max_buffered_bytes: int
+    overflow: Overflow
+    high_water_bytes: int
+    low_water_bytes: int
+    max_buffered_total_bytes: int
     tcp_nodelay: bool
     backlog: int
     unix_mode: int
@@ -377,6 +427,8 @@ _INTS = {
     "max_line_bytes": 64,
     "request_workers": 0,
     "max_buffered_bytes": 1,
+    "high_water_bytes": 0,
+    "low_water_bytes": 0,
     "backlog": 1,
 }
 _TIMES = (

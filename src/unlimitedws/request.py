@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
 from .address import Address
@@ -167,6 +167,8 @@ class Request:
 
     Attributes:
         remote_addr, local_addr: As given.
+        data: Any object of the application's; None at first. With the option `keep_request` what `on_request` leaves
+            here `on_connect` finds in ``conn.request.data``.
         user, session: What the server's authenticator has found, for `on_request` to read; None without.
 
     Thread: one at a time.
@@ -181,6 +183,7 @@ class Request:
         "_params",
         "_parts",
         "_seen",
+        "data",
         "local_addr",
         "remote_addr",
         "session",
@@ -202,6 +205,7 @@ class Request:
         self._is_secure = is_secure
         self._believe = believe
         self._seen: Seen | None = None
+        self.data: Any = None
         self.user: object = None
         self.session: object = None
         self._parts: tuple[str, str, str, str, str] | None = None

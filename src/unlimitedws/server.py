@@ -39,6 +39,7 @@ __all__ = ["DefaultServer", "NewServer", "Server"]
 logger = logging.getLogger("unlimitedws")
 
 ConnHook: TypeAlias = Callable[[Conn], object]
+PongHook: TypeAlias = Callable[[Conn, bytes], object]
 FragmentHook: TypeAlias = Callable[[Conn, Fragment], object]
 MessageHook: TypeAlias = Callable[[Conn, Any], object]
 ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
@@ -97,6 +98,16 @@ class Server(Entrance):
     `Fragment`. Used instead of `on_read` and `on_message` where it is set, for messages up to `max_stream_bytes`; a
     compressed one comes as one piece. Raising closes the connection with 1011. Where the hook is taken away in the
     middle of a message, the rest of it is dropped."""
+
+    on_pong: Hook[PongHook] = Hook()
+    """``on_pong(conn, payload)``: the peer's pong, with the bytes of the ping that it answers, or with others: a peer may
+    send one unasked. Pongs line up with messages, and wait while a callback of the connection runs; one that comes while
+    `on_read` waits for a further message is dropped. Raising closes the connection with 1011."""
+
+    on_drain: Hook[ConnHook] = Hook()
+    """``on_drain(conn)``: what waits to be sent is down to `low_water_bytes`, after `conn.send` had said `Sent.HIGH`.
+    Once for each time, though two that were not told yet are told as one. It does not line up behind messages, and
+    comes also while the connection is paused; never after `on_close`."""
 
     on_close: Hook[ConnHook] = Hook()
     """``on_close(conn)``: the connection is closed; `conn.close_code` and `conn.close_reason` tell why. The
@@ -468,12 +479,18 @@ class Server(Entrance):
         """Make a run, with its loops told all they have to know. The lock is held."""
         options = self._options
         proxies = Proxies(options.trusted_proxies, options.forwarded_header)
-        door = Door(self._rules, options, proxies, self._roll, self._failed, self._stop_for)
-        run = Serving([options.settings()], self._failed, options.page, door, self._listeners, self._ended)
+        door = self._new_door(proxies)
+        run = self._new_serving([options.settings()], door)
         self._furnish(run)
         for loop in run.loops:
             loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
         return run
+
+    def _new_door(self, proxies: Proxies) -> Door:
+        return Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
+
+    def _new_serving(self, settings: list[dict[str, int]], door: Door) -> Serving:
+        return Serving(settings, self._failed, self._options.page, door, self._listeners, self._ended)
 
     def _ended(self) -> None:
         """The run has come to its end; `Serving` calls this from the last of its threads."""

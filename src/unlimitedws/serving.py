@@ -98,7 +98,7 @@ class Serving:
             RuntimeError: A thread cannot be started. Those that were are about to stop: `ended` is set when
                 they have.
         """
-        _running.add(self)
+        self._enlist()
         try:
             # Held throughout: nobody is the last to end before all have begun.
             with self._lock:
@@ -177,6 +177,10 @@ class Serving:
         total["draining"] = int(self.draining)
         return dict(total)
 
+    def wait_at_exit(self, timeout: float) -> None:
+        """Wait until it has ended, at the end of the interpreter."""
+        self.ended.wait(timeout)
+
     # The threads
 
     def _start_thread(self, number: int) -> None:
@@ -231,6 +235,10 @@ class Serving:
             self.ended.set()
             self.wake()
 
+    def _enlist(self) -> None:
+        """Have it stopped at the end of the interpreter, if it has not been before."""
+        _running.add(self)
+
     def _let_go(self) -> None:
         # They ask us for threads, so a loop that was never run would be kept with its descriptors, in a circle.
         self.loops = ()
@@ -248,4 +256,4 @@ def _stop_all() -> None:
         serving.shut(_EXIT_TIMEOUT)
     deadline = time.monotonic() + _EXIT_TIMEOUT + GRACE
     for serving in here:
-        serving.ended.wait(max(0.0, deadline - time.monotonic()))
+        serving.wait_at_exit(max(0.0, deadline - time.monotonic()))

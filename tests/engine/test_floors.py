@@ -38,6 +38,7 @@ FLOORS = {
     "inbox": (5, 1),
     "outq": (5, 1),
     "slot": (5, 1),
+    "slow": (5, 2),
     "post": (5, 2),
     "life": (5, 3),
     "accept": (5, 4),

@@ -121,3 +121,20 @@ def test_random_life_is_that_of_a_queue() -> None:
     assert taken > 1000
     inbox.drop()
     assert_clean(inbox)
+
+
+def test_what_is_put_back_comes_before_what_is_there() -> None:
+    inbox = Inbox()
+    for payload in (b"4", b"5"):
+        inbox.put(MESSAGE, 2, payload)
+    for payload, owned in ((b"3", True), (b"2", False), (b"1", True)):
+        assert inbox.put(MESSAGE, 2, payload, owned=owned, back=True)[0] == OK
+    assert (inbox.count, inbox.bytes) == (5, 5)
+    inbox.put(MESSAGE, 2, b"6")
+    assert [inbox.take()[2] for _ in range(6)] == [b"1", b"2", b"3", b"4", b"5", b"6"]
+    assert_clean(inbox)
+    # Into an empty one it is the last as well.
+    inbox.put(MESSAGE, 2, b"1", back=True)
+    inbox.put(MESSAGE, 2, b"2")
+    assert [inbox.take()[2] for _ in range(2)] == [b"1", b"2"]
+    assert_clean(inbox)

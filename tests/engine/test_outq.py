@@ -221,3 +221,143 @@ def test_order_and_content_survive_random_puts_and_short_writes(seed: int) -> No
     sent += queue.sent()
     assert sent == put
     assert_clean(queue)
+
+
+# --- making room ---
+
+
+def wire(opcode: int, payload: bytes, rsv: int = 0) -> bytes:
+    frame = Frame(Opcode(opcode), payload).serialize(mask=False)
+    return bytes([frame[0] | rsv << 4]) + frame[1:]
+
+
+def test_oldest_messages_make_room_and_no_more_of_them_than_it_takes() -> None:
+    queue = Outq()
+    sent = [wire(2, blob(100, i)) for i in range(10)]
+    for i in range(10):
+        queue.put_frame(2, blob(100, i))
+    whole = queue.queued
+    assert queue.make_room(whole + 1) == 0
+    assert queue.make_room(whole) == 1
+    assert queue.make_room(whole - 102) == 1
+    assert queue.make_room(whole - 4 * 102 + 1) == 2
+    assert queue.queued == whole - 4 * 102
+    assert queue.flush() == OK
+    assert queue.sent() == b"".join(sent[4:])
+    assert_clean(queue)
+
+
+@pytest.mark.parametrize("left", [1, 2, 50, 101, 102, 103, 204, 205])
+def test_message_that_has_begun_to_leave_stays_whole(left: int) -> None:
+    queue = Outq()
+    sent = [wire(1, blob(100, i)) for i in range(5)]
+    for i in range(5):
+        queue.put_frame(1, blob(100, i))
+    assert queue.flush([left]) == MORE
+    begun = -(-left // 102)
+    assert queue.make_room(queue.queued) == 1
+    assert queue.flush() == OK
+    assert queue.sent() == b"".join(sent[:begun] + sent[begun + 1 :])
+    assert_clean(queue)
+
+
+def test_control_frames_and_what_is_not_a_frame_stay() -> None:
+    queue = Outq()
+    queue.put(b"HTTP/1.1 101 Switching Protocols\r\n")
+    queue.put(b"\r\n")
+    for opcode, payload in ((9, b"ping"), (2, b"first"), (10, b"pong"), (1, b"second"), (9, b"last")):
+        queue.put_frame(opcode, payload)
+    size = len(wire(2, b"first") + wire(1, b"second"))
+    assert queue.make_room(queue.queued - size) == 0
+    assert queue.make_room(queue.queued - size + 1) == 2
+    queue.flush()
+    assert queue.sent() == b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + wire(9, b"ping") + wire(
+        10, b"pong"
+    ) + wire(9, b"last")
+    assert_clean(queue)
+
+
+def test_compressed_message_of_a_context_that_is_kept_stays() -> None:
+    for keep in (True, False):
+        queue = Outq()
+        queue.put_frame(2, b"deflated", 4)
+        queue.put_frame(2, b"as it is")
+        assert queue.make_room(queue.queued, keep) == 1
+        queue.flush()
+        assert queue.sent() == (wire(2, b"deflated", 4) if keep else wire(2, b"as it is"))
+        assert_clean(queue)
+
+
+def test_where_no_room_can_be_made_nothing_is_dropped() -> None:
+    queue = Outq()
+    queue.put_frame(2, blob(50_000))
+    queue.flush([10])
+    queue.put_frame(2, b"small")
+    assert queue.make_room(10_000) == 0
+    assert queue.flush() == OK
+    assert queue.sent() == wire(2, blob(50_000)) + wire(2, b"small")
+    assert_clean(queue)
+
+
+def test_queue_may_make_room_until_nothing_is_left_and_goes_on() -> None:
+    queue = Outq()
+    for i in range(300):
+        queue.put_frame(2, blob(200, i))
+    assert queue.make_room(1) == 300
+    assert_clean(queue)
+    queue.put_frame(2, b"next")
+    queue.flush()
+    assert queue.sent() == wire(2, b"next")
+    assert_clean(queue)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_sends_drops_and_short_writes_leave_the_frames_of_a_plain_list(seed: int) -> None:
+    rng = random.Random(seed)
+    queue = Outq()
+    keep = bool(seed & 1)
+    head = b"HTTP/1.1 101 x\r\n\r\n"
+    queue.put(head)
+    # (bytes, may go): what is queued, the first of which may have left in part.
+    model: list[tuple[bytes, bool]] = [(head, False)]
+    gone = drops = 0
+    for step in range(1200):
+        what = rng.random()
+        if what < 0.55:
+            opcode, rsv = rng.choice([(1, 0), (2, 0), (2, 4), (9, 0), (10, 0)])
+            size = rng.randrange(126) if opcode > 8 else rng.choice([0, 1, 125, 126, 500, 9000, 16_000, 66_000])
+            payload = blob(size, step)
+            queue.put_frame(opcode, payload, rsv)
+            model.append((wire(opcode, payload, rsv), opcode < 8 and not (keep and rsv)))
+        elif what < 0.75:
+            queue.flush([rng.choice([AGAIN, 0, 1, 3, 130, 5000, 40_000])])
+            left = queue.sent()
+            while left:
+                data = model[0][0][gone:]
+                assert left.startswith(data[: len(left)])
+                if len(left) < len(data):
+                    gone += len(left)
+                    break
+                left = left[len(data) :]
+                model.pop(0)
+                gone = 0
+        else:
+            below = queue.queued + 1 - rng.choice([0, 1, 100, 20_000, 10**9])
+            below = max(below, 1)
+            size, victims = queue.queued, []
+            for i, (data, may_go) in enumerate(model):
+                if size < below:
+                    break
+                if may_go and not (i == 0 and gone):
+                    victims.append(i)
+                    size -= len(data)
+            if size >= below:
+                victims = []
+            assert queue.make_room(below, keep) == len(victims)
+            model = [item for i, item in enumerate(model) if i not in victims]
+            drops += len(victims)
+        assert queue.queued == sum(len(data) for data, _ in model) - gone
+    assert drops > 50
+    assert queue.flush() == OK
+    assert queue.sent() == b"".join(data for data, _ in model)[gone:]
+    assert_clean(queue)

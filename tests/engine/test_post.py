@@ -241,3 +241,74 @@ def test_whatever_there_is_to_do_rings(make: Make) -> None:
         loop.sleep()
         act()
         assert rings(loop) == 1
+
+
+# --- a queue that has drained ---
+
+
+def test_drain_is_told_once_and_takes_no_memory_but_the_side_block(make: Make) -> None:
+    loop, (a,) = make()
+    loop.drained(a)
+    assert loop.flags(a) == {"ready", "pending"} and loop.figures()["blocks"] == 1
+    loop.drained(a)
+    assert drain(loop) == [(a, "drain")]
+    assert loop.flags(a) == set() and loop.figures()["blocks"] == 0
+
+
+def test_drain_comes_behind_the_opening_and_before_messages_that_wait(make: Make) -> None:
+    loop, (a,) = make()
+    loop.poller_present(False)
+    loop.post_open(a)
+    loop.post(a, b"1")
+    loop.drained(a)
+    loop.post(a, b"2")
+    assert drain(loop) == [(a, "open"), (a, "drain"), (a, b"1"), (a, b"2")]
+    assert loop.flags(a) == set()
+
+
+def test_drain_leaves_messages_in_the_batch_their_place(make: Make) -> None:
+    """Were the connection on the ready list, its messages would line up in the inbox, behind whatever came there."""
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    loop.drained(a)
+    assert loop.flags(a) == {"pending"}
+    loop.abort(a)
+    got = []
+    while (taken := loop.begin()) is not None:
+        while (event := loop.next(taken)) is not None:
+            got.append(event)
+        loop.done(taken)
+    assert got == [b"1", "close"]
+    assert not loop.is_there(a)
+
+
+def test_drain_of_a_busy_connection_waits_for_its_turn_and_the_end_comes_last(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    taken = loop.begin()
+    assert loop.next(taken) == b"1"
+    loop.drained(a)
+    loop.abort(a)
+    assert loop.figures()["ready"] == 0 and loop.next(taken) is None
+    loop.done(taken)
+    # Of the two, the end is what counts.
+    assert drain(loop) == [(a, "close")]
+
+
+def test_drain_after_the_end_is_not_told(make: Make) -> None:
+    loop, (a,) = make()
+    loop.close(a)
+    loop.drained(a)
+    assert loop.figures()["ready"] == 0
+
+
+def test_burst_of_sends_to_many_wakes_the_poller_once(make: Make) -> None:
+    loop, conns = make(8)
+    loop.sleep()
+    for i in range(1000):
+        loop.queue(conns[i % 8], b"x" * 10)
+    assert loop.queued() == (10_000, 1)
+    assert int.from_bytes(os.read(loop.wake_fd, 8), sys.byteorder) == 1
+    for conn in conns:
+        loop.flush(conn)
+    assert loop.queued() == (0, 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ import raw
 from live import expect_eof, ping, take, wait, wait_until
 from loops import echo, running
 from raw import BINARY, PING, PONG, TEXT
+from uws_shims.deliver_shim import Bare
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+Make = Callable[..., tuple[Bare, list[int]]]
 
 
 def test_silent_peer_is_pinged_and_a_pong_keeps_it() -> None:
@@ -229,3 +233,61 @@ def test_nothing_is_set_where_nothing_is_asked_for() -> None:
         ping(client)
         assert engine.counter("timers") == 0
         wait_until(lambda: engine.counter("slab_blocks") == 0, "nothing is held")
+
+
+# --- what waits for all of them together ---
+
+
+def stuck(count: int) -> tuple[Bare, list[int], list[socket.socket]]:
+    """Connections whose peers do not read, in the order in which they stopped."""
+    loop = Bare()
+    conns: list[int] = []
+    peers: list[socket.socket] = []
+    for _ in range(count):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        conns.append(loop.open(ours.detach()))
+        peers.append(theirs)
+        loop.queue(conns[-1], bytes(4 << 20))
+        loop.flush(conns[-1])
+    assert loop.line() == conns
+    return loop, conns, peers
+
+
+def test_slowest_go_first_and_no_more_of_them_than_it_takes() -> None:
+    loop, (a, b, c, d), peers = stuck(4)
+    peers[0].recv(1 << 16, socket.MSG_WAITALL)
+    loop.flush(a)
+    assert loop.line() == [b, c, d, a]
+    total = loop.queued()[0]
+    loop.tend_queues(total)
+    assert loop.line() == [b, c, d, a]
+    loop.tend_queues(total - 1)
+    assert loop.line() == [c, d, a]
+    # Three of 4 MiB, less what the kernel took: below seven eighths of 10 MiB there are two, of 6 MiB there is one.
+    loop.tend_queues(10 << 20)
+    assert loop.line() == [d, a]
+    loop.tend_queues(6 << 20)
+    assert loop.line() == [a]
+    loop.tend_queues(0)
+    assert loop.line() == [] and loop.queued()[0] == 0
+    for peer in peers:
+        peer.close()
+
+
+def test_who_gets_on_when_looked_at_stays() -> None:
+    loop, (a, b), peers = stuck(2)
+    # The kernel has room, and nobody has been there to see it.
+    peers[0].recv(1 << 16, socket.MSG_WAITALL)
+    loop.tend_queues(loop.queued()[0] - 1)
+    assert loop.line() == [a] and loop.is_there(a)
+    for peer in peers:
+        peer.close()
+
+
+def test_what_the_kernel_has_not_been_offered_is_nobodys_fault(make: Make) -> None:
+    loop, conns = make(5)
+    for conn in conns:
+        loop.queue(conn, bytes(1000))
+    loop.tend_queues(100)
+    assert loop.queued()[0] == 0 and all(loop.is_there(conn) for conn in conns)

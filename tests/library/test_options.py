@@ -50,6 +50,7 @@ SWITCHES = ["keep_request", "proxy_protocol", "raise_nofile_limit", "streaming",
 def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
     others = {"compression", "max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page"}
+    others |= {"high_water_bytes", "low_water_bytes", "max_buffered_total_bytes", "overflow"}
     others |= {"unix_mode", "trusted_proxies", "forwarded_header"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
@@ -343,3 +344,41 @@ def test_request_workers_may_be_none_at_all_and_not_absurdly_many() -> None:
             Options(request_workers=bad)
     with pytest.raises(TypeError, match="request_workers: must be an int"):
         Options.of({"request_workers": True})
+
+
+def test_marks_give_way_to_a_small_limit_and_what_was_chosen_is_refused() -> None:
+    options = Options()
+    assert (options.high_water_bytes, options.low_water_bytes) == (64 << 10, 16 << 10)
+    options = Options(max_buffered_bytes=1000)
+    assert (options.high_water_bytes, options.low_water_bytes) == (1000, 250)
+    # As Server.set_pool does.
+    assert dataclasses.replace(options, pool=(1, 1)).high_water_bytes == 1000
+    options = Options(high_water_bytes=40_000, low_water_bytes=40_000)
+    assert (options.high_water_bytes, options.low_water_bytes) == (40_000, 40_000)
+    assert Options(high_water_bytes=0).low_water_bytes == 0
+    with pytest.raises(ValueError, match="high_water_bytes: must be at most max_buffered_bytes, 1000, not 1001"):
+        Options(max_buffered_bytes=1000, high_water_bytes=1001)
+    with pytest.raises(ValueError, match="low_water_bytes: must be at most high_water_bytes, 1000, not 1001"):
+        Options(high_water_bytes=1000, low_water_bytes=1001)
+    for name in ("high_water_bytes", "low_water_bytes"):
+        with pytest.raises(ValueError, match=f"{name}: must be from 0 to"):
+            Options.of({name: -1})
+        with pytest.raises(TypeError, match=f"{name}: must be an int"):
+            Options.of({name: 1.5})
+
+
+def test_what_waits_for_all_has_a_wider_range() -> None:
+    assert Options().max_buffered_total_bytes == 256 << 20
+    assert Options(max_buffered_total_bytes=2**63 - 1).settings()["max_buffered_total_bytes"] == 2**63 - 1
+    for value in (0, -1, 2**63):
+        with pytest.raises(ValueError, match="max_buffered_total_bytes: must be from 1 to"):
+            Options(max_buffered_total_bytes=value)
+
+
+def test_policy_of_a_full_queue_is_one_of_four() -> None:
+    for i, policy in enumerate(("block", "close", "drop-newest", "drop-oldest")):
+        assert Options.of({"overflow": policy}).settings()["overflow"] == i
+    assert Options().overflow == "block"
+    for wrong in ("drop", "", None, 1):
+        with pytest.raises(ValueError, match="overflow: must be one of block, close, drop-newest, drop-oldest"):
+            Options.of({"overflow": wrong})

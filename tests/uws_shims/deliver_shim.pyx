@@ -2,7 +2,7 @@
 # Imported by tests/engine/test_post.py, test_deliver.py and test_loop.py.
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _uws.clock cimport clock_us
@@ -14,20 +14,32 @@ from _uws.deliver cimport (
     UwsDelivery,
     deliver_begin,
     deliver_done,
+    deliver_held,
     deliver_next,
     deliver_next_note,
     deliver_wait,
     deliver_wait_room,
 )
 from _uws.errs cimport UWS_OK
-from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_upgraded
+from _uws.life cimport (
+    conn_abort,
+    conn_begin,
+    conn_close,
+    conn_consumed,
+    conn_dirty,
+    conn_flush,
+    conn_hold,
+    conn_release,
+    conn_upgraded,
+)
 from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init
 from _uws.outq cimport outq_put
 from _uws.poller cimport poller_wait
-from _uws.post cimport post_event, post_nudge, post_spill
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_MESSAGE, UWS_EVF_OWNED, UwsEvent
+from _uws.post cimport post_drained, post_event, post_nudge, post_spill
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_DRAIN, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EVF_OWNED, UwsEvent
 from _uws.slab cimport slab_take
-from _uws.slot cimport conn_side
+from _uws.slot cimport conn_index, conn_side
+from _uws.slow cimport slow_first, slow_got_on, slow_leave
 from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_C_ABORT,
@@ -38,6 +50,7 @@ from _uws.state cimport (
     UWS_F_READY,
     UWS_S_FREE,
     UWS_W_CLOSE,
+    UWS_W_DRAIN,
     UWS_W_MESSAGE,
     UwsBatch,
     UwsConn,
@@ -46,6 +59,7 @@ from _uws.state cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
+from _uws.tend cimport tend_queues
 
 BATCH_EVENTS = UWS_BATCH_EVENTS
 DELIVER_NOTES = UWS_DELIVER_NOTES
@@ -82,7 +96,7 @@ cdef class Bare:
         limits.max_buffered_bytes = max_buffered_bytes
         assert batch_init(&self.b) == UWS_OK
         assert loop_init(&self.l, &limits, 1 << 20, 1000, 1024) == UWS_OK
-        self.l.want = UWS_W_MESSAGE | UWS_W_CLOSE
+        self.l.want = UWS_W_MESSAGE | UWS_W_CLOSE | UWS_W_DRAIN
 
     def __dealloc__(self):
         loop_destroy(&self.l)
@@ -128,6 +142,70 @@ cdef class Bare:
             self.b.used_bytes += event.len_bytes
         memcpy(event.data, <const uint8_t*>payload, event.len_bytes)
         assert post_event(&self.l, c, &event) == UWS_OK
+
+    def post_open(self, int fd):
+        cdef UwsEvent event
+        memset(&event, 0, sizeof(event))
+        event.kind = UWS_EV_OPEN
+        assert post_event(&self.l, self.at(fd), &event) == UWS_OK
+
+    def hold(self, int fd):
+        return conn_hold(&self.l, self.at(fd))
+
+    def release(self, int fd):
+        conn_release(&self.l, self.at(fd))
+
+    def held(self, Delivery taken):
+        """What a runner asks between two callbacks: was the connection paused, and is the delivery over for it?"""
+        return deliver_held(&self.l, &taken.d)
+
+    def drained(self, int fd):
+        """As where its queue has come down to the low mark."""
+        cdef UwsConn* c = self.at(fd)
+        assert conn_side(&self.l, c) != NULL
+        post_drained(&self.l, c)
+
+    # ---- who waits for the kernel
+
+    def got_on(self, int fd):
+        cdef UwsConn* c = self.at(fd)
+        assert conn_side(&self.l, c) != NULL
+        slow_got_on(&self.l, c)
+
+    def caught_up(self, int fd):
+        slow_leave(&self.l, self.at(fd))
+
+    def slowest(self):
+        cdef UwsConn* c = slow_first(&self.l)
+        return -1 if c == NULL else conn_index(&self.l, c)
+
+    def line(self):
+        """All of them, from the one that has not got on for longest; the links back agree."""
+        cdef int32_t at = self.l.slow_head, before = -1
+        found = []
+        while at >= 0:
+            assert self.l.table[at].side.behind and self.l.table[at].side.slow_prev == before
+            found.append(at)
+            before = at
+            at = self.l.table[at].side.slow_next
+        assert self.l.slow_tail == before
+        return found
+
+    def tend_queues(self, size_t max_out_bytes):
+        self.l.limits.max_out_bytes = max_out_bytes
+        pthread_mutex_lock(&self.l.lock)
+        tend_queues(&self.l)
+        pthread_mutex_unlock(&self.l.lock)
+
+    # ---- sending
+
+    def queue(self, int fd, bytes data):
+        """As whoever sends does."""
+        self.queue_bytes(fd, data)
+        conn_dirty(&self.l, self.at(fd))
+
+    def flush(self, int fd):
+        conn_flush(&self.l, self.at(fd))
 
     def spill(self):
         post_spill(&self.l)
@@ -181,7 +259,8 @@ cdef class Bare:
     cdef object content(self, UwsEvent* event):
         if event == NULL:
             return None
-        return "close" if event.kind == UWS_EV_CLOSE else (<char*>event.data)[:event.len_bytes]
+        kinds = {UWS_EV_CLOSE: "close", UWS_EV_DRAIN: "drain", UWS_EV_OPEN: "open"}
+        return kinds.get(event.kind) or (<char*>event.data)[:event.len_bytes]
 
     # ---- the poller's bell
 
@@ -209,6 +288,10 @@ cdef class Bare:
 
     def generation(self, int fd):
         return self.at(fd).generation
+
+    def queued(self):
+        """(what the loop counts, writes to the eventfd)"""
+        return self.l.out_bytes, self.l.count.wakeups
 
     def inbox(self, int fd):
         """(messages, bytes)"""

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_OK
-from _uws.inbox cimport inbox_drop, inbox_put, inbox_take, note_give
+from _uws.inbox cimport inbox_drop, inbox_put, inbox_put_back, inbox_take, note_give
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_MESSAGE, UWS_EVF_OWNED, UwsEvent
 from _uws.slab cimport UwsSlab, slab_destroy, slab_give, slab_init, slab_take, slab_used_bytes
 from _uws.state cimport UwsInbox, UwsNote
@@ -30,7 +30,7 @@ cdef class Inbox:
     def __dealloc__(self):
         slab_destroy(&self.slab)
 
-    def put(self, int kind, int opcode, bytes payload, bint owned=False, int code=0):
+    def put(self, int kind, int opcode, bytes payload, bint owned=False, int code=0, bint back=False):
         """(status, address of the payload handed down, None if there was none)"""
         cdef UwsEvent event
         cdef size_t n = len(payload)
@@ -53,7 +53,10 @@ cdef class Inbox:
         event.generation = 99
         event.data = data
         event.len_bytes = n
-        status = inbox_put(&self.box, &self.slab, &event)
+        if back:
+            status = inbox_put_back(&self.box, &self.slab, &event)
+        else:
+            status = inbox_put(&self.box, &self.slab, &event)
         at = <uintptr_t>data if data != NULL else None
         if owned:
             if status != UWS_OK:

@@ -1,6 +1,6 @@
-"""An asyncio loop on a thread of its own, for hooks that are coroutine functions.
+"""Hooks that are coroutine functions: awaited on an asyncio loop, with a limit, on a thread of our own or elsewhere.
 
-Imported by `helpers` when the first such hook runs: nobody else pays for importing asyncio. Any thread.
+Imported by `helpers` when the first such hook runs: nobody else pays for importing asyncio.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-__all__ = ["AsyncThread", "Done", "Late"]
+__all__ = ["AsyncThread", "Awaiter", "Done", "Late"]
 
 Done: TypeAlias = Callable[[Any, BaseException | None], object]
 """Called with what was awaited, or with what it raised."""
@@ -44,51 +44,48 @@ class _Job:
             self._done(result, error)
 
 
-class AsyncThread:
-    """A daemon thread that runs an asyncio loop until `close`.
+class Awaiter:
+    """Awaits on an asyncio loop, each thing for a limited time. All of it on the loop's thread.
 
     Args:
-        fatal: Called with what comes out of the asyncio loop itself: `KeyboardInterrupt` or `SystemExit`, raised
-            by a task of the application's own.
+        loop: It stays the caller's.
     """
 
-    def __init__(self, fatal: Callable[[BaseException], object]) -> None:
-        self._fatal = fatal
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._closing = False
         self._tasks: dict[asyncio.Task[None], _Job] = {}
         self._looking: asyncio.TimerHandle | None = None
-        self._loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._run, name="unlimitedws-async", daemon=True)
-        try:
-            self.thread.start()
-        except BaseException:
-            self._loop.close()
-            raise
 
     def __len__(self) -> int:
-        """Return how much is being awaited."""
+        """Return how much is being awaited. Thread: any."""
         return len(self._tasks)
 
-    def submit(
+    def begin(
         self,
         work: Callable[[], Awaitable[object]],
         limit: float,
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Call work on the thread and await what it returns, then call done there. Not after `close`.
+        """Call work and await what it returns, then call done.
 
         Args:
             work: Typically a coroutine function with its arguments.
-            limit: Seconds; then it is cancelled, and done gets a `Late`. So it does when the thread closes.
+            limit: Seconds; then it is cancelled, and done gets a `Late`. So it does after `cancel`.
             done: Must not raise, and not block.
             wanted: Asked now and then. When it says no, it is as if the limit were over. As done.
         """
-        self._loop.call_soon_threadsafe(self._start, _Job(work, done, wanted), limit)
+        self._start(_Job(work, done, wanted), limit)
 
-    def close(self) -> None:
-        """Cancel what is left and end the thread; returns at once."""
-        self._loop.call_soon_threadsafe(self._stop)
+    def cancel(self) -> None:
+        """Cancel what is awaited; it ends when the loop comes to it."""
+        self._closing = True
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        for task in self._tasks:
+            task.cancel()
 
     def _start(self, job: _Job, limit: float) -> None:
         task = self._loop.create_task(self._watch(job, limit))
@@ -109,10 +106,6 @@ class AsyncThread:
                 job.is_late = True
                 task.cancel()
         self._looking = self._loop.call_later(_LOOK_INTERVAL, self._look) if self._tasks else None
-
-    def _stop(self) -> None:
-        self._closing = True
-        self._loop.stop()
 
     async def _watch(self, job: _Job, limit: float) -> None:
         task = asyncio.current_task()
@@ -146,6 +139,43 @@ class AsyncThread:
         finally:
             # The traceback holds this frame, and the frame would hold the exception.
             del error
+
+
+class AsyncThread(Awaiter):
+    """A daemon thread that runs an asyncio loop until `close`.
+
+    Args:
+        fatal: Called with what comes out of the asyncio loop itself: `KeyboardInterrupt` or `SystemExit`, raised
+            by a task of the application's own.
+    """
+
+    def __init__(self, fatal: Callable[[BaseException], object]) -> None:
+        super().__init__(asyncio.new_event_loop())
+        self._fatal = fatal
+        self.thread = threading.Thread(target=self._run, name="unlimitedws-async", daemon=True)
+        try:
+            self.thread.start()
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def submit(
+        self,
+        work: Callable[[], Awaitable[object]],
+        limit: float,
+        done: Done,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """As `begin`, from any thread: work and done run on ours. Not after `close`."""
+        self._loop.call_soon_threadsafe(self._start, _Job(work, done, wanted), limit)
+
+    def close(self) -> None:
+        """Cancel what is left and end the thread; returns at once."""
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        self._closing = True
+        self._loop.stop()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -1,0 +1,130 @@
+"""How a connection of `unlimitedws.aio` ends: its states, its exceptions. Imports nothing of asyncio.
+
+The names are those of `websockets`, so that ``except`` clauses written for it read the same.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from _uws.conn import Conn
+
+from ..causes import CloseCause
+from ..errors import ConnectionClosed as _ConnectionClosed
+from ..errors import UnlimitedWSError
+
+__all__ = [
+    "Close",
+    "ConcurrencyError",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
+    "State",
+    "closed_by",
+]
+
+# What a peer says that has nothing to complain about; 1005 is a close frame without a code.
+_OK = frozenset({1000, 1001, 1005})
+_NO_CLOSE_FRAME = 1006
+
+# With which code the engine closes connections by itself, and goes on listening for the peer's answer.
+_ENGINES = {
+    CloseCause.SHUTDOWN: 1001,
+    CloseCause.IDLE: 1001,
+    CloseCause.LIFETIME: 1001,
+    CloseCause.EXPIRED: 3000,
+    CloseCause.REVOKED: 3000,
+    CloseCause.UNAUTHENTICATED: 3000,
+}
+# Where the peer is failed (RFC 6455, section 7.1.7): the code is ours, and nobody waits for an answer.
+_FAILED = frozenset({CloseCause.PROTOCOL, CloseCause.LIMIT, CloseCause.CALLBACK, CloseCause.MEMORY})
+
+
+class State(IntEnum):
+    """Where a connection is in its life."""
+
+    CONNECTING = 0
+    OPEN = 1
+    CLOSING = 2
+    CLOSED = 3
+
+
+class Close(NamedTuple):
+    """What a close frame says.
+
+    Attributes:
+        code: 1005 where it has none.
+        reason: Often ``""``.
+    """
+
+    code: int
+    reason: str
+
+
+class ConcurrencyError(UnlimitedWSError, RuntimeError):
+    """Two tasks do what only one can: receive from one connection, or wait for one and the same pong."""
+
+
+class ConnectionClosed(_ConnectionClosed):
+    """A connection was used that is closed. One of the two below, according to how it ended.
+
+    Attributes:
+        rcvd: What the peer's close frame said; None: there was none.
+        sent: What ours said; None likewise.
+        rcvd_then_sent: Who was first, where there were both: True, the peer. None elsewhere.
+        code, reason: As `ServerConnection.close_code` and `close_reason`.
+    """
+
+    def __init__(
+        self,
+        rcvd: Close | None = None,
+        sent: Close | None = None,
+        rcvd_then_sent: bool | None = None,
+        code: int = _NO_CLOSE_FRAME,
+        reason: str = "",
+    ) -> None:
+        super().__init__(code, reason)
+        self.args = (rcvd, sent, rcvd_then_sent, code, reason)
+        self.rcvd = rcvd
+        self.sent = sent
+        self.rcvd_then_sent = rcvd_then_sent
+
+
+class ConnectionClosedOK(ConnectionClosed):
+    """It ended as it should: with a close frame from either side, and 1000, 1001 or no code in both."""
+
+
+class ConnectionClosedError(ConnectionClosed):
+    """It ended otherwise: with another code, or without a close frame."""
+
+
+def closed_by(conn: Conn, said: Close | None) -> ConnectionClosed:
+    """Return the exception for a connection that is closed.
+
+    Args:
+        conn: The engine's, in or after its `on_close`.
+        said: What the application had it closed with; None: it did not.
+    """
+    code = _NO_CLOSE_FRAME if conn.close_code is None else conn.close_code
+    reason = conn.close_reason or ""
+    cause = conn.close_cause
+    peers = None if code == _NO_CLOSE_FRAME else Close(code, reason)
+    rcvd: Close | None = None
+    sent = said
+    first: bool | None = None
+    if cause is CloseCause.PEER:
+        rcvd = peers
+        # The engine repeats the peer's code (RFC 6455, section 5.5.1).
+        sent = None if peers is None else Close(code, "")
+        first = None if peers is None else True
+    elif cause is CloseCause.LOCAL or cause in _ENGINES:
+        rcvd = peers
+        if sent is None and cause in _ENGINES:
+            sent = Close(_ENGINES[cause], "")
+        first = None if rcvd is None or sent is None else False
+    elif cause in _FAILED:
+        sent = Close(code, reason)
+    is_ok = rcvd is not None and sent is not None and rcvd.code in _OK and sent.code in _OK
+    kind = ConnectionClosedOK if is_ok else ConnectionClosedError
+    return kind(rcvd, sent, first, code, reason)
