@@ -19,7 +19,8 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential exits bench bench-smoke idle handshake orphans compression lint versions clean pool isolation liveness beside senders \
+.PHONY: help run test autobahn autobahn-all differential exits bench bench-smoke pool isolation liveness beside senders \
+	idle handshake orphans compression lint versions clean
 .DELETE_ON_ERROR:
 
 help:
