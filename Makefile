@@ -6,8 +6,8 @@ ADDR ?= :8000
 JOBS ?= $(shell nproc)
 # For pytest and the benchmarks: make test ARGS="-k frame"
 ARGS ?=
-# How many random streams `make differential` compares.
-N ?= 100000
+# How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes.
+N ?=
 
 VENV := .venv
 DEV := .venv-dev
@@ -19,7 +19,7 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential bench bench-smoke pool isolation liveness beside senders \
+.PHONY: help run test autobahn autobahn-all differential exits bench bench-smoke pool isolation liveness beside senders \
 	idle handshake orphans compression lint versions clean
 .DELETE_ON_ERROR:
 
@@ -28,6 +28,7 @@ help:
 	@echo "make test         all tests"
 	@echo "make autobahn     the Autobahn cases; report in autobahn-report/"
 	@echo "make autobahn-all all 517 of them, with and without compression"
+	@echo "make exits N=200  every way in which a process ends, so many times"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
 	@echo "make bench        throughput beside picows, websockets and a floor in C"
 	@echo "make bench-smoke  one short round of it, and of the four below: do they run at all"
@@ -57,7 +58,10 @@ autobahn-all: $(DEV)/built
 	$(PY) tests/conformance/autobahn.py --all --outdir autobahn-report $(ARGS)
 
 differential: $(DEV)/built
-	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(N) $(ARGS)
+	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(or $(N),100000) $(ARGS)
+
+exits: $(DEV)/built
+	$(PY) tests/faults/exits.py --runs $(or $(N),200) $(ARGS)
 
 bench: $(DEV)/built
 	$(PY) bench/echo.py $(ARGS)

@@ -381,7 +381,8 @@ cdef uint32_t _shuffled(uint32_t i, uint32_t n, uint64_t key) noexcept nogil:
     """A permutation of 0..n-1, another one for each key: the place of i. Needs no memory, however many they are.
 
     Each step maps the numbers below a power of two to one another; what comes to lie at n or beyond goes on."""
-    cdef uint32_t mask = 1, round
+    cdef uint32_t mask = 1
+    cdef int _
     cdef uint64_t x = i, k
     cdef unsigned int half = 1
     while mask < n - 1:
@@ -390,7 +391,7 @@ cdef uint32_t _shuffled(uint32_t i, uint32_t n, uint64_t key) noexcept nogil:
     half = half // 2 + 1
     while True:
         k = key
-        for round in range(4):
+        for _ in range(4):
             # An odd factor, a sum and a shifted xor can all be undone.
             x = (x * (k | 1) + (k >> 32)) & mask
             x ^= x >> half

@@ -304,11 +304,12 @@ class Server(Entrance):
         run: Serving | None = None
         urgency = NONE
 
-        def on_signal(number: int) -> None:
+        def on_signal(number: int) -> bool:
             nonlocal urgency
             urgency = self._more_urgent(urgency, number)
             if run is not None:
                 self._obey(run, urgency)
+            return urgency <= STOP
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()
@@ -333,6 +334,9 @@ class Server(Entrance):
     def start(self) -> None:
         """Serve in the background, on daemon threads named ``unlimitedws-1`` and so on.
 
+        Returns when the first has been started, which may be before it polls: clients that come meanwhile wait in
+        the kernel's backlog, as they did before. What goes wrong on it is logged, and stops the server.
+
         Raises:
             RuntimeError: It runs already, or is being stopped; or no thread can be started; or it has more than one
                 of the option `workers`, which only `run` can start.
@@ -353,8 +357,8 @@ class Server(Entrance):
         In the parent of several workers it stops all of them. In a worker it stops that one, which is then replaced.
 
         Args:
-            timeout: Seconds or a `timedelta` for the connections to answer; those left are dropped. None is
-                the option `close_timeout`; 0 drops all at once.
+            timeout: Seconds or a `timedelta` for the connections to take what was sent to them, and to answer;
+                those left are dropped. None is the option `close_timeout`; 0 drops all at once.
 
         Raises:
             TimeoutError: A callback still runs a second after that. The server has not stopped; it does when

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import os
 import select
 import signal
@@ -24,6 +25,10 @@ __all__ = ["DRAIN", "NONE", "STOP", "SignalWaiter"]
 NONE, DRAIN, STOP = range(3)
 """What signals have asked for so far; each is more urgent than the one before, and beyond the last nobody waits."""
 
+# A handler that does nothing, and has no frame that the next signal could interrupt. SIG_IGN has Python complain of
+# a signal that came in just before.
+_nothing = operator.is_
+
 
 class SignalWaiter:
     """A context in which a handler gets some signals, and a place to wait in meanwhile.
@@ -33,7 +38,9 @@ class SignalWaiter:
 
     Args:
         handler: Called with a signal's number between two steps of whatever the main thread does: it must take no
-            lock.
+            lock. Where it returns False it wants no more of them, and they are ignored until the end of the
+            context: in a storm of signals each handler would be interrupted by the next, and in the end there is
+            no stack.
         numbers: The signals.
         also: One that only ends a `pause`, also where it is ignored: SIGCHLD.
     """
@@ -114,7 +121,10 @@ class SignalWaiter:
         self.__exit__(None, None, None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._handler(number)
+        if self._handler(number) is False:
+            for each in self._numbers:
+                if each in self._previous:
+                    signal.signal(each, _nothing)
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

@@ -444,9 +444,12 @@ SCENARIOS = (
              vary=("os._exit(0)", "sys.exit(0)")),
     Scenario("fork-in-a-callback", "def fork(conn, message):\n    pid = os.fork()\n    if pid == 0: os._exit(0)\n"
              "    conn.send(str(os.waitpid(pid, 0)[1]))\nserver.on_message = fork\n" + START, _fork_in_callback),
-    # At the very end Python puts the default handlers back, and then a signal kills.
-    Scenario("signal-storm", ECHO + "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, lambda *args: None)\n"
-             + RUN, _storm, (0, -signal.SIGTERM, -signal.SIGINT)),
+    # At the very end Python puts the default handlers back, and then a signal kills. Until then the handlers are those
+    # of before: a function without a frame, since of others there would be as many as signals.
+    Scenario("signal-storm", "{vary}\nimport operator\n"
+             "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, operator.is_)\n" + RUN,
+             _storm, (0, -signal.SIGTERM, -signal.SIGINT),
+             vary=("server.on_message = echo", "server.on_message = lambda conn, message: time.sleep(0.3)")),
     Scenario("sigterm-drains", ECHO + RUN, _term),
     Scenario("sigint-twice", ECHO + RUN, _int_twice),
 )

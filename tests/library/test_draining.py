@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -268,6 +269,6 @@ def test_run_leaves_no_thread() -> None:
     threads = kernel_threads()
     for _ in range(20):
         server = NewServer("127.0.0.1:0")
-        server.run(ready=lambda: server.stop(0))
+        server.run(ready=partial(server.stop, 0))
         assert not any(thread.name.startswith("unlimitedws") for thread in threading.enumerate())
     wait_until(lambda: kernel_threads() <= threads, "the kernel has ended them")

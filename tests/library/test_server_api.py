@@ -1020,3 +1020,28 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 leave.set()
 """)
     assert program.end() == (0, "0\n", "")
+
+
+def test_signals_without_end_while_a_callback_holds_the_server_up(script: Script, client: Dial) -> None:
+    # Handlers that interrupt one another would use the stack up.
+    program = script("""
+import operator, signal, time, unlimitedws
+server = unlimitedws.NewServer("127.0.0.1:0")
+@server.on_message
+def slow(conn, message):
+    conn.send("begun")
+    time.sleep(0.3)
+signal.signal(signal.SIGTERM, operator.is_)
+server.run(ready=lambda: print(server.local_addr.port))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("in good order")
+""")
+    ws = client(int(program.line()))
+    ws.send("go")
+    assert ws.recv(PATIENCE) == "begun"
+    with contextlib.suppress(ProcessLookupError):
+        while program.process.poll() is None:
+            program.signal(signal.SIGTERM)
+    status, out, err = program.end()
+    assert (out, err) == ("in good order\n", "")
+    assert status in (0, -signal.SIGTERM)
