@@ -453,7 +453,7 @@ def serve(
     origins: Origins | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
-    compression: Any = "deflate",
+    compression: Any = None,
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
     server_header: str | None = None,
@@ -478,7 +478,7 @@ def serve(
             Others get 403. None: anything.
         subprotocols: Ours, the one we like best first. Of several that a client offers the first of ours is taken.
         select_subprotocol: Called with the connection and the client's, returns one of them, or None.
-        compression: "deflate" or True, None or False, or a `Compression`.
+        compression: "deflate" or True, None or False (the default here), or a `Compression`.
         process_request: Called with the connection and the request, plain or ``async``, also for an ordinary GET.
             Returns a `Response` (see `ServerConnection.respond`), or None to go on.
         process_response: Called with the connection, the request and the 101 response before it is sent; may add
