@@ -43,7 +43,7 @@ _INTERNAL_ERROR = 1011
 _SWITCHING = 101
 _MAX_QUEUE = 16
 # The longest that a time of the engine's may be, for "without limit".
-_FOR_EVER = 24 * 86400.0
+_FOR_EVER = 86400.0
 _NO_LIMIT = 2**31 - 1
 
 
@@ -251,7 +251,9 @@ class Server:
         if self._run is None:
             self._run = run = made.begin()
             run.wake = self._stopped
-            self._keeper = self.get_loop().create_task(self._keep())
+            self._keeper = keeper = self.get_loop().create_task(self._keep())
+            # Where the event loop is closed without a word to its tasks, the end of the interpreter sees to the rest.
+            keeper._log_destroy_pending = False  # type: ignore[attr-defined]
 
     async def serve_forever(self) -> None:
         """Serve until the server is closed. Cancelled, close it and wait for that."""
@@ -317,7 +319,7 @@ class Server:
         """The engine has come to its end."""
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
-        if not self._is_closing:
+        if not self._is_closing and not self.get_loop().is_closed():
             # Not by us: a callback raised what stops everything, or the engine failed.
             self.close()
 
@@ -491,7 +493,7 @@ def serve(
         sock: A stream socket to accept from instead. It is closed with the server.
         ssl: Only None: a proxy ends TLS. See docs/proxies.md.
         options: The fields of `Options`; and by their names in `websockets` ``open_timeout``, ``ping_interval``,
-            ``ping_timeout``, ``close_timeout`` (None: without limit), ``max_size`` (bytes or None), ``write_limit``
+            ``ping_timeout``, ``close_timeout`` (None: a day, which is the longest), ``max_size`` (bytes or None), ``write_limit``
             (bytes, or high and low). Those left out have the defaults of `Options`, but for `overflow`: "close".
 
     Raises:
