@@ -19,7 +19,8 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential bench bench-smoke idle handshake orphans compression lint versions clean
+.PHONY: help run test autobahn autobahn-all differential bench bench-smoke pool isolation liveness beside senders \
+	idle handshake orphans compression lint versions clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,7 +30,12 @@ help:
 	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
 	@echo "make bench        throughput beside picows, websockets and a floor in C"
-	@echo "make bench-smoke  one short round of it"
+	@echo "make bench-smoke  one short round of it, and of the four below: do they run at all"
+	@echo "make pool         throughput with the pool of DefaultServer beside the same server without one"
+	@echo "make isolation    round trips of most while some callbacks sleep or compute"
+	@echo "make liveness     pings and newcomers of 10,000 connections while the GIL is held for a minute"
+	@echo "make beside       throughput beside a Python thread that computes"
+	@echo "make senders      8 threads send 10 million messages, every one checked"
 	@echo "make idle         memory of 10,000 idle connections"
 	@echo "make handshake    CPU of a handshake that comes byte by byte"
 	@echo "make orphans      CPU of looking after 100,000 idle connections"
@@ -58,6 +64,25 @@ bench: $(DEV)/built
 
 bench-smoke: $(DEV)/built
 	$(PY) bench/echo.py --smoke $(ARGS)
+	$(PY) bench/isolation.py --smoke
+	$(PY) bench/liveness.py --smoke
+	$(PY) bench/beside.py --smoke
+	$(PY) bench/senders.py --smoke
+
+pool: $(DEV)/built
+	$(PY) bench/echo.py --pool --rounds 11 $(ARGS)
+
+isolation: $(DEV)/built
+	$(PY) bench/isolation.py $(ARGS)
+
+liveness: $(DEV)/built
+	$(PY) bench/liveness.py $(ARGS)
+
+beside: $(DEV)/built
+	$(PY) bench/beside.py $(ARGS)
+
+senders: $(DEV)/built
+	$(PY) bench/senders.py $(ARGS)
 
 idle: $(DEV)/built
 	$(PY) bench/idle.py $(ARGS)

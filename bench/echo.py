@@ -35,11 +35,26 @@ def ratio(own: Samples, other: Samples) -> str:
     return f"{statistics.median(both):.2f}" if both else "-"
 
 
+def print_pool_ratio(results: dict[str, dict[int, Samples]], outstanding: int) -> None:
+    """What the pool costs: beside the same server without one, round by round."""
+    inline = results.get(rig.OURS_INLINE.name, {}).get(outstanding, {})
+    pool = results.get(rig.OURS_POOL.name, {}).get(outstanding, {})
+    both = sorted(n for n in inline if n in pool)
+    if not both:
+        return
+    rates = [rate(pool[n]) / rate(inline[n]) for n in both]
+    cpu = [pool[n]["server_us_per_message"] / inline[n]["server_us_per_message"] for n in both]
+    print(
+        f"pool / inline, {outstanding} outstanding: {statistics.median(rates):.3f} of the messages/s "
+        f"(rounds: {min(rates):.2f} to {max(rates):.2f}), {statistics.median(cpu):.3f} times the CPU a message"
+    )
+
+
 def table(
     results: dict[str, dict[int, Samples]], dropped: dict[str, dict[int, int]], outstanding: int
 ) -> None:
     rows = []
-    floor = results[rig.FLOOR.name][outstanding]
+    floor = results.get(rig.FLOOR.name, {}).get(outstanding, {})
     picows = results.get(rig.PICOWS.name, {}).get(outstanding, {})
     for name, by_setting in results.items():
         samples = by_setting[outstanding]
@@ -85,6 +100,9 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], help="only servers whose names contain one of these, and the floor"
     )
+    parser.add_argument(
+        "--pool", action="store_true", help="only ours with on_message, inline and with a pool, and no floor"
+    )
     parser.add_argument("--json", help="write every sample to this file")
     parser.add_argument(
         "--smoke",
@@ -98,6 +116,8 @@ def main() -> None:
     wanted = [
         s for s in SERVERS if not args.only or s is rig.FLOOR or any(text in s.name for text in args.only)
     ]
+    if args.pool:
+        wanted = [rig.OURS_INLINE, rig.OURS_POOL]
     servers = rig.present(wanted)
     if args.smoke and rig.OURS_INLINE in wanted and rig.OURS_INLINE not in servers:
         raise SystemExit("ours cannot be imported: there is nothing to smoke-test")
@@ -135,6 +155,7 @@ def main() -> None:
 
     for outstanding in args.outstanding:
         table(results, dropped, outstanding)
+        print_pool_ratio(results, outstanding)
     if args.json:
         with open(args.json, "w") as file:
             json.dump(results, file, indent=1)

@@ -1,10 +1,12 @@
 """What every benchmark here needs: native tools, servers under test, pinned cores, facts about the machine.
 
-Owns the rule for contaminated samples (see `measure`). Imported by echo.py and idle.py only.
+Owns the rule for contaminated samples (see `measure`), and the talk with a server or a client that waits for a word
+(see `Peer`). Imported by the benchmarks and by their tests only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -14,6 +16,7 @@ import resource
 import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +29,9 @@ NATIVE = BENCH / "native"
 BIN = BENCH / "bin"
 
 START_TIMEOUT_S = 30.0
+OPEN_TIMEOUT_S = 130.0
+# For what has a known end, beyond it.
+PATIENCE_S = 30.0
 # In cores, what neither side used while a sample was taken. Above it somebody else was at work, and the
 # sample says more about them.
 MAX_OTHER_CPU = 0.15
@@ -38,12 +44,14 @@ class Server:
 
     needs: modules without which it is left out.
     dists: distributions whose versions belong to the result.
+    args: of the script.
     """
 
     name: str
     script: str | None
     needs: tuple[str, ...] = ()
     dists: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         """Return the first needed module that cannot be imported."""
@@ -66,7 +74,12 @@ class Server:
     def command(self) -> list[str]:
         if self.script is None:
             return [str(native_tool("wsfloor"))]
-        return [sys.executable, str(BENCH / "servers" / self.script)]
+        return [sys.executable, str(BENCH / "servers" / self.script), *self.args]
+
+    def in_company(self, company: str) -> Server:
+        """Return the same server with another thread in its process: see servers/company.py."""
+        assert self.script is not None and not self.args
+        return dataclasses.replace(self, script="company.py", args=(company, self.script))
 
 
 FLOOR = Server("C floor", None)
@@ -75,6 +88,9 @@ OURS_POOL = Server("ours, DefaultServer on_message", "ours_pool.py", ("unlimited
 OURS_GO = Server("ours, DefaultServer on_read", "ours_go.py", ("unlimitedws",), ("unlimitedws",))
 PICOWS = Server("picows + uvloop", "picows_echo.py", ("picows", "uvloop"), ("picows", "uvloop"))
 WEBSOCKETS = Server("websockets", "websockets_echo.py", ("websockets",), ("websockets",))
+UVICORN = Server(
+    "uvicorn", "uvicorn_echo.py", ("uvicorn", "websockets"), ("uvicorn", "websockets")
+)
 
 
 def built_in_place() -> bool:
@@ -100,7 +116,7 @@ def native_tool(name: str) -> Path:
     """Return the path of a tool of bench/native, compiled if it is missing or older than its source."""
     source = NATIVE / f"{name}.c"
     target = BIN / name
-    newest = max(path.stat().st_mtime for path in (source, NATIVE / "wscommon.h"))
+    newest = max(path.stat().st_mtime for path in (source, *NATIVE.glob("*.h")))
     if not target.exists() or target.stat().st_mtime < newest:
         BIN.mkdir(exist_ok=True)
         # Written beside and moved: two runs at once never execute half a file.
@@ -130,29 +146,104 @@ def pinned(core: int) -> Callable[[], None]:
     return prepare
 
 
+class Peer:
+    """A server or a client in a process of its own, and what is said with it, line by line."""
+
+    def __init__(self, name: str, command: list[str], core: int, path: list[str]) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            command,
+            env=environment(path),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            preexec_fn=pinned(core),
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.pid = self.process.pid
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        self._heard = b""
+
+    def say(self, line: str) -> None:
+        """Raises SystemExit if nobody is there to hear it."""
+        try:
+            self._stdin.write(line.encode() + b"\n")
+        except BrokenPipeError:
+            raise SystemExit(f"{self.name} has ended: exit code {self.process.wait()}") from None
+
+    def hear(self, timeout: float) -> str:
+        """Return the next line, without its end. Raises SystemExit if none comes within the timeout."""
+        end = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            while b"\n" not in self._heard:
+                if not selector.select(max(0.0, end - time.monotonic())):
+                    raise SystemExit(f"{self.name} said nothing for {timeout:g} s")
+                got = os.read(self._stdout.fileno(), 65536)
+                if not got:
+                    raise SystemExit(f"{self.name} has ended: exit code {self.process.wait()}")
+                self._heard += got
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode().strip()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._stdin.close()
+        self._stdout.close()
+
+
+@contextmanager
+def serving(server: Server, core: int) -> Iterator[tuple[Peer, int]]:
+    """Run a server on one core. Yields it and its port; it is killed at the end."""
+    path = [str(ROOT / "src")] if built_in_place() and server.script else []
+    peer = Peer(server.name, server.command(), core, path)
+    try:
+        line = peer.hear(START_TIMEOUT_S)
+        if not line.isdigit():
+            raise SystemExit(f"{server.name} did not print its port but {line!r}")
+        yield peer, int(line)
+        if peer.process.poll() is not None:
+            raise SystemExit(f"{server.name} ended while it was measured: exit code {peer.process.returncode}")
+    finally:
+        peer.end()
+
+
 @contextmanager
 def running(server: Server, core: int) -> Iterator[tuple[int, int]]:
     """Run a server on one core. Yields its pid and port; it is killed at the end."""
-    path = [str(ROOT / "src")] if built_in_place() and server.script else []
-    process = subprocess.Popen(
-        server.command(), env=environment(path), stdout=subprocess.PIPE, preexec_fn=pinned(core)
-    )
-    assert process.stdout is not None
+    with serving(server, core) as (peer, port):
+        yield peer.pid, port
+
+
+def probe_command(port: int, mode: str, options: dict[str, Any]) -> list[str]:
+    command = [str(native_tool("wsprobe")), "--port", str(port), "--mode", mode]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    return command
+
+
+@contextmanager
+def probing(core: int, port: int, mode: str, **options: Any) -> Iterator[Peer]:
+    """Run wsprobe against a server. Yields it once its connections are open; it is killed at the end."""
+    peer = Peer("wsprobe", probe_command(port, mode, options), core, [])
     try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            if not selector.select(START_TIMEOUT_S):
-                raise SystemExit(f"{server.name} printed no port within {START_TIMEOUT_S:g} s")
-        line = process.stdout.readline()
-        if not line.strip().isdigit():
-            raise SystemExit(f"{server.name} did not start: exit code {process.wait()}, output {line!r}")
-        yield process.pid, int(line)
-        if process.poll() is not None:
-            raise SystemExit(f"{server.name} ended while it was measured: exit code {process.returncode}")
+        line = peer.hear(OPEN_TIMEOUT_S)
+        if line != "ready":
+            raise SystemExit(f"wsprobe could not open its connections: {line}")
+        yield peer
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        peer.end()
+
+
+def probe(core: int, port: int, mode: str, seconds: float, **options: Any) -> dict[str, Any]:
+    """Run wsprobe once against a server. Raises SystemExit if a connection was lost or a reply was wrong."""
+    with probing(core, port, mode, seconds=seconds, **options) as peer:
+        line = peer.hear(seconds + PATIENCE_S)
+        if peer.process.wait(PATIENCE_S) != 0:
+            raise SystemExit(f"wsprobe --mode {mode}: {line}")
+    result: dict[str, Any] = json.loads(line)
+    return result
 
 
 def load(core: int, pid: int, port: int, **options: Any) -> dict[str, Any]:

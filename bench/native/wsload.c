@@ -8,21 +8,12 @@
  * Prints one line of JSON. Exits 1 if a connection failed, was lost, or got a wrong reply.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <dirent.h>
-#include <errno.h>
 #include <getopt.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "wscommon.h"
+#include "wsclient.h"
 
 #define RECEIVE_BYTES (256 << 10)
 #define EVENTS 1024
@@ -32,7 +23,6 @@
 #define TOUCHING_AT_ONCE 256    /* idle mode: messages under way while every connection gets one */
 #define OPEN_TIMEOUT_S 120.0
 #define CLOSE_TIMEOUT_S 5.0
-#define CONNECTIONS_PER_ADDRESS 1000
 
 enum state { CONNECTING, UPGRADING, OPEN, CLOSING, GONE };
 
@@ -51,9 +41,7 @@ struct conn {
     uint32_t expect_frame;  /* ring index of the message whose reply is awaited */
     uint32_t message_pos;   /* bytes of it that have arrived */
     uint64_t payload_left;  /* of the reply's current frame */
-    char *head;             /* the response's head while upgrading */
-    uint32_t head_len;
-    char key[WS_KEY_CHARS + 1];
+    struct handshake *handshake;    /* until it is over */
 };
 
 static struct {
@@ -98,13 +86,6 @@ static bool echoing;        /* a reply is the permission for the next message */
 static uint64_t queued, replies, bad_replies;
 static char first_error[160];
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 __attribute__((format(printf, 1, 2))) static void note_error(const char *format, ...)
 {
     if (first_error[0])
@@ -113,10 +94,7 @@ __attribute__((format(printf, 1, 2))) static void note_error(const char *format,
     va_start(args, format);
     vsnprintf(first_error, sizeof first_error, format, args);
     va_end(args);
-    /* It goes into a JSON string as it is. */
-    for (char *p = first_error; *p; p++)
-        if (*p == '"' || *p == '\\' || (unsigned char)*p < ' ')
-            *p = '\'';
+    make_quotable(first_error);
 }
 
 /* --- what the processes used --- */
@@ -188,16 +166,6 @@ static long process_rss_kb(int pid)
 
 /* --- frames --- */
 
-static void random_bytes(void *out, size_t len)
-{
-    for (size_t got = 0; got < len;) {
-        ssize_t n = getrandom((uint8_t *)out + got, len - got, 0);
-        if (n < 0)
-            die("getrandom");
-        got += (size_t)n;
-    }
-}
-
 static void prepare_ring(void)
 {
     uint8_t header[14];
@@ -233,9 +201,10 @@ static void lose(struct conn *c, const char *why)
     note_error("connection %d: %s", (int)(c - conns), why);
     lost++;
     c->state = GONE;
-    close(c->fd);
-    free(c->head);
-    c->head = NULL;
+    if (c->fd >= 0)
+        close(c->fd);
+    free(c->handshake);
+    c->handshake = NULL;
     free(c->control);
     c->control = NULL;
 }
@@ -326,25 +295,6 @@ static void check_payload(struct conn *c, const uint8_t *data, size_t len)
     c->message_pos += (uint32_t)len;
 }
 
-/* Size of the reply's header as far as it is known; reads its length once it is whole. */
-static size_t header_size(const uint8_t *header, size_t have)
-{
-    if (have < 2)
-        return 2;
-    return header[1] < 126 ? 2 : header[1] == 126 ? 4 : 10;
-}
-
-static uint64_t header_payload(const uint8_t *header)
-{
-    if (header[1] < 126)
-        return header[1];
-    if (header[1] == 126)
-        return (uint64_t)header[2] << 8 | header[3];
-    uint64_t wire;
-    memcpy(&wire, header + 2, 8);
-    return be64toh(wire);
-}
-
 static void header_done(struct conn *c)
 {
     uint8_t opcode = c->header[0] & 0x0F;
@@ -412,28 +362,13 @@ static uint32_t read_replies(struct conn *c, const uint8_t *data, size_t len)
 static void start(struct conn *c)
 {
     int index = (int)(c - conns);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)opt.port)};
-    int one = 1;
-
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0)
-        die("socket");
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    /* Closing with RST leaves no TIME_WAIT behind: the next run finds its ports free. */
-    struct linger linger = {.l_onoff = 1, .l_linger = 0};
-    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-
-    if (inet_pton(AF_INET, opt.host, &address.sin_addr) != 1) {
-        fprintf(stderr, "not an IPv4 address: %s\n", opt.host);
-        exit(2);
-    }
-    /* To one address the kernel's search for a free local port slows down with every connection there is. */
-    if (opt.addresses > 1)
-        address.sin_addr.s_addr = htonl(0x7F000100u + 1u + (uint32_t)(index % opt.addresses)); /* 127.0.1.x */
-
     c->state = CONNECTING;
     c->send_frame = c->expect_frame = (uint32_t)index * 7u & (ring_count - 1);
-    if (connect(c->fd, (struct sockaddr *)&address, sizeof address) != 0 && errno != EINPROGRESS) {
+    c->handshake = malloc(sizeof *c->handshake);
+    if (!c->handshake)
+        die("malloc");
+    c->fd = dial(opt.host, opt.port, index, opt.addresses);
+    if (c->fd < 0) {
         lose(c, strerror(errno));
         return;
     }
@@ -443,70 +378,30 @@ static void start(struct conn *c)
     c->want_out = true;
 }
 
-static void send_request(struct conn *c)
+static void connected(struct conn *c)
 {
-    int error = 0;
-    socklen_t size = sizeof error;
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error) {
-        lose(c, strerror(error));
-        return;
-    }
-    uint8_t nonce[16];
-    char request[512];
-    random_bytes(nonce, sizeof nonce);
-    base64_encode(nonce, sizeof nonce, c->key);
-    int n = snprintf(request, sizeof request,
-                     "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                     opt.path, opt.host, opt.port, c->key);
-    if (n >= (int)sizeof request) {
-        fprintf(stderr, "--path is too long\n");
-        exit(2);
-    }
-    if (send(c->fd, request, (size_t)n, MSG_NOSIGNAL) != n) {
-        lose(c, "the request was not taken as a whole");
+    const char *wrong = send_request(c->fd, c->handshake, opt.host, opt.port, opt.path);
+    if (wrong) {
+        lose(c, wrong);
         return;
     }
     c->state = UPGRADING;
     watch(c, false);
 }
 
-static void read_response(struct conn *c)
+static void upgrading(struct conn *c)
 {
-    enum { MAX_HEAD = 4096 };
-    if (!c->head && !(c->head = malloc(MAX_HEAD + 1)))
-        die("malloc");
-    ssize_t got = recv(c->fd, c->head + c->head_len, MAX_HEAD - c->head_len, 0);
-    if (got <= 0) {
-        if (got < 0 && errno == EAGAIN)
-            return;
-        lose(c, got == 0 ? "closed during the handshake" : strerror(errno));
-        return;
-    }
-    c->head_len += (uint32_t)got;
-    c->head[c->head_len] = '\0';
-    char *end = strstr(c->head, "\r\n\r\n");
-    if (!end) {
-        if (c->head_len == MAX_HEAD)
-            lose(c, "the response's head is longer than 4096 bytes");
-        return;
-    }
-    char expected[WS_ACCEPT_CHARS + 1];
-    size_t len = 0;
-    accept_of_key(c->key, expected);
-    const char *accept = header_value(c->head, "Sec-WebSocket-Accept", &len);
-    if (strncmp(c->head, "HTTP/1.1 101", 12) != 0) {
-        lose(c, c->head);
-    } else if (!accept || len != WS_ACCEPT_CHARS || memcmp(accept, expected, len) != 0) {
-        lose(c, "Sec-WebSocket-Accept is wrong");
-    } else if (end + 4 != c->head + c->head_len) {
+    bool upgraded;
+    const char *wrong = read_response(c->fd, c->handshake, &upgraded);
+    if (wrong) {
+        lose(c, wrong);
+    } else if (upgraded && c->handshake->head_len != c->handshake->len) {
         lose(c, "bytes behind the handshake that nobody asked for");
-    } else {
+    } else if (upgraded) {
         c->state = OPEN;
         open_now++;
-        free(c->head);
-        c->head = NULL;
+        free(c->handshake);
+        c->handshake = NULL;
     }
 }
 
@@ -545,12 +440,12 @@ static void turn(int timeout_ms)
         struct conn *c = events[i].data.ptr;
         uint32_t what = events[i].events;
         if (c->state == CONNECTING) {
-            send_request(c);
+            connected(c);
             continue;
         }
         if (what & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
             if (c->state == UPGRADING)
-                read_response(c);
+                upgrading(c);
             else if (c->state == OPEN)
                 readable(c);
             else if (c->state == CLOSING)
@@ -740,17 +635,6 @@ static _Noreturn void usage(void)
     exit(2);
 }
 
-static double number(const char *text, double low, double high)
-{
-    char *end;
-    double value = strtod(text, &end);
-    if (*end || !(value >= low && value <= high)) {
-        fprintf(stderr, "%s is not a number from %g to %g\n", text, low, high);
-        exit(2);
-    }
-    return value;
-}
-
 static void parse_options(int argc, char **argv)
 {
     static const struct option options[] = {
@@ -819,12 +703,7 @@ static void parse_options(int argc, char **argv)
 int main(int argc, char **argv)
 {
     parse_options(argc, argv);
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        die("getrlimit");
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        die("setrlimit");
+    raise_nofile_limit();
 
     /* One more than asked for: idle mode's first connection is not counted. */
     conns = calloc((size_t)opt.connections + 1, sizeof *conns);

@@ -158,13 +158,14 @@ class Conn(Hashable):
     def pause(self) -> None:
         """Read no more of this connection and deliver nothing that it sends, until `resume`; pausing twice needs one.
 
-        What has been received waits, in order; the rest waits in the kernel, and in the end in the peer. In a callback of
-        the connection it holds from the next message on; in another thread a callback may be just under way. `on_drain`
-        comes all the same.
+        What has been received waits, in order; the rest waits in the kernel, and in the end in the peer. In a
+        callback of the connection it holds from the next message on; in another thread a callback may be just under
+        way. `on_drain` comes all the same.
 
-        Meanwhile its pings and its close frame are not seen either, so it is not taken for vanished. It ends with the
-        connection: `close`, `abort`, `Server.disconnect`, `idle_timeout`, `max_lifetime`, an expiry, `send_timeout`, the
-        server's end, and RST. Then `on_close` comes, where the peer has its rights behind the messages that wait.
+        Meanwhile its pings and its close frame are not seen either, so it is not taken for vanished. It ends with
+        the connection: `close`, `abort`, `Server.disconnect`, `idle_timeout`, `max_lifetime`, an expiry,
+        `send_timeout`, the server's end, and RST. Then `on_close` comes, where the peer has its rights behind the
+        messages that wait.
 
         Raises:
             unlimitedws.ConnectionClosed: The connection is closed or closing.

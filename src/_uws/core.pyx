@@ -242,7 +242,8 @@ cdef class Loop(Dispatch):
         figures = {
             "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
             "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
-            "buffered_bytes": out_bytes, "incomplete_bytes": partial, "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
+            "buffered_bytes": out_bytes, "incomplete_bytes": partial,
+            "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
             "slab_blocks": blocks, "inflated": inflated, "inflated_from_bytes": inflated_from_bytes,
             "inflated_bytes": inflated_bytes, "draining": draining,
         }

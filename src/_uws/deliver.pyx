@@ -141,7 +141,8 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
             post_ready(l, c)
     else:
         c.flags &= ~UWS_F_PENDING
-    if c.flags & UWS_F_PAUSED and not conn_held(c) and (c.side == NULL or (c.side.inbox.bytes <= l.limits.max_inbox_bytes >> 1
+    if c.flags & UWS_F_PAUSED and (c.side == NULL or (not c.side.held
+                                                      and c.side.inbox.bytes <= l.limits.max_inbox_bytes >> 1
                                                       and c.side.inbox.count <= l.limits.max_inbox_messages >> 1)):
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)

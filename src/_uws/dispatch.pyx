@@ -137,8 +137,10 @@ cdef class Dispatch:
         cdef int how = AS_CALL
         cdef bint asked = False, held
         cdef void* known
+        # It stays this connection's as long as the delivery is under way.
+        cdef const UwsConn* slot = &l.table[d.index]
         while True:
-            if l.table[d.index].flags & UWS_F_PAUSED and d.batch != NULL:
+            if slot.flags & UWS_F_PAUSED and d.batch != NULL:
                 # Perhaps by the application, in the callback that has just returned.
                 conn_lock(l)
                 held = deliver_held(l, d)
@@ -167,7 +169,7 @@ cdef class Dispatch:
             if event.kind == UWS_EV_CLOSE:
                 self._closed(d, conn)
                 return 0
-            if l.table[d.index].marks & UWS_M_MUTE and event.kind != UWS_EV_OPEN:
+            if slot.marks & UWS_M_MUTE and event.kind != UWS_EV_OPEN:
                 # What it sent is dropped. That it is there is told all the same: on_close comes for each that was.
                 continue
             if event.kind == UWS_EV_OPEN:

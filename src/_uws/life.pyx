@@ -244,7 +244,7 @@ cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 
 cdef void conn_release(UwsLoop* l, UwsConn* c) noexcept nogil:
-    """Read and deliver it again, if it was held. The caller gives the side block back if that was all that it was for."""
+    """Read and deliver it again, if it was held. The caller gives the side block back if it was for nothing else."""
     if c.side == NULL or not c.side.held:
         return
     c.side.held = 0

@@ -185,8 +185,8 @@ cdef bint _can_make_room(UwsOutq* q, size_t below_bytes, bint keep_deflated) noe
 
 
 cdef uint32_t outq_make_room(UwsOutq* q, UwsSlab* slab, size_t below_bytes, bint keep_deflated) noexcept nogil:
-    """Drop messages of which nothing has left, the oldest first and no more than it takes, so that fewer than below_bytes
-    are queued. Where that cannot be, nothing is dropped.
+    """Drop messages of which nothing has left, the oldest first and no more than it takes, so that fewer than
+    below_bytes are queued. Where that cannot be, nothing is dropped.
 
     keep_deflated: a compressed message may not go, because the next ones build on it.
     Returns how many were dropped.

@@ -86,8 +86,8 @@ cdef int send_leave(UwsLoop* l, int32_t index, uint32_t generation, int status) 
 cdef int send_overflow(UwsLoop* l, UwsConn* c) noexcept nogil:
     """c's queue is full, and its senders do not wait: do what was agreed on for that.
 
-    UWS_OK: there is room after all. UWS_SEND_OLDER: there is, older messages were dropped. UWS_SEND_DROP: there is none,
-    and the message is dropped. UWS_E_ARG: the connection is.
+    UWS_OK: there is room after all. UWS_SEND_OLDER: there is, older messages were dropped. UWS_SEND_DROP: there is
+    none, and the message is dropped. UWS_E_ARG: the connection is.
     """
     # Perhaps it is only our own cork that is full; and whoever polls may be away while the kernel has room.
     conn_flush(l, c)

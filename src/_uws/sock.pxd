@@ -43,6 +43,7 @@ cdef void sock_reset(int fd) noexcept nogil
 cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes) noexcept nogil
 cdef int sock_spare() noexcept nogil
 cdef bint sock_unread(int fd) noexcept nogil
+cdef bint sock_writable(int fd) noexcept nogil
 cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil
 cdef int sock_local(int fd, sockaddr_storage* out) noexcept nogil
 cdef int sock_kind(const sockaddr_storage* address, const uint8_t** addr) noexcept nogil

@@ -66,6 +66,15 @@ cdef extern from "sys/ioctl.h" nogil:
         FIONREAD
     int ioctl(int, unsigned long, ...)
 
+cdef extern from "poll.h" nogil:
+    cdef enum:
+        POLLOUT
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd*, unsigned long, int)
+
 
 cdef ssize_t _recv(int fd, uint8_t* data, size_t len_bytes) noexcept nogil:
     cdef ssize_t n
@@ -176,6 +185,15 @@ cdef bint sock_unread(int fd) noexcept nogil:
     """Is there something that has come and has not been received? An end of the stream does not count."""
     cdef int n = 0
     return ioctl(fd, FIONREAD, &n) == 0 and n > 0
+
+
+cdef bint sock_writable(int fd) noexcept nogil:
+    """Would epoll report EPOLLOUT now? Sending may take some bytes long before that."""
+    cdef pollfd asked
+    asked.fd = fd
+    asked.events = POLLOUT
+    asked.revents = 0
+    return poll(&asked, 1, 0) > 0
 
 
 cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil:

@@ -26,7 +26,7 @@ from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_flooded, post_nudge
 from _uws.slot cimport conn_extra, conn_held, conn_index, conn_reading, conn_side, tick_now
 from _uws.slow cimport slow_first
-from _uws.sock cimport sock_unread
+from _uws.sock cimport sock_unread, sock_writable
 from _uws.state cimport (
     UWS_C_DRAIN,
     UWS_C_EXPIRED,
@@ -210,8 +210,8 @@ cdef void conn_timer(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 
 cdef void tend_queues(UwsLoop* l) noexcept nogil:
-    """What waits for all peers together is more than it may be: they are dropped until it is below seven eighths, who has
-    not got on for longest first. Lets go of the lock now and then; any slot may be free afterwards."""
+    """What waits for all peers together is more than it may be: they are dropped until it is below seven eighths, who
+    has not got on for longest first. Lets go of the lock now and then; any slot may be free afterwards."""
     cdef UwsConn* c
     cdef size_t had
     # What has not been offered to the kernel yet is nobody's fault.
@@ -222,11 +222,12 @@ cdef void tend_queues(UwsLoop* l) noexcept nogil:
         c = slow_first(l)
         if c == NULL:
             return
-        # We may have been away, and the kernel may have room by now.
-        had = c.side.out.bytes
-        conn_flush(l, c)
-        if c.side == NULL or c.side.out.bytes < had:
-            continue
+        if sock_writable(conn_index(l, c)):
+            # Whoever polls has been away, and the kernel has room by now.
+            had = c.side.out.bytes
+            conn_flush(l, c)
+            if c.side == NULL or c.side.out.bytes < had:
+                continue
         l.count.overload_closed += 1
         conn_abort(l, c, UWS_C_SLOW_READER)
 

@@ -39,8 +39,8 @@ class CloseCause(IntEnum):
     LIFETIME = 12
     """Older than `max_lifetime`: closed with 1001."""
     SLOW_READER = 13
-    """What was queued for it made no progress for `send_timeout`, was above `max_buffered_bytes` with the policy "close", or
-    got on least while all queues were above `max_buffered_total_bytes`: dropped."""
+    """What was queued for it made no progress for `send_timeout`, was above `max_buffered_bytes` with the policy
+    "close", or got on least while all queues were above `max_buffered_total_bytes`: dropped."""
     UNAUTHENTICATED = 14
     """It did not say in time who it is: closed with 3000."""
     EXPIRED = 15

@@ -136,8 +136,8 @@ class Options:
 
     overflow: Overflow = "block"
     """What `conn.send` does about a queue that is full. "block": it waits, up to `io_timeout`, then raises
-    `TimeoutError`. "close": the connection is dropped. "drop-newest": the message is. "drop-oldest": the oldest messages
-    are of which nothing has left. `Sent` says so, and counters count."""
+    `TimeoutError`. "close": the connection is dropped. "drop-newest": the message is. "drop-oldest": the oldest
+    messages are of which nothing has left. `Sent` says so, and counters count."""
 
     high_water_bytes: int = 64 << 10
     """Above so many bytes that wait `conn.send` returns `Sent.HIGH`, 64 KiB, or `max_buffered_bytes` where that is

@@ -15,8 +15,8 @@ library.
 ==========================================  ============================================================
 
 Reading a further message waits for it up to `io_timeout`, then raises `TimeoutError`; so does writing while
-the send buffer is full, unless the option `overflow` says otherwise. Writing returns a `Sent`, as `Conn.send` does. Either
-raises `unlimitedws.ConnectionClosed` when the peer has gone.
+the send buffer is full, unless the option `overflow` says otherwise. Writing returns a `Sent`, as `Conn.send`
+does. Either raises `unlimitedws.ConnectionClosed` when the peer has gone.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_DRAIN, UWS_EV_MESSAGE, UWS_EV_OPEN,
 from _uws.slab cimport slab_take
 from _uws.slot cimport conn_index, conn_side
 from _uws.slow cimport slow_first, slow_got_on, slow_leave
+from _uws.sock cimport sock_writable
 from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_C_ABORT,
@@ -196,6 +197,9 @@ cdef class Bare:
         pthread_mutex_lock(&self.l.lock)
         tend_queues(&self.l)
         pthread_mutex_unlock(&self.l.lock)
+
+    def writable(self, int fd):
+        return sock_writable(fd)
 
     # ---- sending
 

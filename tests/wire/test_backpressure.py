@@ -1,7 +1,8 @@
-"""Back-pressure over real sockets: what becomes of messages for a peer that does not read, and pausing one that sends."""
+"""Back-pressure over real sockets: messages for a peer that does not read, and pausing one that sends."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
@@ -97,7 +98,7 @@ def test_marks_are_those_of_the_options_and_the_kernel_is_asked_first() -> None:
 
 def test_wsutil_and_ping_say_what_send_says() -> None:
     with serve(overflow="drop-newest", max_buffered_bytes=50_000, **PATIENT) as live:
-        client, conn = live.connect_conn(rcvbuf=4096)
+        _, conn = live.connect_conn(rcvbuf=4096)
         assert wsutil.write_server_text(conn, "a") is Sent.OK
         assert wsutil.write_server_binary(conn, b"b") is Sent.OK
         assert wsutil.write_server_message(conn, BINARY, b"c") is Sent.OK
@@ -174,7 +175,7 @@ def test_drop_oldest_leaves_whole_messages_in_their_order(pool: Any, compressed:
         assert figures["dropped_oldest"] == missing >= 40
         assert figures["dropped_newest"] == 0
         # All that was lost was in one piece, between what had left and the newest.
-        assert max(b - a for a, b in zip(got, got[1:], strict=False)) == missing + 1
+        assert max(b - a for a, b in itertools.pairwise(got)) == missing + 1
 
 
 def test_messages_that_later_ones_build_on_are_not_dropped() -> None:
@@ -338,7 +339,7 @@ def test_reader_may_pause_until_what_it_sends_has_left(pool: Any) -> None:
 
     with serve(pool=pool, on_message=on_message, max_buffered_bytes=200_000, **PATIENT) as live:
         live.server.on_drain = lambda conn: conn.resume()
-        client, conn = live.connect_conn(rcvbuf=4096)
+        client = live.connect(rcvbuf=4096)
 
         def pour() -> None:
             for i in range(total):
@@ -391,7 +392,7 @@ def test_pause_ends_with_the_connection_and_on_close_comes(pool: Any, how: str) 
 
 def test_paused_connection_is_not_pinged_and_not_taken_for_vanished() -> None:
     with serve(ping_interval=0.05, ping_timeout=0.05) as live:
-        client, conn = live.connect_conn()
+        _, conn = live.connect_conn()
         other, _ = live.connect_conn()
         conn.pause()
         # By the time that another one has been dropped, it would have been too.
