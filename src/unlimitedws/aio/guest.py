@@ -1,4 +1,4 @@
-"""The engine inside an asyncio event loop: its loop is a guest's, and the guest's thread is the one that runs callbacks.
+"""The engine inside an asyncio event loop: its loop is a guest's, and its thread the one that runs callbacks.
 
 The event loop watches two descriptors of the engine's. While it is blocked, or waits for the GIL, the engine's watchdog
 does what needs no Python. Nothing here waits, but for the end of the interpreter.

@@ -183,7 +183,7 @@ class Server:
         hooks: _Hooks,
         *,
         subprotocols: Sequence[str] | None = None,
-        max_queue: int | None | tuple[int | None, int | None] = _MAX_QUEUE,
+        max_queue: int | tuple[int | None, int | None] | None = _MAX_QUEUE,
         start_serving: bool = True,
         logger: logging.Logger | None = None,
         sock: socket.socket | None = None,
@@ -459,7 +459,7 @@ def serve(
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
     server_header: str | None = None,
-    max_queue: int | None | tuple[int | None, int | None] = _MAX_QUEUE,
+    max_queue: int | tuple[int | None, int | None] | None = _MAX_QUEUE,
     logger: logging.Logger | None = None,
     start_serving: bool = True,
     sock: socket.socket | None = None,
@@ -491,10 +491,10 @@ def serve(
         logger: For what handlers raise; ``logging.getLogger("unlimitedws.aio")`` by default.
         start_serving: False: listen, but accept nobody until `Server.start_serving`.
         sock: A stream socket to accept from instead. It is closed with the server.
-        ssl: Only None: a proxy ends TLS. See docs/proxies.md.
+        ssl: Only None: a proxy ends TLS. See docs/deployment.md.
         options: The fields of `Options`; and by their names in `websockets` ``open_timeout``, ``ping_interval``,
-            ``ping_timeout``, ``close_timeout`` (None: a day, which is the longest), ``max_size`` (bytes or None), ``write_limit``
-            (bytes, or high and low). Those left out have the defaults of `Options`, but for `overflow`: "close".
+            ``ping_timeout``, ``close_timeout`` (None: a day, which is the longest), ``max_size`` (bytes or None),
+            ``write_limit`` (bytes, or high and low). Those left out have the defaults of `Options`, but for `overflow`: "close".
 
     Raises:
         TypeError, ValueError: An argument is unknown or impossible; the message names it.
@@ -565,7 +565,7 @@ def _compression(value: Any) -> Any:
     return False if value is None else value
 
 
-def _marks(limits: int | None | tuple[int | None, int | None]) -> tuple[int, int]:
+def _marks(limits: int | tuple[int | None, int | None] | None) -> tuple[int, int]:
     """High and low mark of the queue of messages."""
     high, low = limits if isinstance(limits, tuple) else (limits, None)
     if high is None:

@@ -194,12 +194,14 @@ def test_cancelled_while_it_waits_for_room_send_has_not_sent(loop: str) -> None:
             done.set_result(sent)
             await connection.wait_closed()
 
-        async with serve(handler, "127.0.0.1", 0, write_limit=65536, send_timeout=None) as server:
-            async with client(server, max_queue=1, max_size=None) as ws:
-                sent = await done
-                assert len(sent) < 400
-                got = [int.from_bytes((await ws.recv())[:4], "big") for _ in sent]
-                assert got == sent
+        async with (
+            serve(handler, "127.0.0.1", 0, write_limit=65536, send_timeout=None) as server,
+            client(server, max_queue=1, max_size=None) as ws,
+        ):
+            sent = await done
+            assert len(sent) < 400
+            got = [int.from_bytes((await ws.recv())[:4], "big") for _ in sent]
+            assert got == sent
 
     run(loop, main())
 
@@ -428,7 +430,8 @@ def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], kind: type[E
 
 def test_times_without_limit() -> None:
     async def main() -> None:
-        limits = dict.fromkeys(("open_timeout", "ping_interval", "ping_timeout", "close_timeout", "max_size", "max_queue"))
+        times = ("open_timeout", "ping_interval", "ping_timeout", "close_timeout")
+        limits: dict[str, Any] = dict.fromkeys((*times, "max_size", "max_queue"))
         async with serve(_nothing, "127.0.0.1", 0, **limits, write_limit=(1000, 10)) as server:
             options = server.server.options
             assert options.high_water_bytes == 1000

@@ -507,15 +507,17 @@ def test_send_waits_for_a_client_that_does_not_read_and_loses_nothing(lib: Libra
                 await connection.send(i.to_bytes(4, "big") + bytes(size))
                 sent += 1
 
-        async with lib.serve(handler, "127.0.0.1", 0, write_limit=65536) as server:
-            async with client(server, max_queue=1, max_size=None) as ws:
-                before = -1
-                while sent != before:
-                    before = sent
-                    await asyncio.sleep(0.3)
-                assert sent < count, "send never waited"
-                for i in range(count):
-                    assert await ws.recv() == i.to_bytes(4, "big") + bytes(size)
+        async with (
+            lib.serve(handler, "127.0.0.1", 0, write_limit=65536) as server,
+            client(server, max_queue=1, max_size=None) as ws,
+        ):
+            before = -1
+            while sent != before:
+                before = sent
+                await asyncio.sleep(0.3)
+            assert sent < count, "send never waited"
+            for i in range(count):
+                assert await ws.recv() == i.to_bytes(4, "big") + bytes(size)
 
     run(loop, main())
 
