@@ -494,7 +494,8 @@ def serve(
         ssl: Only None: a proxy ends TLS. See docs/deployment.md.
         options: The fields of `Options`; and by their names in `websockets` ``open_timeout``, ``ping_interval``,
             ``ping_timeout``, ``close_timeout`` (None: a day, which is the longest), ``max_size`` (bytes or None),
-            ``write_limit`` (bytes, or high and low). Those left out have the defaults of `Options`, but for `overflow`: "close".
+            ``write_limit`` (bytes, or high and low). Those left out have the defaults of `Options`, but for
+            `overflow`: "close".
 
     Raises:
         TypeError, ValueError: An argument is unknown or impossible; the message names it.
