@@ -5,6 +5,7 @@ import os
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject, PyTypeObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -89,6 +90,7 @@ cdef enum:
 
 # Who has it may make a Conn. Not a flag that says when: making an object may collect garbage, and let others run.
 cdef object MAKER = object()
+cdef tuple MADE_BY_US = (MAKER,)
 
 # Whether a fork is under way, which has the locks of all loops meanwhile; under the GIL.
 cdef bint forking = False
@@ -286,6 +288,10 @@ cdef class Conn:
     @property
     def request(self):
         return None if self.about is None else self.about.request
+
+    @property
+    def _loop(self):
+        return <object>self.owner
 
     @property
     def _about(self):
@@ -557,7 +563,8 @@ cdef class Conn:
 
 cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation):
     """A Conn that its slot does not know yet."""
-    cdef Conn conn = Conn.__new__(Conn, MAKER)
+    # Not Conn.__new__(Conn, MAKER), which makes a tuple for each.
+    cdef Conn conn = <Conn>(<PyTypeObject*>Conn).tp_new(Conn, <PyObject*>MADE_BY_US, NULL)
     conn.l = l
     conn.index = index
     conn.generation = generation

@@ -10,6 +10,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from _uws.accept cimport accept_leave, accept_look
 from _uws.clock cimport clock_ms
 from _uws.conn cimport conn_lock, conn_unlock, conns_fork
 from _uws.errs cimport UWS_E_ARG, UWS_OK
@@ -42,6 +43,7 @@ from _uws.state cimport (
     UWS_CAUSES,
     UWS_MAX_HTTP_STATUS,
     UWS_MAX_SUBPROTOCOLS,
+    UWS_ROLE_NEW,
     UwsBatch,
     UwsCounters,
     UwsLoop,
@@ -67,10 +69,15 @@ cdef UwsLoop* all_loops = NULL
 
 
 @cython.final
+cdef class Crowd:
+    """The connections of several loops, counted together. See core.pyi."""
+
+
+@cython.final
 cdef class Loop(Dispatch):
     """One epoll instance, its connections, and the threads that serve them. See core.pyi."""
 
-    def __cinit__(self, dict settings, spawn, failed, page):
+    def __cinit__(self, dict settings, spawn, failed, page, Crowd crowd=None):
         cdef UwsSettings told
         cdef rlimit files
         cdef uint32_t table
@@ -90,6 +97,9 @@ cdef class Loop(Dispatch):
             self.l = NULL
             raise OSError(errno, "epoll, eventfd or the connection table cannot be had")
         self.l.env.max_stream_bytes = told.max_stream_bytes
+        self.crowd = crowd
+        if crowd is not None:
+            self.l.crowd = &crowd.n
         global all_loops
         self.l.next_loop = all_loops
         all_loops = self.l
@@ -123,15 +133,25 @@ cdef class Loop(Dispatch):
     def connections(self):
         return 0 if self.l.forked else self.l.n_open
 
-    def listen(self, int fd, bint shared=False):
+    def listen(self, int fd, bint shared=False, bint in_turn=False):
         cdef int status
         conn_lock(self.l)
-        status = loop_listen(self.l, fd, shared)
+        status = loop_listen(self.l, fd, shared, in_turn)
         conn_unlock(self.l)
         if status == UWS_E_ARG:
             raise ValueError("too many listening sockets for one loop")
         if status != UWS_OK:
             raise OSError(errno, "epoll does not take the listening socket")
+
+    def accept_no_more(self):
+        conn_lock(self.l)
+        accept_leave(self.l)
+        conn_unlock(self.l)
+
+    def look(self):
+        conn_lock(self.l)
+        accept_look(self.l)
+        conn_unlock(self.l)
 
     def set_subprotocols(self, list names not None):
         cdef UwsLoop* l = self.l
@@ -260,7 +280,7 @@ cdef class Loop(Dispatch):
     def run(self):
         cdef UwsLoop* l = self.l
         cdef UwsBatch b
-        cdef uint64_t role = 0
+        cdef uint64_t role = UWS_ROLE_NEW
         cdef int work
         cdef bint started = True
         if l.forked:
@@ -270,6 +290,7 @@ cdef class Loop(Dispatch):
             raise MemoryError
         conn_lock(l)
         l.runners += 1
+        l.arriving += 1
         self.spawning = False
         if not self.dog_started and not l.finished:
             self.dog_started = True
@@ -384,7 +405,8 @@ cdef class Loop(Dispatch):
         cdef bint wanted
         conn_lock(l)
         l.gil_waiters -= 1
-        wanted = self.max_runners > l.runners and l.parked == 0 and not self.spawning and not l.stopping
+        wanted = self.max_runners > l.runners and l.parked == 0 and l.arriving == 0 \
+            and not self.spawning and not l.stopping
         conn_unlock(l)
         if wanted and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms):
             self._spare()

@@ -28,6 +28,7 @@ from _uws.state cimport (
     UWS_O_GUEST,
     UWS_O_NONE,
     UWS_O_RUNNER,
+    UWS_ROLE_NEW,
     pthread_cond_broadcast,
     pthread_cond_signal,
     pthread_cond_t,
@@ -299,11 +300,11 @@ cdef void _park(UwsLoop* l) noexcept nogil:
 cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
     """A runner's way back from its callbacks (or in): poll, or wait until there is something to deliver.
 
-    b: the runner's batch. role: what the last call set; 0 at first.
+    b: the runner's batch. role: what the last call set; UWS_ROLE_NEW at first, when the caller is among those arriving.
     Returns a UwsWork. With EVENTS the caller is counted among those that wait for the GIL (gil_waiters), and says
     when it has it.
     """
-    cdef bint mine
+    cdef bint mine, is_new = role[0] == UWS_ROLE_NEW
     cdef int work = UWS_WORK_STOP
     pthread_mutex_lock(&l.lock)
     mine = role[0] != 0 and l.owner == UWS_O_RUNNER and l.away and l.away_seq == role[0]
@@ -322,6 +323,9 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
         if _finish(l):
             break
         if mine:
+            if is_new:
+                is_new = False
+                l.arriving -= 1
             loop_turn(l, b)
             continue
         if l.owner == UWS_O_NONE:
@@ -341,7 +345,12 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
                 pthread_cond_wait(&l.runner_cond, &l.lock)
             l.role_wanted = 0
             continue
+        if is_new:
+            is_new = False
+            l.arriving -= 1
         _park(l)
+    if is_new:
+        l.arriving -= 1
     if work == UWS_WORK_EVENTS:
         l.gil_waiters += 1
     elif mine:
@@ -354,6 +363,8 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
 cdef void role_leave(UwsLoop* l, UwsBatch* b, uint64_t role) noexcept nogil:
     """A runner goes for good in the middle of a round: what it has not begun is left to the others."""
     pthread_mutex_lock(&l.lock)
+    if role == UWS_ROLE_NEW:
+        l.arriving -= 1
     if role != 0 and l.owner == UWS_O_RUNNER and l.away and l.away_seq == role:
         post_spill(l)
         l.batch = NULL

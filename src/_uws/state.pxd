@@ -205,6 +205,9 @@ cdef enum UwsOwner:
     UWS_O_DOG = 2             # the watchdog: it polls while every runner is away
     UWS_O_GUEST = 3           # an event loop of others, which calls whenever the epoll descriptor is readable
 
+cdef enum:
+    UWS_ROLE_NEW = 1          # away_seq of no time away: what a loop and a runner begin with
+
 cdef struct UwsLimits:
     UwsUpgradeLimits upgrade
     uint32_t handshake_timeout_ms
@@ -287,6 +290,7 @@ cdef struct UwsLoop:
     uint64_t rng              # for jitter
     UwsExtra* extra
     uint32_t n_conns          # slots that are not free
+    uint32_t* crowd           # the same for all loops of the server, atomic; NULL: there is only this one
     uint32_t n_open           # upgraded and not closed yet
     uint32_t want             # UwsWant: what Python has hooks for
     UwsEvent* scratch         # what proto_feed writes
@@ -309,6 +313,7 @@ cdef struct UwsLoop:
     int listener[16]
     uint8_t shared[16]        # the listener is: other processes accept from it too
     int n_listeners
+    uint32_t listen_for       # what epoll is asked for a listener: with EPOLLEXCLUSIVE where others accept from it too
     int spare_fd
     uint8_t accepting
     uint64_t accept_at_ms     # accepting pauses until then; 0: it does not
@@ -338,6 +343,7 @@ cdef struct UwsLoop:
     uint32_t gil_waiters      # runners that wait for the GIL
     uint32_t runners          # threads in run()
     uint32_t parked
+    uint32_t arriving         # ... that have begun, and have neither parked nor gone to work yet
     uint32_t wake_parked      # parked runners that were told to go on
     pthread_cond_t runner_cond
     pthread_cond_t dog_cond

@@ -134,6 +134,9 @@ class _Threaded(threaded.Server):
     """The server that there is without asyncio, driven as a guest, and with asyncio's handshake."""
 
     def __init__(self, owner: Server, addr: Any, **options: Any) -> None:
+        for name in ("loops", "workers"):
+            if options.get(name, 1) != 1:
+                raise ValueError(f"{name}: must be 1 in an event loop, which has one loop and one process")
         self._owner = owner
         super().__init__(addr, **options)
 
