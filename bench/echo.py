@@ -19,7 +19,17 @@ from typing import Any
 
 import rig
 
-SERVERS = [rig.OURS_INLINE, rig.OURS_POOL, rig.OURS_GO, rig.PICOWS, rig.WEBSOCKETS, rig.FLOOR]
+SERVERS = [
+    rig.OURS_INLINE,
+    rig.OURS_POOL,
+    rig.OURS_GO,
+    rig.OURS_AIO,
+    rig.OURS_AIO_UVLOOP,
+    rig.PICOWS,
+    rig.WEBSOCKETS,
+    rig.WEBSOCKETS_UVLOOP,
+    rig.FLOOR,
+]
 
 # round -> sample, of one server with one setting
 Samples = dict[int, dict[str, Any]]

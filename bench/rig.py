@@ -88,6 +88,21 @@ OURS_POOL = Server("ours, DefaultServer on_message", "ours_pool.py", ("unlimited
 OURS_GO = Server("ours, DefaultServer on_read", "ours_go.py", ("unlimitedws",), ("unlimitedws",))
 PICOWS = Server("picows + uvloop", "picows_echo.py", ("picows", "uvloop"), ("picows", "uvloop"))
 WEBSOCKETS = Server("websockets", "websockets_echo.py", ("websockets",), ("websockets",))
+WEBSOCKETS_UVLOOP = Server(
+    "websockets + uvloop",
+    "websockets_echo.py",
+    ("websockets", "uvloop"),
+    ("websockets", "uvloop"),
+    args=("uvloop",),
+)
+OURS_AIO = Server("ours, aio", "ours_aio.py", ("unlimitedws",), ("unlimitedws",))
+OURS_AIO_UVLOOP = Server(
+    "ours, aio + uvloop",
+    "ours_aio.py",
+    ("unlimitedws", "uvloop"),
+    ("unlimitedws", "uvloop"),
+    args=("uvloop",),
+)
 UVICORN = Server(
     "uvicorn", "uvicorn_echo.py", ("uvicorn", "websockets"), ("uvicorn", "websockets")
 )

@@ -1,6 +1,7 @@
-"""websockets with its defaults, as its own first example has it."""
+"""websockets with its defaults, as its own first example has it. With "uvloop": on uvloop."""
 
 import asyncio
+import sys
 
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -16,4 +17,9 @@ async def main() -> None:
         await server.serve_forever()
 
 
-asyncio.run(main())
+if sys.argv[1:] == ["uvloop"]:
+    import uvloop
+
+    uvloop.run(main())
+else:
+    asyncio.run(main())

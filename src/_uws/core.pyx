@@ -356,7 +356,7 @@ cdef class Loop(Dispatch):
         cdef UwsLoop* l = self.l
         cdef int work
         if not self.dog_started or self.visiting or l.forked:
-            raise RuntimeError("not the guest's to call now: enter() comes first, leave() last, and callbacks in between")
+            raise RuntimeError("not the guest's to call now: enter() comes first, and no callback visits")
         self.visiting = True
         try:
             with nogil:

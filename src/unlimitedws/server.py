@@ -99,9 +99,9 @@ class Server(Entrance):
     middle of a message, the rest of it is dropped."""
 
     on_pong: Hook[PongHook] = Hook()
-    """``on_pong(conn, payload)``: the peer's pong, with the bytes of the ping that it answers, or with others: a peer may
-    send one unasked. Pongs line up with messages, and wait while a callback of the connection runs; one that comes while
-    `on_read` waits for a further message is dropped. Raising closes the connection with 1011."""
+    """``on_pong(conn, payload)``: the peer's pong, with the bytes of the ping that it answers, or with others: a
+    peer may send one unasked. Pongs line up with messages, and wait while a callback of the connection runs; one that
+    comes while `on_read` waits for a further message is dropped. Raising closes the connection with 1011."""
 
     on_drain: Hook[ConnHook] = Hook()
     """``on_drain(conn)``: what waits to be sent is down to `low_water_bytes`, after `conn.send` had said `Sent.HIGH`.

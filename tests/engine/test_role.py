@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import queue
+import select
+import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import raw
 from live import ServerProcess, ping, readable, take, wait_until
-from loops import echo, running
+from loops import SETTINGS, echo, running
 from raw import PONG, TEXT, Frame
+
+from _uws.core import Loop
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -259,3 +265,122 @@ def test_reply_of_another_thread_leaves_while_the_only_runner_is_away() -> None:
         conn.send("from outside")
         assert other.recv_message() == "from outside"
         gate.set()
+
+
+# ---- guests
+
+
+class Guest:
+    """A loop that is driven by whoever calls `visit`, and by the watchdog meanwhile."""
+
+    def __init__(self, **settings: int) -> None:
+        self.messages: list[Any] = []
+        self.loop = Loop({**SETTINGS, **settings}, lambda: None, lambda *_: None, None)
+        self.loop.set_hook("on_message", self._on_message)
+        self.loop.set_hook("on_pong", lambda _, payload: self.messages.append(payload))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.loop.listen(self._listener.fileno(), False)
+        self.port = self._listener.getsockname()[1]
+        self.poll = select.poll()
+        for fd in self.loop.enter():
+            self.poll.register(fd, select.POLLIN)
+
+    def _on_message(self, conn: Any, message: Any) -> None:
+        self.messages.append(message)
+        conn.send(message)
+
+    def visit_until(self, condition: Callable[[], bool]) -> None:
+        """Visit as an event loop does: when a descriptor is readable, or it was asked for."""
+        deadline = time.monotonic() + raw.TIMEOUT
+        while not condition():
+            assert time.monotonic() < deadline, "the guest was never called"
+            self.poll.poll(1000)
+            while self.loop.visit() == 1:
+                pass
+
+    def close(self) -> None:
+        self.loop.shut(1001, "", 0)
+        while self.loop.visit() != 0:
+            self.poll.poll(1000)
+        self.loop.leave()
+        self._listener.close()
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    one = Guest()
+    yield one
+    one.close()
+
+
+def test_the_watchdog_does_what_needs_no_python_while_the_guest_stays_away(guest: Guest) -> None:
+    clients = [raw.RawClient(guest.port) for _ in range(3)]
+    for client in clients:
+        ping(client)
+        client.send_frame(TEXT, "hello")
+    wait_until(lambda: guest.loop.counters()["messages_in"] == 3, "the messages to be read")
+    assert guest.messages == []
+    assert guest.loop.counters()["takeovers"] > 0
+    guest.visit_until(lambda: len(guest.messages) == 3)
+    for client in clients:
+        assert client.recv_message() == "hello"
+        client.close()
+
+
+def test_a_guest_that_rests_is_called_by_what_other_threads_send(guest: Guest) -> None:
+    conns: list[Any] = []
+    guest.loop.set_hook("on_connect", conns.append)
+    client = raw.RawClient(guest.port)
+    guest.visit_until(lambda: bool(conns))
+    thread = threading.Thread(target=lambda: conns[0].send("from a thread"))
+    thread.start()
+    thread.join()
+    # Whoever is first sends it, the guest or the watchdog.
+    assert client.recv_message() == "from a thread"
+    client.close()
+
+
+def test_pongs_are_told_in_order_with_messages(guest: Guest) -> None:
+    client = raw.RawClient(guest.port)
+    client.send_frame(TEXT, "one")
+    client.send_frame(PONG, b"two")
+    client.send_frame(TEXT, "three")
+    guest.visit_until(lambda: len(guest.messages) == 3)
+    assert guest.messages == ["one", b"two", "three"]
+    client.close()
+
+
+def test_a_guests_deadlines_are_kept_without_calling_it() -> None:
+    one = Guest(ping_interval_ms=100)
+    try:
+        client = raw.RawClient(one.port)
+        one.visit_until(lambda: one.loop.connections == 1)
+        while one.loop.visit() == 1:
+            pass
+        for _ in range(3):
+            assert client.recv_frame().opcode == raw.PING
+            client.send_frame(PONG, b"")
+        client.close()
+    finally:
+        one.close()
+
+
+def test_a_loop_has_one_guest_which_leaves_when_it_has_finished(guest: Guest) -> None:
+    with pytest.raises(RuntimeError):
+        guest.loop.enter()
+    with pytest.raises(RuntimeError):
+        guest.loop.leave()
+    raised: list[BaseException] = []
+
+    def visit(conn: Any, message: str) -> None:
+        try:
+            guest.loop.visit()
+        except RuntimeError as exc:
+            raised.append(exc)
+
+    guest.loop.set_hook("on_message", visit)
+    client = raw.RawClient(guest.port)
+    client.send_frame(TEXT, "x")
+    guest.visit_until(lambda: bool(raised))
+    client.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
@@ -325,7 +326,7 @@ class ServerConnection:
             await self.wait_closed()
             raise self._gone() from None
         waiter = self.loop.create_future()
-        pings[payload] = (waiter, self.loop.time())
+        pings[payload] = (waiter, time.monotonic())
         return waiter
 
     async def pong(self, data: DataLike = b"") -> None:
@@ -411,7 +412,7 @@ class ServerConnection:
         pings = self._pings
         if pings is None or payload not in pings:
             return
-        now = self.loop.time()
+        now = time.monotonic()
         for data in list(pings):
             waiter, since = pings.pop(data)
             if not waiter.done():

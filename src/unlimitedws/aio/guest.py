@@ -1,4 +1,4 @@
-"""The engine inside an asyncio event loop: its loop is a guest's, and the guest's thread is the one that runs callbacks.
+"""The engine inside an asyncio event loop: its loop is a guest's, and its thread the one that runs callbacks.
 
 The event loop watches two descriptors of the engine's. While it is blocked, or waits for the GIL, the engine's watchdog
 does what needs no Python. Nothing here waits, but for the end of the interpreter.
@@ -26,6 +26,7 @@ _STOPPED = 0
 _AGAIN = 1
 
 _EXIT_POLL_MS = 20
+_HOOKS = ("on_connect", "on_message", "on_drain", "on_pong", "on_close", "on_request", "on_route")
 
 
 class Guest(Serving):
@@ -94,6 +95,10 @@ class Guest(Serving):
         if self._aio.is_running():
             super().wait_at_exit(timeout)
             return
+        (engine,) = self.loops
+        # Nobody is left whom it could be told.
+        for name in _HOOKS:
+            engine.set_hook(name, None)
         deadline = time.monotonic() + timeout
         poll = select.poll()
         for fd in self._fds:

@@ -43,7 +43,7 @@ _INTERNAL_ERROR = 1011
 _SWITCHING = 101
 _MAX_QUEUE = 16
 # The longest that a time of the engine's may be, for "without limit".
-_FOR_EVER = 24 * 86400.0
+_FOR_EVER = 86400.0
 _NO_LIMIT = 2**31 - 1
 
 
@@ -254,7 +254,9 @@ class Server:
         if self._run is None:
             self._run = run = made.begin()
             run.wake = self._stopped
-            self._keeper = self.get_loop().create_task(self._keep())
+            self._keeper = keeper = self.get_loop().create_task(self._keep())
+            # Where the event loop is closed without a word to its tasks, the end of the interpreter sees to the rest.
+            keeper._log_destroy_pending = False  # type: ignore[attr-defined]
 
     async def serve_forever(self) -> None:
         """Serve until the server is closed. Cancelled, close it and wait for that."""
@@ -320,7 +322,7 @@ class Server:
         """The engine has come to its end."""
         if self._ending is not None and not self._ending.done():
             self._ending.set_result(None)
-        if not self._is_closing:
+        if not self._is_closing and not self.get_loop().is_closed():
             # Not by us: a callback raised what stops everything, or the engine failed.
             self.close()
 
@@ -456,7 +458,7 @@ def serve(
     origins: Origins | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
-    compression: Any = "deflate",
+    compression: Any = None,
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
     server_header: str | None = None,
@@ -481,7 +483,7 @@ def serve(
             Others get 403. None: anything.
         subprotocols: Ours, the one we like best first. Of several that a client offers the first of ours is taken.
         select_subprotocol: Called with the connection and the client's, returns one of them, or None.
-        compression: "deflate" or True, None or False, or a `Compression`.
+        compression: "deflate" or True, None or False (the default here), or a `Compression`.
         process_request: Called with the connection and the request, plain or ``async``, also for an ordinary GET.
             Returns a `Response` (see `ServerConnection.respond`), or None to go on.
         process_response: Called with the connection, the request and the 101 response before it is sent; may add
@@ -492,10 +494,11 @@ def serve(
         logger: For what handlers raise; ``logging.getLogger("unlimitedws.aio")`` by default.
         start_serving: False: listen, but accept nobody until `Server.start_serving`.
         sock: A stream socket to accept from instead. It is closed with the server.
-        ssl: Only None: a proxy ends TLS. See docs/proxies.md.
+        ssl: Only None: a proxy ends TLS. See docs/deployment.md.
         options: The fields of `Options`; and by their names in `websockets` ``open_timeout``, ``ping_interval``,
-            ``ping_timeout``, ``close_timeout`` (None: without limit), ``max_size`` (bytes or None), ``write_limit``
-            (bytes, or high and low). Those left out have the defaults of `Options`, but for `overflow`: "close".
+            ``ping_timeout``, ``close_timeout`` (None: a day, which is the longest), ``max_size`` (bytes or None),
+            ``write_limit`` (bytes, or high and low). Those left out have the defaults of `Options`, but for
+            `overflow`: "close".
 
     Raises:
         TypeError, ValueError: An argument is unknown or impossible; the message names it.

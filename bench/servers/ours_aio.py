@@ -1,0 +1,25 @@
+"""unlimitedws.aio: the same handler as websockets_echo.py, with the import changed. With "uvloop": on uvloop."""
+
+import asyncio
+import sys
+
+from unlimitedws.aio import ServerConnection, serve
+
+
+async def echo(connection: ServerConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+async def main() -> None:
+    async with serve(echo, "0.0.0.0", 0, backlog=4096) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+
+
+if sys.argv[1:] == ["uvloop"]:
+    import uvloop
+
+    uvloop.run(main())
+else:
+    asyncio.run(main())

@@ -1,0 +1,460 @@
+"""The engine inside an event loop: it lives while the loop is blocked, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library.aio.both import LOOPS, client, closed, port_of, run
+from library.programs import ROOT, Program
+from live import ping, readable
+from raw import PING, PONG, TEXT, Frame, RawClient
+
+from unlimitedws.aio import Headers, Response, Server, ServerConnection, serve, unix_serve
+
+pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+
+RUN = {"asyncio": "asyncio.run(main())", "uvloop": "import uvloop; uvloop.run(main())"}
+
+PROGRAM = """
+import asyncio, ctypes, sys, time
+from unlimitedws.aio import serve
+
+async def handler(connection):
+    global takeovers
+    async for message in connection:
+        if message == "block":
+            {blocker}
+            takeovers = connection.server.server.counters()["takeovers"]
+        await connection.send(message)
+
+takeovers = 0
+
+async def main():
+    async with serve(handler, "127.0.0.1", 0, ping_interval=0.3, ping_timeout=20) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        try:
+            await server.serve_forever()
+        finally:
+            print(takeovers, flush=True)
+
+try:
+    {run}
+except KeyboardInterrupt:
+    pass
+"""
+
+BLOCKERS = {
+    "sleeps": "time.sleep(2)",
+    "holds the GIL": "ctypes.PyDLL(None).usleep(2_000_000)",
+    "computes": "end = time.monotonic() + 2\n            while time.monotonic() < end: pass",
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("how", BLOCKERS)
+def test_the_engine_lives_while_the_loop_is_blocked(script: Callable[[str], Program], loop: str, how: str) -> None:
+    # The order of events is the proof: the blocked handler's reply is the last thing that comes.
+    program = script(PROGRAM.format(blocker=BLOCKERS[how], run=RUN[loop]))
+    port = int(program.line())
+    blocked, other, silent = RawClient(port), RawClient(port), RawClient(port)
+    for one in (blocked, other):
+        one.send_frame(TEXT, "warm")
+        assert one.recv_message() == "warm"
+    blocked.send_frame(TEXT, "block")
+    blocked.send_frame(PING, b"mine")
+    assert blocked.recv_frame() == Frame(True, 0, PONG, b"mine")
+    for _ in range(5):
+        ping(other)
+    newcomers = [RawClient(port) for _ in range(5)]
+    for one in newcomers:
+        ping(one)
+    refused = RawClient(port, handshake=False)
+    refused.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert refused.recv_response().status == 426
+    # The server's own pings leave, too: a timer of the engine's.
+    assert silent.recv_frame().opcode == PING
+    while readable(blocked.sock):
+        assert blocked.recv_frame().opcode == PING, "all of this took longer than the handler"
+    while (frame := blocked.recv_frame()).opcode == PING:
+        pass
+    assert frame.payload == b"block"
+    for one in (other, *newcomers):
+        one.send_frame(TEXT, "after")
+        while (frame := one.recv_frame()).opcode == PING:
+            pass
+        assert frame.payload == b"after"
+    for one in (blocked, other, silent, refused, *newcomers):
+        one.close()
+    program.signal(signal.SIGINT)
+    status, out, err = program.end()
+    assert (status, err) == (0, "")
+    assert int(out) > 0
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_tasks_send_between_visits_leaves_without_anything_coming_in(loop: str) -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            for i in range(20):
+                # Long enough for the watchdog to fall asleep now and then.
+                await asyncio.sleep(0.06 if i % 10 == 0 else 0.001)
+                await connection.send(str(i))
+
+        async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
+            assert [message async for message in ws] == [str(i) for i in range(20)]
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_other_threads_may_send(loop: str) -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            def work() -> None:
+                for i in range(200):
+                    connection.conn.send(str(i))
+                    if i % 50 == 0:
+                        time.sleep(0.06)
+
+            await asyncio.get_running_loop().run_in_executor(None, work)
+
+        async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
+            assert [message async for message in ws] == [str(i) for i in range(200)]
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_deadlines_are_kept_while_the_loop_is_idle(loop: str) -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            await connection.wait_closed()
+
+        async with serve(handler, "127.0.0.1", 0, handshake_timeout=0.2, idle_timeout=0.3) as server:
+            _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+            assert (await _.read()).startswith(b"HTTP/1.1 408 ")
+            writer.close()
+            await writer.wait_closed()
+            async with client(server) as ws:
+                assert (await closed(ws))[0] == 1001
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_a_paused_connection_holds_is_bounded(loop: str) -> None:
+    async def main() -> None:
+        seen: asyncio.Future[ServerConnection] = asyncio.get_running_loop().create_future()
+        go = asyncio.Event()
+
+        async def handler(connection: ServerConnection) -> None:
+            seen.set_result(connection)
+            await go.wait()
+            for i in range(5000):
+                assert await connection.recv() == str(i)
+            await connection.send("all")
+
+        async with serve(handler, "127.0.0.1", 0, max_queue=8) as server, client(server) as ws:
+            for i in range(5000):
+                await ws.send(str(i))
+            connection = await seen
+            while not connection.conn.is_paused:
+                await asyncio.sleep(0.001)
+            assert len(connection._messages) == 9
+            go.set()
+            assert await ws.recv() == "all"
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_cancelled_while_it_waits_for_room_send_has_not_sent(loop: str) -> None:
+    async def main() -> None:
+        done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+
+        async def handler(connection: ServerConnection) -> None:
+            sent = []
+            for i in range(400):
+                try:
+                    await asyncio.wait_for(connection.send(i.to_bytes(4, "big") + bytes(100_000)), 0.01)
+                    sent.append(i)
+                except asyncio.TimeoutError:
+                    if len(sent) + 20 < i:
+                        break
+            done.set_result(sent)
+            await connection.wait_closed()
+
+        async with (
+            serve(handler, "127.0.0.1", 0, write_limit=65536, send_timeout=None) as server,
+            client(server, max_queue=1, max_size=None) as ws,
+        ):
+            sent = await done
+            assert len(sent) < 400
+            got = [int.from_bytes((await ws.recv())[:4], "big") for _ in sent]
+            assert got == sent
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_cancelling_a_handler_closes_its_connection(loop: str) -> None:
+    async def main() -> None:
+        tasks: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def handler(connection: ServerConnection) -> None:
+            tasks.put_nowait(asyncio.current_task())
+            await connection.recv()
+
+        async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
+            task = await tasks.get()
+            task.cancel()
+            assert (await closed(ws))[0] == 1011
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    run(loop, main())
+
+
+def test_a_server_that_was_not_closed_is_when_its_loop_ends(script: Callable[[str], Program]) -> None:
+    program = script(
+        """
+import asyncio, os, threading
+from unlimitedws.aio import serve
+from websockets.asyncio.client import connect
+
+async def main():
+    async def handler(connection):
+        try:
+            await connection.recv()
+        finally:
+            print("handler over", flush=True)
+    server = await serve(handler, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    ws = await connect(f"ws://127.0.0.1:{port}", proxy=None)
+    while not server.connections:
+        await asyncio.sleep(0.001)
+    return ws
+
+before = len(os.listdir("/proc/self/fd"))
+ws = asyncio.run(main())
+ws.transport.abort()
+print(ws.close_code, threading.active_count(), flush=True)
+"""
+    )
+    status, out, err = program.end()
+    assert (status, err) == (0, "")
+    assert "handler over" in out and out.rstrip().endswith(" 1")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_closed_under_a_server_ends_without_a_word(script: Callable[[str], Program], loop: str) -> None:
+    program = script(
+        f"""
+import asyncio, uvloop
+from unlimitedws.aio import serve
+from websockets.sync.client import connect
+
+async def handler(connection):
+    await connection.recv()
+
+async def main():
+    server = await serve(handler, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    return server
+
+loop = {"uvloop" if loop == "uvloop" else "asyncio"}.new_event_loop()
+server = loop.run_until_complete(main())
+loop.close()
+"""
+    )
+    began = time.monotonic()
+    port = int(program.line())
+    status, _, err = program.end()
+    assert (status, err) == (0, "")
+    assert time.monotonic() - began < 10
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port), 1)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_ctrl_c_closes_everybody_with_1001(program: Callable[..., Program], loop: str) -> None:
+    example = str(ROOT / "examples" / "aio_echo.py")
+    # A shell that runs the tests in the background has SIGINT ignored, and its children inherit that.
+    start = "import signal, sys, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    if loop == "uvloop":
+        start += "import asyncio, uvloop; asyncio.run = uvloop.run; "
+    one = program("-c", start + f"sys.argv = ['x', '0']; runpy.run_path({example!r}, run_name='__main__')")
+    port = int(one.line().rpartition(" ")[2])
+    clients = [RawClient(port) for _ in range(3)]
+    for ws in clients:
+        ws.send_frame(TEXT, "hello")
+        assert ws.recv_message() == "hello"
+    one.signal(signal.SIGINT)
+    for ws in clients:
+        assert ws.recv_close().code == 1001
+        ws.close()
+    assert one.end() == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_threads_and_descriptors_are_back_after_many_lives(loop: str) -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            async for message in connection:
+                await connection.send(message)
+
+        before = (0, 0, 0)
+        for number in range(21):
+            async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
+                await ws.send("x")
+                assert await ws.recv() == "x"
+            assert server.sockets == ()
+            if number == 0:
+                # What the event loop itself keeps for later is there now.
+                before = counted()
+        while counted() != before:
+            await asyncio.sleep(0.001)
+
+    def counted() -> tuple[int, int, int]:
+        return threading.active_count(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_places_to_listen(loop: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            await connection.send(connection.path)
+
+        async def ask(server: Server, **options: Any) -> None:
+            async with client(server, "/it", **options) as ws:
+                assert await ws.recv() == "/it"
+
+        async with serve(handler, "127.0.0.1:0", max_message_bytes=10) as server:
+            await ask(server)
+        async with serve(handler, "localhost", 0) as server:
+            await ask(server)
+        sock = socket.create_server(("127.0.0.1", 0))
+        async with serve(handler, sock=sock) as server:
+            await ask(server)
+        assert sock.fileno() == -1
+        path = str(tmp_path / "socket")
+        async with unix_serve(handler, path):
+            from websockets.asyncio.client import unix_connect
+
+            async with unix_connect(path, "ws://localhost/it", compression=None) as ws:
+                assert await ws.recv() == "/it"
+        server = await serve(handler, "127.0.0.1", 0, start_serving=False)
+        assert not server.is_serving()
+        await server.start_serving()
+        assert server.is_serving()
+        await ask(server)
+        server.close()
+        await server.wait_closed()
+
+    run(loop, main())
+
+
+def test_the_fields_of_the_request_are_there_where_they_are_kept() -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            try:
+                await connection.send(connection.request.headers["x-a"])
+            except RuntimeError as exc:
+                assert "keep_request=True" in str(exc)
+                await connection.send("not kept")
+
+        for keep, said in ((True, "1, 2"), (False, "not kept")):
+            async with (
+                serve(handler, "127.0.0.1", 0, keep_request=keep) as server,
+                client(server, additional_headers=[("X-A", "1"), ("X-A", "2")]) as ws,
+            ):
+                assert await ws.recv() == said
+
+    run("asyncio", main())
+
+
+def test_a_client_that_leaves_is_no_error_of_the_handler(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        over = asyncio.Event()
+
+        async def handler(connection: ServerConnection) -> None:
+            try:
+                await connection.recv()
+            finally:
+                over.set()
+
+        async with serve(handler, "127.0.0.1", 0) as server:
+            async with client(server):
+                pass
+            await over.wait()
+
+    with caplog.at_level(logging.WARNING, "unlimitedws"):
+        run("asyncio", main())
+    assert caplog.records == []
+
+
+async def _nothing(connection: ServerConnection) -> None:
+    await connection.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "what"),
+    [
+        ({"ssl": object()}, ValueError, "ssl"),
+        ({"max_queue": -1}, ValueError, "max_queue"),
+        ({"max_queue": (4, 8)}, ValueError, "max_queue"),
+        ({"compression": "brotli"}, ValueError, "compression"),
+        ({"pool": (4, 4)}, ValueError, "pool"),
+        ({"overflow": "block"}, ValueError, "overflow"),
+        ({"max_size": (1, 2)}, ValueError, "max_size"),
+        ({"ping_intervall": 1}, TypeError, "ping_interval"),
+        ({"process_request": print, "keep_request": False}, ValueError, "keep_request"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], kind: type[Exception], what: str) -> None:
+    with pytest.raises(kind, match=what):
+        serve(_nothing, "127.0.0.1", 0, **options)
+
+
+def test_times_without_limit() -> None:
+    async def main() -> None:
+        times = ("open_timeout", "ping_interval", "ping_timeout", "close_timeout")
+        limits: dict[str, Any] = dict.fromkeys((*times, "max_size", "max_queue"))
+        async with serve(_nothing, "127.0.0.1", 0, **limits, write_limit=(1000, 10)) as server:
+            options = server.server.options
+            assert options.high_water_bytes == 1000
+            assert options.low_water_bytes == 10
+            async with client(server):
+                pass
+
+    run("asyncio", main())
+
+
+def test_headers_and_responses() -> None:
+    headers = Headers([("A", "1"), ("b", "2")])
+    headers["a"] = "3"
+    assert headers["A"] == "1, 3"
+    assert headers.get_all("a") == ["1", "3"]
+    assert list(headers.raw_items()) == [("A", "1"), ("b", "2"), ("a", "3")]
+    assert list(headers) == ["a", "b"]
+    assert len(headers) == 2
+    assert "B" in headers and "c" not in headers
+    del headers["A"]
+    assert list(headers.raw_items()) == [("b", "2")]
+    with pytest.raises(KeyError):
+        del headers["A"]
+    assert "2" not in repr(headers)
+    response = Response.of_text(404, "no")
+    assert (response.status_code, response.reason_phrase, response.body) == (404, "Not Found", b"no")
