@@ -22,8 +22,14 @@ class Program:
 
     def __init__(self, *args: str) -> None:
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+        # That a process with threads forks is what some of them are about; Python 3.12 and later warn of it.
+        quiet = "ignore:This process:DeprecationWarning"
         self.process = subprocess.Popen(
-            [sys.executable, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+            [sys.executable, "-W", quiet, *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
         )
         self._watchdog = threading.Timer(PATIENCE, self.process.kill)
         self._watchdog.start()
