@@ -7,6 +7,7 @@ callback that sleeps for 100 ms, over and over; then for one that computes for 1
 the round trip of the other 90: once on a schedule (10,000 messages/s in all, timed from when a message was due), and
 once as fast as replies come. What still waits at the end counts with the time that it has waited so far. Ratios are
 to the same 90 in the same round while the 10 only echo, medians of the rounds.
+Samples during which others were at work are taken again, as in echo.py.
 
 What computes holds the GIL. Another thread gets it when the switch interval (5 ms) is over, and of those that
 wait the kernel chooses one: with k callbacks that compute, a message waits for some k times 5 ms, whoever does the I/O.
@@ -33,26 +34,30 @@ KINDS = {"E": "alone", "S": "beside sleepers", "C": "beside computers"}
 # A callback takes 100 ms: until all slow ones are in the midst of one.
 WARMUP_S = 0.5
 
-Samples = dict[str, list[dict[str, Any]]]
+# kind -> round -> sample
+Samples = dict[str, dict[int, dict[str, Any]]]
 
 
-def ms(samples: list[dict[str, Any]], key: str) -> float:
-    return statistics.median(float(sample["round_trip"][key]) for sample in samples) / 1000
+def p99(sample: dict[str, Any]) -> float:
+    return float(sample["round_trip"]["p99_us"])
 
 
 def row(name: str, samples: Samples) -> list[str]:
     cells = [name]
     for kind in KINDS:
-        cells.append(f"{ms(samples[kind], 'p50_us'):.2f}")
-        p99 = f"{ms(samples[kind], 'p99_us'):.2f}"
+        taken = samples[kind].values()
+        if not taken:
+            cells += ["-", "no clean sample", "-"]
+            continue
+        tail = f"{statistics.median(map(p99, taken)) / 1000:.2f}"
         if kind != "E":
-            ratios = [
-                slow["round_trip"]["p99_us"] / alone["round_trip"]["p99_us"]
-                for slow, alone in zip(samples[kind], samples["E"], strict=True)
-            ]
-            p99 += f" ({statistics.median(ratios):.1f})"
-        cells.append(p99)
-        cells.append(f"{statistics.median(s['messages_per_s'] for s in samples[kind]) / 1000:.1f}")
+            both = [p99(samples[kind][n]) / p99(samples["E"][n]) for n in samples[kind] if n in samples["E"]]
+            tail += f" ({statistics.median(both):.1f})" if both else " (-)"
+        cells += [
+            f"{statistics.median(sample['round_trip']['p50_us'] for sample in taken) / 1000:.2f}",
+            tail,
+            f"{statistics.median(sample['messages_per_s'] for sample in taken) / 1000:.1f}",
+        ]
     return cells
 
 
@@ -79,8 +84,9 @@ def main() -> None:
     )
     paces = {f"on a schedule of {args.rate:,.0f} messages/s": args.rate, "as fast as replies come": 0}
     results: dict[str, dict[str, Samples]] = {
-        pace: {server.name: {kind: [] for kind in KINDS} for server in servers} for pace in paces
+        pace: {server.name: {kind: {} for kind in KINDS} for server in servers} for pace in paces
     }
+    dropped = 0
     for number in range(args.rounds):
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
         first = number % len(servers)
@@ -88,25 +94,31 @@ def main() -> None:
             for pace, rate in paces.items():
                 for kind in KINDS:
                     # A server each: what the last sample has left undone is not this one's.
-                    with rig.running(server, server_core) as (_, port):
-                        sample = rig.probe(
-                            client_core,
-                            port,
-                            "echo",
-                            args.seconds,
-                            warmup=WARMUP_S,
-                            connections=args.connections,
-                            slow=args.slow,
-                            kind=kind,
-                            rate=rate,
-                        )
-                    results[pace][server.name][kind].append(sample)
+                    options = {
+                        "mode": "echo",
+                        "seconds": args.seconds,
+                        "warmup": WARMUP_S,
+                        "connections": args.connections,
+                        "slow": args.slow,
+                        "kind": kind,
+                        "rate": rate,
+                    }
+                    sample: dict[str, Any] | None
+                    with rig.running(server, server_core) as (pid, port):
+                        if args.smoke:
+                            sample = rig.probe(client_core, pid, port, **options)
+                        else:
+                            sample, lost = rig.measure(client_core, pid, port, take=rig.probe, **options)
+                            dropped += lost
+                    if sample is not None:
+                        results[pace][server.name][kind][number] = sample
     header = ["server"]
     for name in KINDS.values():
         header += [f"{name}: p50", "p99" if name == KINDS["E"] else "p99 (ratio)", "k/s"]
     for pace, by_server in results.items():
         print(f"\n{pace}")
         rig.print_table(header, [row(name, samples) for name, samples in by_server.items()])
+    print(f"\n{dropped} contaminated samples dropped")
 
 
 if __name__ == "__main__":

@@ -32,14 +32,16 @@ def measure(server: rig.Server, connections: int, seconds: float, newcomers: int
     server_core, client_core = rig.cores()
     options = {"connections": connections, "newcomers": newcomers, "seconds": seconds, "warmup": before}
     held = server.in_company("holds")
-    with rig.serving(held, server_core) as (peer, port), rig.probing(client_core, port, "pings", **options) as client:
-        quiet = json.loads(client.hear(before + rig.PATIENCE_S))
-        peer.say(str(seconds))
-        said = peer.hear(rig.PATIENCE_S)
-        if said != "holding":
-            raise SystemExit(f"{server.name} said {said!r}")
-        client.say("now")
-        held_result = json.loads(client.hear(seconds + rig.PATIENCE_S))
+    with rig.serving(held, server_core) as (peer, port):
+        options["server_pid"] = peer.pid
+        with rig.probing(client_core, port, "pings", **options) as client:
+            quiet = json.loads(client.hear(before + rig.PATIENCE_S))
+            peer.say(str(seconds))
+            said = peer.hear(rig.PATIENCE_S)
+            if said != "holding":
+                raise SystemExit(f"{server.name} said {said!r}")
+            client.say("now")
+            held_result = json.loads(client.hear(seconds + rig.PATIENCE_S))
     return {"quiet": quiet, "held": held_result}
 
 
@@ -91,7 +93,10 @@ def main() -> None:
         result = measure(server, args.connections, args.seconds, args.newcomers, args.before)
         rows.append(row(server.name, result))
         held = result["held"]
-        print(f"{server.name}: first loss: {held['error'] or 'none'}", flush=True)
+        print(
+            f"{server.name}: others used {held['other_cpu']:.2f} of a core; first loss: {held['error'] or 'none'}",
+            flush=True,
+        )
         if server in (rig.OURS_INLINE, rig.OURS_POOL):
             failed |= bool(held["lost"] or held["wrong"] or held["newcomers_in_time"] != held["newcomers"])
     print()

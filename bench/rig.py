@@ -236,9 +236,9 @@ def probing(core: int, port: int, mode: str, **options: Any) -> Iterator[Peer]:
         peer.end()
 
 
-def probe(core: int, port: int, mode: str, seconds: float, **options: Any) -> dict[str, Any]:
+def probe(core: int, pid: int, port: int, mode: str, seconds: float, **options: Any) -> dict[str, Any]:
     """Run wsprobe once against a server. Raises SystemExit if a connection was lost or a reply was wrong."""
-    with probing(core, port, mode, seconds=seconds, **options) as peer:
+    with probing(core, port, mode, server_pid=pid, seconds=seconds, **options) as peer:
         line = peer.hear(seconds + PATIENCE_S)
         if peer.process.wait(PATIENCE_S) != 0:
             raise SystemExit(f"wsprobe --mode {mode}: {line}")
@@ -259,14 +259,19 @@ def load(core: int, pid: int, port: int, **options: Any) -> dict[str, Any]:
 
 
 def measure(
-    core: int, pid: int, port: int, tries: int = TRIES, **options: Any
+    core: int,
+    pid: int,
+    port: int,
+    tries: int = TRIES,
+    take: Callable[..., dict[str, Any]] = load,
+    **options: Any,
 ) -> tuple[dict[str, Any] | None, int]:
-    """Take one sample; one that somebody else's work contaminated is dropped and taken again.
+    """Take one sample, by `load` or `probe`; one that somebody else's work contaminated is dropped and taken again.
 
     Returns the first clean sample, or None if all tries were contaminated; and how many were dropped.
     """
     for dropped in range(tries):
-        sample = load(core, pid, port, **options)
+        sample = take(core, pid, port, **options)
         if sample["other_cpu"] <= MAX_OTHER_CPU:
             return sample, dropped
     return None, tries

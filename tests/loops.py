@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from live import take, wait_until
 from raw import TIMEOUT, RawClient
 
-from _uws.core import Loop
+from _uws.core import Crowd, Loop
 
 MIB = 1 << 20
 # Whether callbacks take turns, whatever threads there are.
@@ -107,6 +107,7 @@ class Running:
         failed: Callable[[Any, BaseException, str], object] | None = None,
         spawn: Callable[[], object] | None = None,
         page: bytes | None = None,
+        crowd: Crowd | None = None,
         record: bool = True,
         listeners: int = 1,
         backlog: int = 512,
@@ -120,7 +121,7 @@ class Running:
         self.spawned = 0
         self._clients: list[RawClient] = []
         self._then = {"on_connect": on_connect, "on_close": on_close, "failed": failed, "spawn": spawn}
-        self.loop = Loop({**SETTINGS, **settings}, self._spawn, self._failed, page)
+        self.loop = Loop({**SETTINGS, **settings}, self._spawn, self._failed, page, crowd)
         if record or on_connect is not None:
             self.loop.set_hook("on_connect", self._opened)
         if record or on_close is not None:

@@ -28,7 +28,7 @@ import os, threading, time
 import unlimitedws
 from unlimitedws import wsutil
 
-server = unlimitedws.{{kind}}("127.0.0.1:0")
+server = unlimitedws.{{kind}}("127.0.0.1:0", drain_time=0)
 
 @server.on_read
 def on_read(conn):

@@ -6,6 +6,7 @@
 #define UWS_BENCH_WSCLIENT_H
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
@@ -169,6 +170,49 @@ static inline uint64_t header_payload(const uint8_t *header)
     uint64_t wire;
     memcpy(&wire, header + 2, 8);
     return be64toh(wire);
+}
+
+/* CPU seconds of a process from its threads' schedstat: nanoseconds, where /proc/PID/stat has ticks of 10 ms.
+ * A thread that ended takes its time along, so the caller compares the thread counts of both ends. */
+static inline double process_cpu_s(int pid, int *threads)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *tasks = opendir(path);
+    if (!tasks)
+        die(path);
+    double total = 0;
+    struct dirent *entry;
+    *threads = 0;
+    while ((entry = readdir(tasks))) {
+        if (entry->d_name[0] == '.')
+            continue;
+        char stat_path[64 + sizeof entry->d_name + 16];
+        snprintf(stat_path, sizeof stat_path, "%s/%s/schedstat", path, entry->d_name);
+        FILE *file = fopen(stat_path, "r");
+        if (!file)
+            continue;
+        unsigned long long on_cpu_ns = 0;
+        if (fscanf(file, "%llu", &on_cpu_ns) == 1) {
+            total += (double)on_cpu_ns / 1e9;
+            ++*threads;
+        }
+        fclose(file);
+    }
+    closedir(tasks);
+    return total;
+}
+
+/* CPU seconds that this machine was not idle, hypervisor's theft included: that is no time of ours either. */
+static inline double machine_cpu_s(void)
+{
+    unsigned long long user, nice, system, idle, iowait, irq, softirq, steal;
+    FILE *file = fopen("/proc/stat", "r");
+    if (!file || fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &iowait,
+                        &irq, &softirq, &steal) != 8)
+        die("/proc/stat");
+    fclose(file);
+    return (double)(user + nice + system + irq + softirq + steal) / (double)sysconf(_SC_CLK_TCK);
 }
 
 /* For a string of JSON. */

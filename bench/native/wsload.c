@@ -8,7 +8,6 @@
  * Prints one line of JSON. Exits 1 if a connection failed, was lost, or got a wrong reply.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
@@ -98,49 +97,6 @@ __attribute__((format(printf, 1, 2))) static void note_error(const char *format,
 }
 
 /* --- what the processes used --- */
-
-/* CPU seconds of a process from its threads' schedstat: nanoseconds, where /proc/PID/stat has ticks of 10 ms.
- * A thread that ended takes its time along, so the caller compares the thread counts of both ends. */
-static double process_cpu_s(int pid, int *threads)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/task", pid);
-    DIR *tasks = opendir(path);
-    if (!tasks)
-        die(path);
-    double total = 0;
-    struct dirent *entry;
-    *threads = 0;
-    while ((entry = readdir(tasks))) {
-        if (entry->d_name[0] == '.')
-            continue;
-        char stat_path[64 + sizeof entry->d_name + 16];
-        snprintf(stat_path, sizeof stat_path, "%s/%s/schedstat", path, entry->d_name);
-        FILE *file = fopen(stat_path, "r");
-        if (!file)
-            continue;
-        unsigned long long on_cpu_ns = 0;
-        if (fscanf(file, "%llu", &on_cpu_ns) == 1) {
-            total += (double)on_cpu_ns / 1e9;
-            ++*threads;
-        }
-        fclose(file);
-    }
-    closedir(tasks);
-    return total;
-}
-
-/* CPU seconds that this machine was not idle, hypervisor's theft included: that is no time of ours either. */
-static double machine_cpu_s(void)
-{
-    unsigned long long user, nice, system, idle, iowait, irq, softirq, steal;
-    FILE *file = fopen("/proc/stat", "r");
-    if (!file || fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &iowait,
-                        &irq, &softirq, &steal) != 8)
-        die("/proc/stat");
-    fclose(file);
-    return (double)(user + nice + system + irq + softirq + steal) / (double)sysconf(_SC_CLK_TCK);
-}
 
 /* Resident kilobytes. smaps_rollup walks the page tables; VmRSS is a per-CPU counter that may be off by more
  * than what 10,000 idle connections of ours take. */

@@ -79,6 +79,7 @@ static struct {
     uint64_t deadline;
     int senders;
     uint64_t messages;
+    int server_pid;
 } opt = {
     .host = "127.0.0.1",
     .connections = 100,
@@ -530,6 +531,28 @@ static void open_all(void)
 
 /* --- modes --- */
 
+/* From here on until it is printed: what nobody of us used, in cores. Time of a thread that ended meanwhile is others'. */
+static double machine_before, own_before, server_before, watched_since;
+
+static void watch_others(void)
+{
+    int threads;
+    machine_before = machine_cpu_s();
+    own_before = process_cpu_s(getpid(), &threads);
+    if (opt.server_pid)
+        server_before = process_cpu_s(opt.server_pid, &threads);
+    watched_since = now_s();
+}
+
+static void print_others(void)
+{
+    int threads;
+    if (!opt.server_pid)
+        return;
+    double ours = process_cpu_s(getpid(), &threads) - own_before + process_cpu_s(opt.server_pid, &threads) - server_before;
+    printf(", \"other_cpu\": %.3f", (machine_cpu_s() - machine_before - ours) / (now_s() - watched_since));
+}
+
 static void echo_until(uint64_t end)
 {
     for (uint64_t now; (now = now_ns()) < end && open_now;) {
@@ -555,6 +578,7 @@ static void run_echo(void)
     }
     echo_until(now_ns() + (uint64_t)(opt.warmup * 1e9));
     measuring = true;
+    watch_others();
     begun = now_ns();
     echo_until(begun + (uint64_t)(opt.seconds * 1e9));
     uint64_t end = now_ns();
@@ -572,6 +596,7 @@ static void run_echo(void)
     printf("{\"mode\": \"echo\", \"seconds\": %.3f, \"messages_per_s\": %.0f, \"slow_per_s\": %.1f, ", seconds,
            (double)replies / seconds, (double)slow_replies / seconds);
     print_histogram("round_trip", &latency);
+    print_others();
 }
 
 static void ping_due(uint64_t now)
@@ -680,6 +705,7 @@ static void run_pings(void)
     lost_before = lost;
     memset(&latency, 0, sizeof latency);
     measuring = true;
+    watch_others();
     pings_until(now_ns() + (uint64_t)(opt.seconds * 1e9), opt.newcomers);
     settle();
     printf("{\"lost\": %d, \"lost_between\": %d, \"newcomers\": %d, \"newcomers_in_time\": %d, ", lost - lost_before,
@@ -687,6 +713,7 @@ static void run_pings(void)
     print_histogram("pong", &latency);
     printf(", ");
     print_histogram("upgrade", &upgrades);
+    print_others();
 }
 
 static void run_stream(void)
@@ -730,6 +757,7 @@ static _Noreturn void usage(void)
             "  --addresses N       spread connections over 127.0.1.1 to 127.0.1.N; 0: as many as needed (default 0)\n"
             "  --connections N     (default 100)\n"
             "  --seconds S         measured time (default 3)\n"
+            "  --server-pid PID    adds what others used of the machine\n"
             "  --warmup S          echo: time before it; pings: time measured before the line on stdin (default 0.5)\n"
             "echo\n"
             "  --size N            payload bytes, 9 to 125 (default 32)\n"
@@ -757,7 +785,7 @@ static void parse_options(int argc, char **argv)
         {"warmup", required_argument, NULL, 'W'},    {"period", required_argument, NULL, 'P'},
         {"deadline", required_argument, NULL, 'D'},  {"newcomers", required_argument, NULL, 'n'},
         {"senders", required_argument, NULL, 'S'},   {"messages", required_argument, NULL, 'M'},
-        {NULL, 0, NULL, 0},
+        {"server-pid", required_argument, NULL, 'i'}, {NULL, 0, NULL, 0},
     };
     int key;
     while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -812,6 +840,9 @@ static void parse_options(int argc, char **argv)
             break;
         case 'M':
             opt.messages = (uint64_t)number(optarg, 1, 1e12);
+            break;
+        case 'i':
+            opt.server_pid = (int)number(optarg, 1, 1 << 30);
             break;
         default:
             usage();

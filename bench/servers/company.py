@@ -7,6 +7,7 @@ calls a function of C that does not let go of the GIL, as extensions do that wer
 """
 
 import ctypes
+import logging
 import runpy
 import sys
 import threading
@@ -29,5 +30,7 @@ def holds() -> None:
 
 
 company, script = sys.argv[1:]
+# Clients that were lost leave without a close frame: websockets logs that for each of them.
+logging.getLogger("websockets").setLevel(logging.CRITICAL)
 threading.Thread(target={"computes": computes, "holds": holds}[company], daemon=True).start()
 runpy.run_path(str(Path(__file__).with_name(script)), run_name="__main__")

@@ -1,6 +1,7 @@
 """websockets for bench/isolation.py: `python websockets_slow.py threads|asyncio`, a thread a connection or none."""
 
 import asyncio
+import logging
 import sys
 
 from slow import work
@@ -27,6 +28,9 @@ async def main() -> None:
         print(next(iter(server.sockets)).getsockname()[1], flush=True)
         await server.serve_forever()
 
+
+# Its client leaves without a close frame when it has measured, which is logged for each connection.
+logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
 if sys.argv[1] == "threads":
     with serve_threads(echo, "0.0.0.0", 0) as threaded:

@@ -5,7 +5,9 @@ from libc.stdint cimport uint32_t
 
 from _uws.state cimport UwsLoop
 
-cdef void accept_batch(UwsLoop* l, int listen_fd) noexcept nogil
+cdef void accept_batch(UwsLoop* l, int which) noexcept nogil
 cdef void accept_pause(UwsLoop* l, uint32_t pause_ms) noexcept nogil
+cdef void accept_leave(UwsLoop* l) noexcept nogil
+cdef void accept_look(UwsLoop* l) noexcept nogil
 cdef void accept_resume(UwsLoop* l) noexcept nogil
 cdef void accept_leave_shared(UwsLoop* l) noexcept nogil

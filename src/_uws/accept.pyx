@@ -1,12 +1,15 @@
 # F5. See accept.pxd.
 
-from libc.stdint cimport uint8_t
+from libc.errno cimport ENOMEM, ENOSPC, errno
+from libc.stdint cimport uint8_t, uint64_t
 from posix.unistd cimport close
 
-from _uws.errs cimport UWS_E_HTTP_503
+from _uws.clock cimport clock_ms
+from _uws.errs cimport UWS_E_HTTP_503, UWS_OK
 from _uws.life cimport conn_begin
-from _uws.poller cimport EPOLLIN, UWS_TAG_LISTEN, poll_tag, poller_add, poller_remove
+from _uws.poller cimport EPOLLEXCLUSIVE, UWS_TAG_LISTEN, poll_tag, poller_add, poller_remove
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
+from _uws.slot cimport seat_give, seat_take
 from _uws.sock cimport (
     UWS_ACCEPT_AGAIN,
     UWS_ACCEPT_BROKEN,
@@ -22,16 +25,35 @@ cdef enum:
     SHED_PAUSE_MS = 100
 
 
-cdef void accept_batch(UwsLoop* l, int listen_fd) noexcept nogil:
-    """Take in the connections that wait, a batch at most."""
-    cdef int _, fd
+cdef void accept_batch(UwsLoop* l, int which) noexcept nogil:
+    """Take in the connections that wait at a listener, a batch at most."""
+    cdef uint64_t before = l.count.accepted
     if not l.accepting or l.accept_at_ms != 0:
         return    # stopped or paused since epoll reported it
+    _take_in(l, l.listener[which])
+    if l.listen_for & EPOLLEXCLUSIVE and l.count.accepted != before and l.accept_at_ms == 0:
+        # Of the loops that wait the kernel wakes the one that was added first, and while little happens always the
+        # same one: it would have all the connections. Whoever was served goes to the end of the line.
+        poller_remove(&l.poller, l.listener[which])
+        if not _ask(l, which):
+            accept_pause(l, SHED_PAUSE_MS)
+
+
+cdef inline bint _ask(UwsLoop* l, int which) noexcept nogil:
+    """Have epoll report who waits at a listener, those who do already included. False: it has no memory."""
+    cdef uint64_t tag = poll_tag(UWS_TAG_LISTEN, which)
+    return poller_add(&l.poller, l.listener[which], l.listen_for, tag) == UWS_OK or errno not in (ENOMEM, ENOSPC)
+
+
+cdef void _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
+    cdef int _, fd
     for _ in range(ACCEPT_BATCH):
-        if l.limits.max_connections != 0 and l.n_conns >= l.limits.max_connections:
+        if not seat_take(l):
             _shed(l, listen_fd)
             return
         fd = sock_accept(listen_fd)
+        if fd < 0:
+            seat_give(l)
         if fd == UWS_ACCEPT_AGAIN:
             continue
         if fd == UWS_ACCEPT_STARVED:
@@ -45,6 +67,7 @@ cdef void accept_batch(UwsLoop* l, int listen_fd) noexcept nogil:
         l.count.accepted += 1
         if conn_begin(l, fd) == NULL:
             close(fd)
+            seat_give(l)
             _shed(l, listen_fd)
             return
 
@@ -87,8 +110,32 @@ cdef void accept_resume(UwsLoop* l) noexcept nogil:
     if l.spare_fd < 0:
         l.spare_fd = sock_spare()
     for k in range(l.n_listeners):
-        if not (l.draining and l.shared[k]):
-            poller_add(&l.poller, l.listener[k], EPOLLIN, poll_tag(UWS_TAG_LISTEN, k))
+        if not (l.draining and l.shared[k]) and not _ask(l, k):
+            accept_pause(l, SHED_PAUSE_MS)
+            return
+
+
+cdef void accept_leave(UwsLoop* l) noexcept nogil:
+    """Newcomers are for the other loops of the server, in other processes, from now on."""
+    cdef int k
+    if not l.accepting:
+        return
+    l.now_ms = clock_ms()
+    accept_pause(l, SHED_PAUSE_MS)
+    l.accept_at_ms = 0
+    for k in range(l.n_listeners):
+        # Of those who came before this, the kernel may have told us, and nobody else.
+        _take_in(l, l.listener[k])
+    l.accepting = 0
+    l.accept_at_ms = 0
+
+
+cdef void accept_look(UwsLoop* l) noexcept nogil:
+    """Somebody may wait of whom the kernel has told a process that is no more."""
+    l.now_ms = clock_ms()
+    if l.accepting and l.accept_at_ms == 0:
+        accept_pause(l, SHED_PAUSE_MS)
+        accept_resume(l)
 
 
 cdef void accept_leave_shared(UwsLoop* l) noexcept nogil:

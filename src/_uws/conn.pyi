@@ -184,6 +184,10 @@ class Conn(Hashable):
         """Close as `close` does, for a cause other than the application's own call."""
 
     @property
+    def _loop(self) -> object:
+        """The `_uws.core.Loop` that it is one of."""
+
+    @property
     def _about(self) -> Any:
         """What `Exchange.accept` or `_identify` was given; None without one."""
 

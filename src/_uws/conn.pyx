@@ -309,6 +309,10 @@ cdef class Conn:
         return None if about is None else about.request
 
     @property
+    def _loop(self):
+        return <object>self.owner
+
+    @property
     def _about(self):
         with cython.critical_section(self):
             return self.about

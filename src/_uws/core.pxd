@@ -6,7 +6,12 @@ from _uws.dispatch cimport Dispatch
 from _uws.state cimport UwsBatch
 
 
+cdef class Crowd:
+    cdef uint32_t n                   # atomic: every loop of the crowd writes it
+
+
 cdef class Loop(Dispatch):
+    cdef Crowd crowd
     cdef readonly object client       # of set_proxies()
     cdef object spawn
     cdef uint32_t max_runners

@@ -10,6 +10,10 @@ from _uws.dispatch import Dispatch
 from unlimitedws.address import Address
 
 @final
+class Crowd:
+    """The connections of several loops, counted together: `max_connections` is then a limit on all of them."""
+
+@final
 class Loop(Dispatch):
     """One epoll instance, its connections, and the threads that serve them.
 
@@ -23,6 +27,7 @@ class Loop(Dispatch):
         spawn: Callable[[], object],
         failed: Callable[[Conn, BaseException, str], object],
         page: bytes | None,
+        crowd: Crowd | None = None,
     ) -> Self:
         """Make a loop that listens nowhere yet.
 
@@ -83,24 +88,36 @@ class Loop(Dispatch):
                 `is_open` tells whether the peer had gone already. Never called with a lock held. Must not
                 raise.
             page: Body of the HTML page that is served for an ordinary `GET /`; None: 426, as for other paths.
+            crowd: The same for all loops of a server; None: it has only this one.
         """
 
     @property
     def connections(self) -> int:
         """Open WebSocket connections: upgraded, close handshake not ended. Thread: any."""
 
-    def listen(self, fd: int, shared: bool = False) -> None:
+    def listen(self, fd: int, shared: bool = False, in_turn: bool = False) -> None:
         """Accept from a bound, listening, non-blocking socket. The caller closes it when `run` has returned.
 
         Args:
             fd: The socket's descriptor.
-            shared: Other processes accept from it too. `drain` leaves the newcomers to them; those of a socket that
-                is not shared are told 503.
+            shared: It was inherited, and other programs accept from it too. `drain` leaves the newcomers to them; those
+                of a socket that is not shared are told 503.
+            in_turn: Other loops of the same server accept from it too, in this process or in others: of those that
+                wait one is woken, each in its turn. The same for all sockets of a loop.
 
         Raises:
             OSError: epoll does not take it.
 
         Thread: any, before `run`.
+        """
+
+    def leave(self) -> None:
+        """Accept no more: who comes is for the other loops of the server, in other processes. Thread: any."""
+
+    def look(self) -> None:
+        """Look whether somebody waits at the listeners: another process that had been told of them has ended.
+
+        Thread: any.
         """
 
     def set_subprotocols(self, names: list[bytes]) -> None:

@@ -12,6 +12,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from _uws.accept cimport accept_leave, accept_look
 from _uws.atomic cimport atomic_read, atomic_write
 from _uws.clock cimport clock_ms
 from _uws.conn cimport UWS_FREE_THREADED, conn_lock, conn_unlock, conns_fork
@@ -92,10 +93,15 @@ cdef bint _lock_loops() noexcept:
 
 
 @cython.final
+cdef class Crowd:
+    """The connections of several loops, counted together. See core.pyi."""
+
+
+@cython.final
 cdef class Loop(Dispatch):
     """One epoll instance, its connections, and the threads that serve them. See core.pyi."""
 
-    def __cinit__(self, dict settings, spawn, failed, page):
+    def __cinit__(self, dict settings, spawn, failed, page, Crowd crowd=None):
         cdef UwsSettings told
         cdef rlimit files
         cdef uint32_t table
@@ -117,6 +123,9 @@ cdef class Loop(Dispatch):
         self.l.env.max_stream_bytes = told.max_stream_bytes
         if UWS_FREE_THREADED and not sys._is_gil_enabled():
             self.l.lanes = len(os.sched_getaffinity(0))
+        self.crowd = crowd
+        if crowd is not None:
+            self.l.crowd = &crowd.n
         global all_loops
         cdef bint locked = _lock_loops()
         self.l.next_loop = all_loops
@@ -161,15 +170,25 @@ cdef class Loop(Dispatch):
         conn_unlock(self.l)
         return n
 
-    def listen(self, int fd, bint shared=False):
+    def listen(self, int fd, bint shared=False, bint in_turn=False):
         cdef int status
         conn_lock(self.l)
-        status = loop_listen(self.l, fd, shared)
+        status = loop_listen(self.l, fd, shared, in_turn)
         conn_unlock(self.l)
         if status == UWS_E_ARG:
             raise ValueError("too many listening sockets for one loop")
         if status != UWS_OK:
             raise OSError(errno, "epoll does not take the listening socket")
+
+    def leave(self):
+        conn_lock(self.l)
+        accept_leave(self.l)
+        conn_unlock(self.l)
+
+    def look(self):
+        conn_lock(self.l)
+        accept_look(self.l)
+        conn_unlock(self.l)
 
     def set_subprotocols(self, list names not None):
         cdef UwsLoop* l = self.l

@@ -58,6 +58,7 @@ from _uws.slot cimport (
     conn_side,
     conn_trim,
     conn_unpoll,
+    seat_give,
     side_count,
     side_give_request,
     tick_now,
@@ -597,6 +598,7 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     memset(c, 0, sizeof(UwsConn))
     c.generation = generation + 1
     l.n_conns -= 1
+    seat_give(l)
     if l.stopping and l.n_conns == 0:
         # The thread that polls is to find out: this may be one that waited for room.
         post_nudge(l)

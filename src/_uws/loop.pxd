@@ -13,7 +13,7 @@ cdef int batch_init(UwsBatch* b) noexcept nogil
 cdef void batch_destroy(UwsBatch* b) noexcept nogil
 
 # With the lock held.
-cdef int loop_listen(UwsLoop* l, int fd, bint shared) noexcept nogil
+cdef int loop_listen(UwsLoop* l, int fd, bint shared, bint in_turn) noexcept nogil
 cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil
 cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes,
                     uint64_t timeout_ms) noexcept nogil

@@ -14,6 +14,7 @@ from _uws.intern cimport intern_destroy, intern_init
 from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave, conn_refuse, conn_release
 from _uws.poller cimport (
     EPOLLERR,
+    EPOLLEXCLUSIVE,
     EPOLLHUP,
     EPOLLIN,
     EPOLLOUT,
@@ -221,14 +222,16 @@ cdef void loop_forked(UwsLoop* l) noexcept nogil:
     (&errno)[0] = saved
 
 
-cdef int loop_listen(UwsLoop* l, int fd, bint shared) noexcept nogil:
+cdef int loop_listen(UwsLoop* l, int fd, bint shared, bint in_turn) noexcept nogil:
     """Accept from fd, a listening non-blocking socket that stays the caller's.
 
-    shared: other processes accept from it too; a loop that drains leaves the newcomers to them.
+    shared: other programs accept from it too; a loop that drains leaves the newcomers to them.
+    in_turn: other loops of the same server do; of those that wait the kernel wakes one.
     UWS_OK, UWS_E_ARG (there are UWS_MAX_LISTENERS already) or UWS_E_SYS."""
     if l.n_listeners == UWS_MAX_LISTENERS:
         return UWS_E_ARG
-    if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
+    l.listen_for = EPOLLIN | EPOLLEXCLUSIVE if in_turn else EPOLLIN
+    if poller_add(&l.poller, fd, l.listen_for, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
         return UWS_E_SYS
     l.listener[l.n_listeners] = fd
     l.shared[l.n_listeners] = shared
@@ -350,7 +353,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
             poller_awake(&l.poller)
             l.woken = 0
         elif tag >> 56 == UWS_TAG_LISTEN:
-            accept_batch(l, l.listener[<uint32_t>tag])
+            accept_batch(l, <int>(<uint32_t>tag))
         else:
             _conn_event(l, b, <int32_t>(<uint32_t>tag), l.poller.ready[i].events)
             if i % YIELD_EVERY == YIELD_EVERY - 1:

@@ -20,6 +20,12 @@ from _uws.state cimport (
 )
 from _uws.wheel cimport UWS_TICK_MS
 
+cdef extern from * nogil:
+    cdef enum:
+        __ATOMIC_RELAXED
+    uint32_t __atomic_add_fetch(uint32_t*, uint32_t, int)
+    uint32_t __atomic_sub_fetch(uint32_t*, uint32_t, int)
+
 
 cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:
     return <int32_t>(c - l.table)
@@ -68,6 +74,23 @@ cdef inline void side_count(UwsLoop* l, UwsSide* side) noexcept nogil:
 cdef inline int conn_ending_cause(const UwsConn* c) noexcept nogil:
     """Why we sent a close frame: CLOSE_SENT keeps it where OPEN counts pings."""
     return c.proto.spare if c.proto.spare != 0 else UWS_C_LOCAL
+
+
+cdef inline bint seat_take(UwsLoop* l) noexcept nogil:
+    """Is there room for one more connection, below max_connections? Then the caller has a seat, to be given back."""
+    cdef uint32_t most = l.limits.max_connections
+    if l.crowd == NULL:
+        return most == 0 or l.n_conns < most
+    # Taken before it is looked at: of two loops that come for the last one, one gets it.
+    if __atomic_add_fetch(l.crowd, 1, __ATOMIC_RELAXED) <= most or most == 0:
+        return True
+    seat_give(l)
+    return False
+
+
+cdef inline void seat_give(UwsLoop* l) noexcept nogil:
+    if l.crowd != NULL:
+        __atomic_sub_fetch(l.crowd, 1, __ATOMIC_RELAXED)
 
 
 cdef inline uint32_t tick_now(UwsLoop* l) noexcept nogil:

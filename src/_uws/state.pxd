@@ -287,6 +287,7 @@ cdef struct UwsLoop:
     uint64_t rng              # for jitter
     UwsExtra* extra
     uint32_t n_conns          # slots that are not free
+    uint32_t* crowd           # the same for all loops of the server, atomic; NULL: there is only this one
     uint32_t n_open           # upgraded and not closed yet
     uint32_t want             # UwsWant: what Python has hooks for
     UwsEvent* scratch         # what proto_feed writes
@@ -310,6 +311,7 @@ cdef struct UwsLoop:
     int listener[16]
     uint8_t shared[16]        # the listener is: other processes accept from it too
     int n_listeners
+    uint32_t listen_for       # what epoll is asked for a listener: with EPOLLEXCLUSIVE where others accept from it too
     int spare_fd
     uint8_t accepting
     uint64_t accept_at_ms     # accepting pauses until then; 0: it does not

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit status: 0 when stopped by SIGINT or SIGTERM, 1 when the address cannot be had. Wrong
-        arguments end the process with 2, as argparse does.
+        The exit status: 0 when stopped by SIGINT or SIGTERM, 1 when the address cannot be had or workers keep
+        dying. Wrong arguments end the process with 2, as argparse does.
     """
     args = _parser().parse_args(argv)
     logging.basicConfig(
@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options["max_message_bytes"] = args.max_message_bytes
     if args.max_connections is not None:
         options["max_connections"] = args.max_connections
+    if args.loops is not None:
+        options["loops"] = args.loops
+    if args.workers is not None:
+        options["workers"] = args.workers
     if args.page:
         options["page"] = _page()
     try:
@@ -53,7 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as exc:
         print(f"unlimitedws: {exc.strerror}", file=sys.stderr)
         return 1
-    server.run(ready=lambda: print(_greeting(server, args.page), flush=True))
+    try:
+        server.run(ready=lambda: print(_greeting(server, args.page), flush=True))
+    except RuntimeError as exc:
+        if server.options.workers == 1:
+            raise
+        # The workers have said what was wrong with them.
+        print(f"unlimitedws: {exc}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -103,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     echo.add_argument("--no-page", dest="page", action="store_false", help="serve no page at /")
     echo.add_argument("--max-message-bytes", type=int, metavar="N", help="longest message; default 1 MiB")
     echo.add_argument("--max-connections", type=int, metavar="N", help="default: as many as descriptors")
+    echo.add_argument("--loops", type=int, metavar="N", help="loops that share the connections; default 1")
+    echo.add_argument("--workers", type=int, metavar="N", help="processes that share the port; default 1")
     echo.add_argument("-v", "--verbose", action="store_true", help="log what the server does to stderr")
     echo.set_defaults(usage_error=echo.error)
     return parser

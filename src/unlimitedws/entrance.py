@@ -185,6 +185,9 @@ class Entrance:
         check_key(user, "user")
         check_key(session, "session")
         ends_ms = milliseconds_until(check_expires(expires), seconds(grace, "grace"))
+        run = self._run
+        if conn.is_open and (run is None or not run.has(conn)):
+            raise ValueError("identify: the connection is another server's")
         return self._roll.identify(conn, user, session, ends_ms)
 
     def disconnect(self, *, user: Any = None, session: Any = None, code: int = 3000, reason: str = "") -> int:

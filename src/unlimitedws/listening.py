@@ -72,11 +72,12 @@ class Listener:
         """Refuse newcomers from now on, those in the backlog too. Fails, unnoticed, the second time.
 
         Not those of an inherited socket: it is shared with whoever passed it, and what waits in its backlog is
-        served by the next program that gets it, or by this one once it starts again.
+        served by the next program that gets it, or by this one once it starts again. Nor in a child process, a
+        worker: the others go on.
 
         Takes no lock: signal handlers and callbacks call it.
         """
-        if self._owned:
+        if self._owned and self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RD)
 

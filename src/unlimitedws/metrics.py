@@ -92,7 +92,8 @@ class Collector(_Base):
     `<prefix>_received_messages_total` ...  and what else the engine counts: their help texts say what
     ======================================  =================================================================
 
-    They begin at zero with each run of the server; while it does not run there are none.
+    They begin at zero with each run of the server; while it does not run there are none. Where it has several workers,
+    these are one worker's, and all of them have the label `worker`: see docs/scaling.md.
 
     Args:
         server: Whose.
@@ -108,23 +109,32 @@ class Collector(_Base):
         figures = self._server.counters()
         if not figures:
             return
+        worker = self._server.worker
+        # Only where there are several: elsewhere the label would say nothing.
+        names, values = ([], []) if worker is None else (["worker"], [str(worker)])
         for key, name, text in _GAUGES:
-            yield GaugeMetricFamily(f"{self._prefix}_{name}", f"{text}.", figures[key])
+            gauge = GaugeMetricFamily(f"{self._prefix}_{name}", f"{text}.", labels=names)
+            gauge.add_metric(values, figures[key])
+            yield gauge
         for key, name, text in _COUNTERS:
-            yield CounterMetricFamily(f"{self._prefix}_{name}", f"{text}.", figures[key])
+            counter = CounterMetricFamily(f"{self._prefix}_{name}", f"{text}.", labels=names)
+            counter.add_metric(values, figures[key])
+            yield counter
         handshakes = CounterMetricFamily(
             f"{self._prefix}_handshakes",
             "Requests answered, by HTTP status; 101 is a connection that was opened.",
-            labels=["status"],
+            labels=["status", *names],
         )
         closes = CounterMetricFamily(
-            f"{self._prefix}_closes", "WebSocket connections closed, by what ended them.", labels=["cause"]
+            f"{self._prefix}_closes",
+            "WebSocket connections closed, by what ended them.",
+            labels=["cause", *names],
         )
         for key, value in figures.items():
             if key.startswith(_BY_STATUS):
-                handshakes.add_metric([key.removeprefix(_BY_STATUS)], value)
+                handshakes.add_metric([key.removeprefix(_BY_STATUS), *values], value)
             elif key.startswith(_BY_CAUSE):
-                closes.add_metric([key.removeprefix(_BY_CAUSE)], value)
+                closes.add_metric([key.removeprefix(_BY_CAUSE), *values], value)
         yield handshakes
         yield closes
 

@@ -23,6 +23,9 @@ _MAX_INT = 2**31 - 1
 # ... but what no memory has to hold.
 _MAX_LONG = 2**63 - 1
 
+MAX_LOOPS = 64
+MAX_PROCESSES = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -213,6 +216,24 @@ class Options:
     Then `TimeoutError`. 0: without limit. It is the callback's patience, not the peer's time: no client is
     closed for it."""
 
+    # More than one core
+
+    loops: int = 1
+    """Loops in this process, each with its own threads, that share the listening sockets; at most 64. What is said of
+    all connections together, and the pool's numbers, they divide among them, and `max_connections` is a limit on
+    their sum. Under the GIL they run the engine in parallel, never two callbacks. See docs/scaling.md."""
+
+    workers: int = 1
+    """Processes that share the listening sockets, at most 256. With more than one, `Server.run` supervises them and
+    serves nobody itself. Each is a server of its own: every option is for each of them. See docs/scaling.md."""
+
+    worker_restart_limit: int = 10
+    """How many workers may die within `worker_restart_window` and be replaced, 10; one more, and all is stopped and
+    `run` raises. What dies so often does not get better by being started again."""
+
+    worker_restart_window: Duration = 60.0
+    """See `worker_restart_limit`; 60 s."""
+
     # Closing
 
     close_timeout: Duration = 10.0
@@ -272,6 +293,8 @@ class Options:
         if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
             raise ValueError("proxy_protocol: name the proxies in trusted_proxies; nobody else may speak for others")
         object.__setattr__(self, "trusted_proxies", tuple(self.trusted_proxies))
+        _check_int("loops", self.loops, 1, MAX_LOOPS)
+        _check_int("workers", self.workers, 1, MAX_PROCESSES)
         if self.max_connections is not None:
             _check_int("max_connections", self.max_connections, 1)
         if self.pool is not None:
@@ -314,6 +337,18 @@ class Options:
                 hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
         return cls(**keywords)
+
+    def settings_of_loops(self) -> list[dict[str, int]]:
+        """Return what each of the loops is told: `settings`, and of what they divide its share.
+
+        Of what cannot be divided evenly the first ones have one more; every loop has at least one.
+        """
+        whole = self.settings()
+        divided = [name for name in _DIVIDED if name != "jobs" or self.pool is not None]
+        return [
+            {**whole, **{name: _share(whole[name], number, self.loops) for name in divided}}
+            for number in range(self.loops)
+        ]
 
     def settings(self) -> dict[str, int]:
         """Return what the engine is told: integers, times in the units of their names."""
@@ -405,6 +440,10 @@ class OptionKeywords(TypedDict, total=False):
     schedule_timeout: Duration
     cooldown_time: Duration
     io_timeout: Duration
+    loops: int
+    workers: int
+    worker_restart_limit: int
+    worker_restart_window: Duration
     close_timeout: Duration
     drain_time: Duration
     max_connections: int | None
@@ -426,6 +465,7 @@ _INTS = {
     "max_header_fields": 5,
     "max_line_bytes": 64,
     "request_workers": 0,
+    "worker_restart_limit": 0,
     "max_buffered_bytes": 1,
     "high_water_bytes": 0,
     "low_water_bytes": 0,
@@ -441,6 +481,7 @@ _TIMES = (
     "schedule_timeout",
     "cooldown_time",
     "io_timeout",
+    "worker_restart_window",
 )
 _TIMES_OR_NONE = (
     "ping_interval",
@@ -451,6 +492,14 @@ _TIMES_OR_NONE = (
     "tcp_user_timeout",
 )
 _DEADLINES = ("handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout")
+
+
+# What several loops have between them. "max_connections" is not here: they count together.
+_DIVIDED = ("runners", "jobs", "max_incomplete_total_bytes", "max_inbox_total_bytes")
+
+
+def _share(whole: int, number: int, count: int) -> int:
+    return max(whole // count + (number < whole % count), 1)
 
 
 def _check_int(name: str, value: object, low: int, high: int = _MAX_INT) -> None:

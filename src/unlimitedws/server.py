@@ -26,8 +26,9 @@ from .listening import listen_all
 from .options import OptionKeywords, Options
 from .proxies import Proxies
 from .request import Request
-from .serving import GRACE, Serving
-from .signals import SignalWaiter
+from .serving import GRACE, Serving, any_serving
+from .signals import DRAIN, NONE, STOP, SignalWaiter
+from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,8 +49,6 @@ Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 # For fork().
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
-# What signals have asked for; each is worse than the one before.
-_NONE, _DRAIN, _STOP = range(3)
 # The close code of a drain (RFC 6455, section 7.4.1, and IANA's registry).
 _RESTART = 1012
 # After the drain of a signal: with the default of `drain_time` all is over before an orchestrator kills.
@@ -127,6 +126,8 @@ class Server(Entrance):
         # because an application's own signal handler may come in between.
         self._lock = threading.RLock()
         self._run: Serving | None = None
+        self._supervisor: Supervisor | None = None
+        self._worker: int | None = None
         self._last: Serving | None = None  # the run before
         super().__init__()
         _servers.add(self)
@@ -237,7 +238,15 @@ class Server(Entrance):
     @property
     def running(self) -> bool:
         """Whether it has been started and not yet stopped altogether. Thread: any."""
-        return self._run is not None
+        return self._run is not None or self._supervisor is not None
+
+    @property
+    def worker(self) -> int | None:
+        """Which of several workers this process is, from 0; None in their parent, and where there are none.
+
+        Thread: any.
+        """
+        return self._worker
 
     @property
     def draining(self) -> bool:
@@ -256,7 +265,12 @@ class Server(Entrance):
 
     # Beginning and end
 
-    def run(self, *, ready: Callable[[], object] | None = None) -> None:
+    def run(
+        self,
+        *,
+        ready: Callable[[], object] | None = None,
+        on_worker: Callable[[int], object] | None = None,
+    ) -> None:
         """Start, and serve until the server is stopped.
 
         In the main thread SIGTERM drains it over `drain_time`, as `drain` does, and a second one stops it: connections
@@ -264,41 +278,43 @@ class Server(Entrance):
         left. Then it returns as usual. The handlers that were there before are put back; a signal that was ignored
         stays ignored.
 
+        With more than one of the option `workers` this process serves nobody: it is the parent of those that do, and
+        passes signals on; SIGHUP replaces the workers, one after the other. Each is a copy of this process as it is
+        now, made by fork(), so no server may run in it. A worker leaves its process as soon as it has stopped: what
+        follows this call, ``finally`` and atexit included, happens in the parent only. See docs/scaling.md.
+
         Args:
             ready: Called once, when the server serves and signals are handled; what it raises stops the
-                server.
+                server. With several workers: in the parent, when all of them serve.
+            on_worker: Called in each worker, with its number, before it serves: the place to open what a process has
+                to have for itself. What it raises ends the worker. Not called where there is only one.
 
         Raises:
-            RuntimeError: It runs already.
+            RuntimeError: It runs already. With several workers: this is not the main thread, or another server runs
+                in this process; or a worker ended before all of them served, or more died than
+                `worker_restart_limit`.
             BaseException: A callback raised `KeyboardInterrupt` or `SystemExit`, or the engine cannot go on:
                 the server has been stopped, and this is what was raised.
 
         Thread: any; signals are handled in the main thread only.
         """
+        if self._options.workers > 1:
+            self._supervise(ready, on_worker)
+            return
         run: Serving | None = None
-        urgency = _NONE
-        options = self._options
+        urgency = NONE
 
         def on_signal(number: int) -> None:
             nonlocal urgency
-            gentle = number == signal.SIGTERM and options.drain_time != 0
-            urgency = max(urgency + 1, _DRAIN if gentle else _STOP)
+            urgency = self._more_urgent(urgency, number)
             if run is not None:
-                obey(run)
-
-        def obey(run: Serving) -> None:
-            # No lock and no logging: what a signal interrupted may hold either.
-            if urgency == _DRAIN:
-                limit = min(seconds(options.close_timeout, "close_timeout"), _LAST_ANSWERS)
-                run.drain(options.drain_time, _RESTART, True, limit)
-            elif urgency != _NONE:
-                run.shut(options.close_timeout if urgency == _STOP else 0)
+                self._obey(run, urgency)
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()
             run.wake = waiter.wake
             try:
-                obey(run)
+                self._obey(run, urgency)
                 if ready is not None:
                     ready()
                 waiter.wait(run.ended)
@@ -318,11 +334,14 @@ class Server(Entrance):
         """Serve in the background, on daemon threads named ``unlimitedws-1`` and so on.
 
         Raises:
-            RuntimeError: It runs already, or is being stopped; or no thread can be started.
+            RuntimeError: It runs already, or is being stopped; or no thread can be started; or it has more than one
+                of the option `workers`, which only `run` can start.
             OSError: The address cannot be had any more, after a `stop`; or the engine got no descriptors.
 
         Thread: any.
         """
+        if self._options.workers > 1:
+            raise RuntimeError(f"workers={self._options.workers}: only run() can start them")
         self._begin()
 
     def stop(self, timeout: Duration | None = None) -> None:
@@ -330,6 +349,8 @@ class Server(Entrance):
 
         Also closes the listening sockets of a server that never ran. Stopping a stopped server does nothing.
         Called by a callback it only begins to stop, and returns at once: what it would wait for is itself.
+
+        In the parent of several workers it stops all of them. In a worker it stops that one, which is then replaced.
 
         Args:
             timeout: Seconds or a `timedelta` for the connections to answer; those left are dropped. None is
@@ -344,6 +365,10 @@ class Server(Entrance):
         """
         limit = self._options.close_timeout if timeout is None else timeout
         limit = seconds(limit, "timeout")
+        supervisor = self._supervising()
+        if supervisor is not None:
+            supervisor.stop(limit)
+            return
         run = self._serving()
         if run is None:
             return
@@ -380,6 +405,10 @@ class Server(Entrance):
         """
         limit = seconds(over, "over")
         check_close(code, "")
+        supervisor = self._supervising()
+        if supervisor is not None:
+            supervisor.drain(limit, code, jitter, wait)
+            return
         run = self._serving()
         if run is None:
             return
@@ -476,7 +505,7 @@ class Server(Entrance):
         options = self._options
         proxies = Proxies(options.trusted_proxies, options.forwarded_header)
         door = self._new_door(proxies)
-        run = self._new_serving([options.settings()], door)
+        run = self._new_serving(options.settings_of_loops(), door)
         self._furnish(run)
         for loop in run.loops:
             loop.set_proxies(proxies.engine_networks(), proxies.field.encode(), proxies.client)
@@ -486,7 +515,64 @@ class Server(Entrance):
         return Door(self._rules, self._options, proxies, self._roll, self._failed, self._stop_for)
 
     def _new_serving(self, settings: list[dict[str, int]], door: Door) -> Serving:
-        return Serving(settings, self._failed, self._options.page, door, self._listeners, self._ended)
+        options = self._options
+        return Serving(
+            settings, self._failed, options.page, door, self._listeners, self._ended, shared=options.workers > 1
+        )
+
+    def _more_urgent(self, urgency: int, number: int) -> int:
+        """Return how urgent the end is after one more signal."""
+        gentle = number == signal.SIGTERM and self._options.drain_time != 0
+        return max(urgency + 1, DRAIN if gentle else STOP)
+
+    def _obey(self, run: Serving, urgency: int) -> None:
+        # No lock and no logging: what a signal interrupted may hold either.
+        options = self._options
+        if urgency == DRAIN:
+            limit = min(seconds(options.close_timeout, "close_timeout"), _LAST_ANSWERS)
+            run.drain(options.drain_time, _RESTART, True, limit)
+        elif urgency != NONE:
+            run.shut(options.close_timeout if urgency == STOP else 0)
+
+    def _patience(self, urgency: int) -> float:
+        """Return how long connections may have until all is over, in seconds."""
+        options = self._options
+        limit = seconds(options.close_timeout, "close_timeout")
+        if urgency == DRAIN:
+            return seconds(options.drain_time, "drain_time") + min(limit, _LAST_ANSWERS)
+        return limit if urgency == STOP else 0.0
+
+    def _supervising(self) -> Supervisor | None:
+        """Return the supervisor where this is the parent of workers."""
+        supervisor = self._supervisor
+        return supervisor if supervisor is not None and supervisor.pid == os.getpid() else None
+
+    def _supervise(
+        self, ready: Callable[[], object] | None, on_worker: Callable[[int], object] | None
+    ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(f"workers={self._options.workers}: only the main thread can run them")
+        if any_serving():
+            raise RuntimeError(f"workers={self._options.workers}: no server may run in the process that forks them")
+        with self._lock:
+            if self._supervisor is not None:
+                raise RuntimeError("the server is running already")
+            if not self._listeners:
+                self._listeners = listen_all(self._again, self._options)
+            supervisor = self._supervisor = Supervisor(self, ready, on_worker)
+        logger.info("listening on %s", self._places())
+        try:
+            supervisor.run()
+        finally:
+            with self._lock:
+                self._supervisor = None
+                self._close_listeners()
+            logger.info("stopped listening on %s", self._places())
+
+    def _refuse(self) -> None:
+        """Refuse newcomers; the parent of workers does, for all of them."""
+        for listener in self._listeners:
+            listener.refuse()
 
     def _ended(self) -> None:
         """The run has come to its end; `Serving` calls this from the last of its threads."""

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from _uws.conn import Conn
-from _uws.core import Loop
+from _uws.core import Crowd, Loop
 
 from .door import Door
 from .durations import Duration, milliseconds
 from .listening import Listener
 
-__all__ = ["GRACE", "Serving"]
+__all__ = ["GRACE", "Serving", "any_serving"]
 
 logger = logging.getLogger("unlimitedws")
 
@@ -44,6 +44,7 @@ class Serving:
         door: One for all loops.
         listeners: Likewise. They stay the caller's.
         on_end: Called by the last thread, before `ended` is set. No lock is held.
+        shared: Other processes accept from the listeners, too.
 
     Raises:
         OSError: A loop got no descriptors.
@@ -65,6 +66,8 @@ class Serving:
         door: Door,
         listeners: Sequence[Listener],
         on_end: Callable[[], object],
+        *,
+        shared: bool = False,
     ) -> None:
         self.door = door
         self.pid = os.getpid()
@@ -80,13 +83,17 @@ class Serving:
         # Those that have nothing left to do; the kernel may not have ended them yet.
         self._gone: list[threading.Thread] = []
         self._started = [0 for _ in settings]
+        crowd = Crowd() if len(settings) > 1 else None
         self.loops = tuple(
-            Loop(dict(one), partial(self._spawn, number), failed, page) for number, one in enumerate(settings)
+            Loop(dict(one), partial(self._spawn, number), failed, page, crowd)
+            for number, one in enumerate(settings)
         )
         try:
             for loop in self.loops:
                 for listener in listeners:
-                    loop.listen(listener.fileno(), listener.is_shared)
+                    loop.listen(
+                        listener.fileno(), listener.is_shared, in_turn=shared or crowd is not None
+                    )
         except BaseException:
             self._let_go()
             raise
@@ -121,6 +128,16 @@ class Serving:
         # Newcomers, those in the backlog too, are refused now and do not wait for the end.
         for listener in self._listeners:
             listener.refuse()
+
+    def leave(self) -> None:
+        """Leave newcomers to the other processes that accept from the listeners. Thread: any."""
+        for loop in self.loops:
+            loop.leave()
+
+    def look(self) -> None:
+        """See to newcomers that another process may have been told of, which has ended. Thread: any."""
+        for loop in self.loops:
+            loop.look()
 
     def drain(self, over: Duration, code: int, jitter: bool, timeout: Duration) -> None:
         """Let the loops drain, and then stop. Takes no lock of ours: signal handlers and callbacks call it.
@@ -162,6 +179,10 @@ class Serving:
         with self._lock:
             own = set(self._threads)
         return own | self.door.threads()
+
+    def has(self, conn: Conn) -> bool:
+        """Whether a connection is one of these loops'. Thread: any."""
+        return conn._loop in self.loops
 
     @property
     def connections(self) -> int:
@@ -246,6 +267,11 @@ class Serving:
 
 # For the end of the interpreter. Those that run are kept alive by their threads anyway.
 _running: set[Serving] = set()
+
+
+def any_serving() -> bool:
+    """Whether a server runs in this process."""
+    return any(serving.pid == os.getpid() for serving in _running)
 
 
 @atexit.register

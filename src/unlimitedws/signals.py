@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while the main thread waits: handled, and never slept through.
+"""Signals while the main thread waits: handled, and never slept through.
 
 A lock is not enough to wait with: a signal that arrives after the interpreter last looked and before the
 thread sleeps is noticed when the next one comes. What the C handler writes into a pipe waits there for us.
@@ -7,31 +7,46 @@ thread sleeps is noticed when the next one comes. What the C handler writes into
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SignalWaiter"]
+__all__ = ["DRAIN", "NONE", "STOP", "SignalWaiter"]
+
+NONE, DRAIN, STOP = range(3)
+"""What signals have asked for so far; each is more urgent than the one before, and beyond the last nobody waits."""
 
 
 class SignalWaiter:
-    """A context in which a handler gets SIGINT and SIGTERM, and a place to wait in meanwhile.
+    """A context in which a handler gets some signals, and a place to wait in meanwhile.
 
     Left alone: signals that are ignored (nohup, a shell's background job), and those that C code handles,
     which could not be put back. In a thread that is not the main one it only waits.
 
     Args:
-        handler: Called with the signal, between two steps of whatever the main thread does: it must take no lock.
+        handler: Called with a signal's number between two steps of whatever the main thread does: it must take no
+            lock.
+        numbers: The signals.
+        also: One that only ends a `pause`, also where it is ignored: SIGCHLD.
     """
 
-    def __init__(self, handler: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        handler: Callable[[int], object],
+        numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+        also: signal.Signals | None = None,
+    ) -> None:
         self._handler = handler
+        self._numbers = numbers
+        self._also = also
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
         self._previous_fd = -1
         self._main = threading.current_thread() is threading.main_thread()
@@ -44,9 +59,11 @@ class SignalWaiter:
         os.set_blocking(self._pipe[1], False)
         if self._main:
             self._previous_fd = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self._numbers:
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):
                     self._previous[number] = signal.signal(number, self._on_signal)
+            if self._also is not None and signal.getsignal(self._also) is not None:
+                self._previous[self._also] = signal.signal(self._also, _hear)
         return self
 
     def __exit__(
@@ -64,8 +81,23 @@ class SignalWaiter:
 
     def wait(self, event: threading.Event) -> None:
         """Wait until the event is set; who sets it calls `wake` afterwards."""
-        assert self._pipe is not None, "wait is for the inside of the context"
         while not event.is_set():
+            self.pause()
+
+    def pause(self, timeout: float | None = None, fds: Sequence[int] = ()) -> None:
+        """Wait for a signal, or for a `wake`; since the last time, or from now on.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+            fds: Descriptors that end it, too, when there is something to read.
+        """
+        assert self._pipe is not None, "only inside of the context"
+        poll = select.poll()
+        for fd in (self._pipe[0], *fds):
+            poll.register(fd, select.POLLIN)
+        # Rounded up: a little too early would be once more, and again.
+        ready = poll.poll(None if timeout is None else math.ceil(timeout * 1e3))
+        if any(fd == self._pipe[0] for fd, _ in ready):
             os.read(self._pipe[0], 4096)
 
     def wake(self) -> None:
@@ -76,5 +108,14 @@ class SignalWaiter:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._pipe[1], b"\0")
 
+    def forked(self) -> None:
+        """This is a child process: end the context, without what another thread may have been about to do."""
+        self._lock = threading.Lock()
+        self.__exit__(None, None, None)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._handler(number)
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    """Without a handler of Python's nothing would come through the pipe."""

@@ -11,6 +11,8 @@ from live import ServerProcess, expect_eof, ping, wait_until
 from loops import echo, running
 from raw import RawClient
 
+from _uws.core import Crowd
+
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
 # More than accept takes of one listener in one turn.
@@ -132,6 +134,64 @@ def test_shut_accepts_nobody_any_more() -> None:
         engine.join()
         assert engine.counter("accepted") == 1
         late.close()
+
+
+def test_loop_that_leaves_takes_in_who_waits_and_nobody_afterwards() -> None:
+    # The kernel may have told this loop of those, and none of the others.
+    with running(start=False, on_message=echo) as engine:
+        waiting = waiting_clients(engine.port, 3)
+        engine.loop.leave()
+        late = waiting_clients(engine.port, 1)[0]
+        engine.start()
+        for client in waiting:
+            assert client.recv_response().status == 101
+            ping(client)
+        engine.loop.leave()
+        ping(waiting[0])
+        assert engine.counter("accepted") == 3
+        # What is left in the backlog is for another loop, that shares the socket.
+        with running(on_message=echo) as other:
+            other.loop.listen(engine.sockets[0].fileno(), in_turn=True)
+            other.loop.look()
+            assert late.recv_response().status == 101
+            ping(late)
+            late.close()
+        for client in waiting:
+            client.close()
+        engine.wait_empty()
+
+
+def test_loop_that_rests_or_has_stopped_looks_at_no_listener() -> None:
+    with running(max_connections=1, on_message=echo) as engine:
+        inside = engine.connect()
+        with RawClient(engine.port, handshake=False) as refused:
+            assert refused.recv_response().status == 503
+        # It rests now. Looking is not to end that, and not to add a listener a second time.
+        for _ in range(10):
+            engine.loop.look()
+        ping(inside)
+        engine.wait_for(turned_away=1, accepted=1)
+        inside.close()
+        engine.wait_for(descriptors=0)
+        ping(engine.connect())
+        engine.shut()
+        engine.loop.look()
+
+
+def test_loops_of_one_crowd_have_one_limit() -> None:
+    crowd = Crowd()
+    with running(max_connections=2, crowd=crowd) as one, running(max_connections=2, crowd=crowd) as other:
+        inside = [one.connect(), other.connect()]
+        for engine in (one, other):
+            with RawClient(engine.port, handshake=False) as refused:
+                assert refused.recv_response().status == 503
+        inside[0].close()
+        one.wait_for(descriptors=0)
+        # The seat that one has given back is the other's to take.
+        inside[0] = other.connect()
+        other.wait_for(descriptors=2)
+        for client in inside:
+            client.close()
 
 
 EMFILE = """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -13,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from live import wait_until
 from uws_shims import poller_shim
-from uws_shims.poller_shim import CONN, ERR, HUP, IN, LISTEN, OUT, WAKE, Poller
+from uws_shims.poller_shim import CONN, ERR, EXCLUSIVE, HUP, IN, LISTEN, OUT, WAKE, Poller
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_MS = 10_000
@@ -142,6 +145,46 @@ def test_failed_connect_is_an_error(poller: Poller) -> None:
         poller.add(sock.fileno(), IN, CONN, 3)
         ((_, _, events),) = poller.wait(TIMEOUT_MS)
         assert events & ERR
+
+
+def test_of_those_who_listen_together_one_is_woken_and_who_was_served_is_the_last_of_the_line() -> None:
+    # What accept_batch relies on: the kernel goes by the order of adding, and adding again tells of who waits.
+    pollers = [Poller() for _ in range(3)]
+    woken: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, contextlib.ExitStack() as clients:
+        for poller in pollers:
+            poller.add(listener.fileno(), IN | EXCLUSIVE, LISTEN, 0)
+
+        def serve(number: int) -> None:
+            poller = pollers[number]
+            while (LISTEN, 0, IN) in (ready := poller.wait(TIMEOUT_MS)):
+                listener.accept()[0].close()
+                poller.remove(listener.fileno())
+                poller.add(listener.fileno(), IN | EXCLUSIVE, LISTEN, 0)
+                woken.put(number)
+            assert ready == RANG
+
+        threads = [threading.Thread(target=serve, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        order = []
+        for _ in range(60):
+            wait_until(lambda: all(sleeps(thread) for thread in threads), "all wait")
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+            order.append(woken.get(timeout=10))
+        for poller in pollers:
+            poller.wake()
+        for thread in threads:
+            thread.join()
+    for poller in pollers:
+        poller.destroy()
+    # Adding it only once, one of them would have had nearly all.
+    assert min(order.count(number) for number in range(3)) >= 10
+
+
+def sleeps(thread: threading.Thread) -> bool:
+    """Whether the kernel says that a thread sleeps: in epoll_wait, or for a moment because it wants the GIL."""
+    return Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def test_removed_descriptor_is_silent_and_may_be_added_again(

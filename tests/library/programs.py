@@ -26,6 +26,7 @@ class Program:
         quiet = "ignore:This process:DeprecationWarning"
         self.process = subprocess.Popen(
             [sys.executable, "-W", quiet, *args],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -38,6 +39,12 @@ class Program:
         """Wait for the next line that it prints."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip("\n")
+
+    def say(self, line: str = "") -> None:
+        """Give it a line to read."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -54,6 +61,6 @@ class Program:
         self._watchdog.cancel()
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()

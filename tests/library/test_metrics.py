@@ -155,3 +155,16 @@ def test_library_does_without_prometheus_client() -> None:
         [sys.executable, "-c", program], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True
     )
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_figures_of_a_worker_say_whose_they_are() -> None:
+    with serve() as live:
+        live.connect()
+        live.server._worker = 3
+        registry = prometheus_client.CollectorRegistry()
+        registry.register(metrics.Collector(live.server))
+        assert registry.get_sample_value("unlimitedws_connections", {"worker": "3"}) == 1
+        assert registry.get_sample_value("unlimitedws_opened_total", {"worker": "3"}) == 1
+        by_status = {"worker": "3", "status": "101"}
+        assert registry.get_sample_value("unlimitedws_handshakes_total", by_status) == 1
+        assert registry.get_sample_value("unlimitedws_connections") is None

@@ -35,6 +35,7 @@ TIMES = [
     "ping_timeout",
     "request_timeout",
     "schedule_timeout",
+    "worker_restart_window",
 ]
 TIMES_OR_NONE = [
     "idle_timeout",
@@ -51,7 +52,7 @@ def test_every_option_is_among_those_that_are_tested_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
     others = {"compression", "max_pings_per_second", "max_stream_bytes", "request_workers", "pool", "page"}
     others |= {"high_water_bytes", "low_water_bytes", "max_buffered_total_bytes", "overflow"}
-    others |= {"unix_mode", "trusted_proxies", "forwarded_header"}
+    others |= {"loops", "workers", "worker_restart_limit", "unix_mode", "trusted_proxies", "forwarded_header"}
     assert names == {*INTS, *TIMES, *TIMES_OR_NONE, *SWITCHES, *others}
 
 
@@ -123,6 +124,24 @@ def test_number_of_another_type_is_refused_by_name(name: str, value: object) -> 
 @pytest.mark.parametrize("name", INTS)
 def test_largest_number_is_taken(name: str) -> None:
     assert getattr(Options.of({name: 2**31 - 1}), name) == 2**31 - 1
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("loops", 1, 64), ("workers", 1, 256)])
+def test_loops_and_workers_are_a_handful(name: str, low: int, high: int) -> None:
+    assert getattr(Options(), name) == 1
+    for value in (low, high):
+        assert getattr(Options.of({name: value}), name) == value
+    for value in (low - 1, high + 1):
+        with pytest.raises(ValueError, match=f"{name}: must be from {low} to {high}, not {value}"):
+            Options.of({name: value})
+    with pytest.raises(TypeError, match=f"{name}: must be an int, not True"):
+        Options.of({name: True})
+
+
+def test_no_worker_need_be_replaced() -> None:
+    assert Options(worker_restart_limit=0).worker_restart_limit == 0
+    with pytest.raises(ValueError, match="worker_restart_limit: must be from 0"):
+        Options(worker_restart_limit=-1)
 
 
 def test_length_of_a_stream_has_a_wider_range_and_may_have_no_limit() -> None:

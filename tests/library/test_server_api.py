@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import logging
@@ -538,6 +539,16 @@ def handshaken(addr: Address) -> socket.socket:
     return sock
 
 
+def turned_away(addr: Address) -> bool:
+    """Whether an upgrade is answered with 503."""
+    with socket.create_connection(addr, PATIENCE) as sock:
+        sock.sendall(
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        return sock.recv(12) == b"HTTP/1.1 503"
+
+
 def test_stop_drops_who_does_not_answer_after_its_timeout(server: Server) -> None:
     seen = Seen()
     server.on_close = lambda conn: seen(conn.close_code)
@@ -702,7 +713,7 @@ def test_start_and_end_are_logged(server: Server, caplog: pytest.LogCaptureFixtu
 
 SERVE = """
 import signal, unlimitedws
-server = unlimitedws.DefaultServer("127.0.0.1:0", close_timeout=60)
+server = unlimitedws.DefaultServer("127.0.0.1:0", close_timeout=60, drain_time={drain_time})
 before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 server.run(ready=lambda: print(server.local_addr.port))
 assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
@@ -710,26 +721,49 @@ print("in good order")
 """
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_signal_stops_run_in_good_order(script: Script, client: Dial, number: str) -> None:
-    program = script(SERVE)
+@pytest.mark.parametrize(
+    ("number", "drain_time", "code"),
+    [("SIGINT", 60, 1001), ("SIGTERM", 0, 1001), ("SIGTERM", 0.05, 1012)],
+)
+def test_signal_stops_run_in_good_order(
+    script: Script, client: Dial, number: str, drain_time: float, code: int
+) -> None:
+    program = script(SERVE.format(drain_time=drain_time))
     ws = client(int(program.line()))
     program.signal(signal.Signals[number])
-    assert close_code(ws) == 1001
+    assert close_code(ws) == code
     assert program.end() == (0, "in good order\n", "")
 
 
-def test_second_signal_drops_who_does_not_answer(script: Script) -> None:
-    program = script(SERVE)
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_one_more_signal_drops_who_does_not_answer(script: Script, number: str) -> None:
+    program = script(SERVE.format(drain_time=0))
     with handshaken(Address("127.0.0.1", int(program.line()))) as sock:
-        program.signal(signal.SIGTERM)
+        program.signal(signal.Signals[number])
         assert sock.recv(4) == b"\x88\x02\x03\xe9"  # close, 1001; it is not answered
+        program.signal(signal.Signals[number])
+        assert program.end() == (0, "in good order\n", "")
+
+
+def test_first_sigterm_drains_the_second_stops_the_third_drops(script: Script) -> None:
+    program = script(SERVE.format(drain_time=60))
+    addr = Address("127.0.0.1", int(program.line()))
+    # It stays until it is stopped: of sixteen one will have its turn late enough for what is done here.
+    with contextlib.ExitStack() as opened:
+        socks = [opened.enter_context(handshaken(addr)) for _ in range(16)]
+        program.signal(signal.SIGTERM)
+        while not turned_away(addr):
+            pass
+        program.signal(signal.SIGTERM)
+        codes = [sock.recv(4) for sock in socks]
+        assert set(codes) <= {b"\x88\x02\x03\xe9", b"\x88\x02\x03\xf4"}
+        assert b"\x88\x02\x03\xe9" in codes
         program.signal(signal.SIGTERM)
         assert program.end() == (0, "in good order\n", "")
 
 
 def test_ignored_signal_stays_ignored(script: Script, client: Dial) -> None:
-    program = script("signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SERVE)
+    program = script("signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SERVE.format(drain_time=0.05))
     ws = client(int(program.line()))
     program.signal(signal.SIGINT)
     assert ws.ping().wait(PATIENCE)

@@ -6,6 +6,7 @@ from libc.stdint cimport uint32_t
 from _uws.errs cimport UWS_OK
 from _uws.poller cimport (
     EPOLLERR,
+    EPOLLEXCLUSIVE,
     EPOLLHUP,
     EPOLLIN,
     EPOLLOUT,
@@ -29,6 +30,7 @@ from _uws.poller cimport (
 IN = EPOLLIN
 OUT = EPOLLOUT
 ERR = EPOLLERR
+EXCLUSIVE = EPOLLEXCLUSIVE
 HUP = EPOLLHUP
 CONN = UWS_TAG_CONN
 LISTEN = UWS_TAG_LISTEN

@@ -716,14 +716,14 @@ finally:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_run_stops_in_good_order_at_a_signal(number: signal.Signals) -> None:
-    with ServerProcess('server = unlimitedws.DefaultServer("127.0.0.1:0")', RUN) as process:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1001), (signal.SIGTERM, 1012)])
+def test_run_stops_in_good_order_at_a_signal(number: signal.Signals, code: int) -> None:
+    with ServerProcess('server = unlimitedws.DefaultServer("127.0.0.1:0", drain_time=0.05)', RUN) as process:
         client = process.connect()
         assert client.recv_message() == "welcome"
         process.signal(number)
-        assert client.recv_close().code == 1001
-        client.send_close(1001)
+        assert client.recv_close().code == code
+        client.send_close(code)
         expect_eof(client)
         client.close()
         assert process.read_line() == "run returned"
