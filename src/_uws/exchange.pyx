@@ -84,9 +84,9 @@ cdef class Exchange:
                     Py_INCREF(conn)
                 else:
                     c.conn = NULL
-        conn_unlock(l)
         if not done and conn is not None:
             conn.index = -1
+        conn_unlock(l)
         return done
 
     def answer(self, int status, bytes response not None):

@@ -19,6 +19,7 @@ ENGINE = ROOT / "src" / "_uws"
 # The floors' table: (floor, step) of each file. A file cimports only from lower ones.
 FLOORS = {
     "errs": (1, 0),
+    "atomic": (1, 1),
     "clock": (1, 1),
     "slab": (1, 1),
     "mask": (1, 1),
