@@ -6,8 +6,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from _uws.atomic cimport atomic_read
 from _uws.deliver cimport UwsDelivery
-from _uws.sock cimport sockaddr_storage
-from _uws.state cimport UwsConn, UwsLoop, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
+from _uws.state cimport UwsConn, UwsLoop
 
 
 # Which messages are compressed, where the client has agreed to it.
@@ -35,21 +34,6 @@ cdef extern from *:
     """
     # Where there is no GIL to keep an object from going away while it is looked for, a slot owns its Conn.
     const bint UWS_FREE_THREADED
-
-
-cdef inline void conn_lock(UwsLoop* l) noexcept:
-    """Take the loop's lock with the GIL held; let go of the GIL while somebody else has the lock.
-
-    It is taken a second time, by trying, once the GIL is back: waiting for the GIL with the lock held would be a
-    deadlock with whoever waits for the lock with the GIL held, as Conn.__dealloc__ has to."""
-    while pthread_mutex_trylock(&l.lock) != 0:
-        with nogil:
-            pthread_mutex_lock(&l.lock)
-            pthread_mutex_unlock(&l.lock)
-
-
-cdef inline void conn_unlock(UwsLoop* l) noexcept nogil:
-    pthread_mutex_unlock(&l.lock)
 
 
 cdef class Conn:
@@ -88,19 +72,6 @@ cdef inline bint conn_runs_here(Conn conn) noexcept:
 
 
 cdef void conns_fork(bint is_under_way) noexcept
-
-# Who is at the other end, as it is taken from a slot under the lock.
-cdef struct UwsRemote:
-    sockaddr_storage peer
-    bint is_secure                    # the client speaks TLS, a PROXY header said
-    uint32_t forwarded                # id of what a trusted proxy said of its client, with a reference; 0: nothing
-    const uint8_t* text
-    size_t len_bytes
-
-
-cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil
-cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer)
-cdef object address_of(const sockaddr_storage* storage)
 
 cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation)
 cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)

@@ -15,8 +15,9 @@ from libc.string cimport memcpy, memset
 from _uws.accept cimport accept_leave, accept_look
 from _uws.atomic cimport atomic_read, atomic_write
 from _uws.clock cimport clock_ms
-from _uws.conn cimport UWS_FREE_THREADED, conn_lock, conn_unlock, conns_fork
+from _uws.conn cimport UWS_FREE_THREADED, conns_fork
 from _uws.errs cimport UWS_E_ARG, UWS_OK
+from _uws.lock cimport conn_lock, conn_unlock
 from _uws.loop cimport (
     batch_destroy,
     batch_init,

@@ -10,7 +10,7 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t
 
 from _uws.atomic cimport atomic_read, atomic_write
-from _uws.conn cimport Conn, conn_lock, conn_make, conn_unlock
+from _uws.conn cimport Conn, conn_make
 from _uws.deliver cimport (
     UwsDelivery,
     deliver_begin,
@@ -23,6 +23,7 @@ from _uws.deliver cimport (
 from _uws.exchange cimport Exchange, exchange_fail, exchange_make
 from _uws.frame cimport UWS_OP_TEXT
 from _uws.life cimport conn_consumed, conn_end, conn_goodbye
+from _uws.lock cimport conn_lock, conn_unlock
 from _uws.messages cimport event_fragment, event_goes_on, event_payload, event_text
 from _uws.proto cimport (
     UWS_EV_CLOSE,

@@ -52,11 +52,13 @@ FLOORS = {
     "loop": (5, 7),
     "role": (5, 8),
     "settings": (6, 0),
-    "conn": (6, 0),
-    "exchange": (6, 1),
-    "messages": (6, 1),
-    "dispatch": (6, 2),
-    "core": (6, 3),
+    "lock": (6, 0),
+    "peer": (6, 1),
+    "conn": (6, 2),
+    "exchange": (6, 3),
+    "messages": (6, 3),
+    "dispatch": (6, 4),
+    "core": (6, 5),
     "wire": (6, 0),
 }
 TOP = 6
