@@ -20,7 +20,7 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-smoke pool isolation liveness beside senders \
-	idle handshake orphans compression lint versions clean
+	idle handshake orphans compression lint versions tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +43,8 @@ help:
 	@echo "make compression  compression beside websockets and uWebSockets"
 	@echo "make lint         ruff, cython-lint, mypy"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
+	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
+	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
 	@echo "make clean        remove what the others made"
 
 run: $(VENV)/installed
@@ -110,6 +112,14 @@ lint: $(DEV)/built
 
 versions:
 	$(PYTHON) tools/versions.py $(ARGS)
+
+# Both build the engine in a copy of the sources under build/.
+tsan: $(DEV)/required
+	$(PY) tools/tsan.py --jobs $(JOBS) $(ARGS)
+
+# PYTHON_FT: one that is here; otherwise Debian's source is built.
+free-threaded:
+	$(PYTHON) tools/freethreaded.py --jobs $(JOBS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(DEV) build dist bench/bin autobahn-report src/*.egg-info

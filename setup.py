@@ -3,6 +3,7 @@
 UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests reach the engine's floors.
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
+UWS_SANITIZE=thread  with ThreadSanitizer, whose library the interpreter has to be started with: see tools/tsan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
 """
 
@@ -20,6 +21,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 DEBUG = os.environ.get("UWS_DEBUG") == "1"
 SHIMS = os.environ.get("UWS_SHIMS") == "1"
+SANITIZE = os.environ.get("UWS_SANITIZE", "")
 
 CFLAGS = [
     "-std=gnu11",
@@ -41,7 +43,10 @@ MACROS = [("_GNU_SOURCE", "1"), ("UWS_DEBUG", "1" if DEBUG else "0")]
 
 if os.environ.get("UWS_WERROR", "1") == "1":
     CFLAGS.append("-Werror")
-if DEBUG:
+if SANITIZE:
+    CFLAGS += [f"-fsanitize={SANITIZE}", "-g", "-O1", "-fno-omit-frame-pointer"]
+    LDFLAGS.append(f"-fsanitize={SANITIZE}")
+elif DEBUG:
     CFLAGS.append("-g")
 else:
     CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
@@ -54,6 +59,8 @@ DIRECTIVES = {
     "initializedcheck": False,
     "embedsignature": True,
     "embedsignature.format": "python",
+    # What holds without a GIL, and why: docs/architecture.md, "Without a GIL".
+    "freethreading_compatible": True,
 }
 
 
@@ -128,6 +135,8 @@ setup(
         include_path=["src"],
         build_dir="build/cython",
         compiler_directives=DIRECTIVES,
+        # A sanitizer's reports name the lines that we wrote.
+        emit_linenums=bool(SANITIZE),
         annotate=os.environ.get("UWS_ANNOTATE") == "1",
         nthreads=int(os.environ.get("UWS_JOBS", "1")),
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from raw import TIMEOUT, RawClient
 from _uws.core import Crowd, Loop
 
 MIB = 1 << 20
+# Whether callbacks take turns, whatever threads there are.
+HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 SETTINGS = {
     "max_message_bytes": 4 * MIB,

@@ -14,11 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from sources import NOT_SOURCES, ROOT
+
 VERSIONS = [f"3.{minor}" for minor in range(10, 16)]
 TIMEOUT_S = 900.0
-# A stranger gets the sources only. What an earlier build left behind would find its way into the wheel.
-NOT_SOURCES = (".git", ".venv*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "node_modules")
 
 
 def runs_as(interpreter: str, version: str) -> bool:
@@ -54,6 +53,7 @@ def find(version: str) -> str | None:
 def check(interpreter: str) -> str | None:
     """Install and smoke-test. Returns None, or what went wrong."""
     with tempfile.TemporaryDirectory() as scratch:
+        # A stranger gets the sources only.
         sources = Path(scratch) / "sources"
         shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*NOT_SOURCES))
         python = str(Path(scratch) / "venv" / "bin" / "python")

@@ -1,11 +1,12 @@
 # F6. A connection as Python sees it. Owns the Conn: (loop, index, generation), never a pointer to a slot.
 # Used by dispatch, which makes them and runs their callbacks, and by messages.
 
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from _uws.atomic cimport atomic_read
 from _uws.deliver cimport UwsDelivery
-from _uws.sock cimport sockaddr_storage
-from _uws.state cimport UwsConn, UwsLoop, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
+from _uws.state cimport UwsConn, UwsLoop
 
 
 # Which messages are compressed, where the client has agreed to it.
@@ -23,60 +24,54 @@ cdef inline uint64_t conn_io_timeout(const UwsLoop* l) noexcept nogil:
     return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else <uint64_t>1 << UWS_FOR_EVER_SHIFT
 
 
-cdef inline void conn_lock(UwsLoop* l) noexcept:
-    """Take the loop's lock with the GIL held; let go of the GIL while somebody else has the lock.
-
-    It is taken a second time, by trying, once the GIL is back: waiting for the GIL with the lock held would be a
-    deadlock with whoever waits for the lock with the GIL held, as Conn.__dealloc__ has to."""
-    while pthread_mutex_trylock(&l.lock) != 0:
-        with nogil:
-            pthread_mutex_lock(&l.lock)
-            pthread_mutex_unlock(&l.lock)
-
-
-cdef inline void conn_unlock(UwsLoop* l) noexcept nogil:
-    pthread_mutex_unlock(&l.lock)
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define UWS_FREE_THREADED 1
+    #else
+    #define UWS_FREE_THREADED 0
+    #endif
+    """
+    # Where there is no GIL to keep an object from going away while it is looked for, a slot owns its Conn.
+    const bint UWS_FREE_THREADED
 
 
 cdef class Conn:
     # Counted but hidden from the garbage collector, which may clear what it sees before __dealloc__ needs it.
     cdef void* owner                  # the Loop
     cdef UwsLoop* l                   # its loop
-    cdef UwsDelivery* delivery        # of the callback that runs; NULL between callbacks
-    cdef unsigned long thread         # that runs it
-    cdef int32_t index                # -1: its slot does not know it any more
+    cdef UwsDelivery* delivery        # of the callback that runs; NULL between callbacks. For its thread alone,
+    cdef uint64_t thread              # which is this one; anybody may read it: atomic
+    cdef int32_t index                # -1: its slot does not know it any more; under the lock
     cdef uint32_t generation
     cdef bint unread                  # the message that on_read was called for has not been read
     cdef uint32_t reading             # messages that were begun to be read: whose pieces a reader may have
+    # Any thread reads and writes these, in a critical section of the Conn where there is no GIL. It is entered before
+    # the loop's lock is taken, and may be left while that is waited for.
     cdef object _data
-    cdef object said                  # (close code, reason) of the application's own close()
-    cdef object end                   # (close code, reason, cause) once closed
-    cdef object memory                # what _known() knew, for those who hold it beyond the end
+    cdef tuple said                   # (close code, reason) of the application's own close()
+    cdef tuple end                    # (close code, reason, cause) once closed
+    cdef tuple memory                 # what _known() knew, for those who hold it beyond the end
     cdef object about                 # who it is, of the library's
 
     cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes, int compress) except -1
     cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept
     cdef int _wait_room(self, uint64_t deadline_us) except -1
+    cdef int _ended(self, tuple end) except -1
     cdef object _gone(self)
     cdef object _known(self, int what)
     cdef int _remember(self) except -1
+    cdef tuple _memory(self)
+    cdef tuple _how(self)
     cdef void _pin(self, UwsConn* c) noexcept
 
 
+cdef inline bint conn_runs_here(Conn conn) noexcept:
+    """Whether this thread runs a callback of it, and may so touch what is the callback's own."""
+    return atomic_read(&conn.thread) == PyThread_get_thread_ident()
+
+
 cdef void conns_fork(bint is_under_way) noexcept
-
-# Who is at the other end, as it is taken from a slot under the lock.
-cdef struct UwsRemote:
-    sockaddr_storage peer
-    bint is_secure                    # the client speaks TLS, a PROXY header said
-    uint32_t forwarded                # id of what a trusted proxy said of its client, with a reference; 0: nothing
-    const uint8_t* text
-    size_t len_bytes
-
-
-cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil
-cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer)
-cdef object address_of(const sockaddr_storage* storage)
 
 cdef Conn conn_new(object owner, UwsLoop* l, int32_t index, uint32_t generation)
 cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)

@@ -1,12 +1,9 @@
 # F6. See conn.pxd.
 
-import os
-
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
@@ -25,9 +22,10 @@ from _uws.frame cimport (
     UWS_OP_TEXT,
     close_code_valid,
 )
-from _uws.handshake cimport conn_peer
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.life cimport conn_abort, conn_close, conn_flush, conn_hold, conn_release
+from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
+from _uws.lock cimport conn_lock, conn_unlock
 from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW
 from _uws.send cimport (
     UWS_SEND_DROP,
@@ -40,7 +38,7 @@ from _uws.send cimport (
     send_overflow,
     send_own,
 )
-from _uws.slot cimport conn_at, conn_held, conn_index, conn_takes, conn_trim
+from _uws.slot cimport conn_at, conn_held, conn_takes, conn_trim
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
@@ -53,28 +51,11 @@ from _uws.state cimport (
     UWS_OVERFLOW_BLOCK,
     UWS_S_OPEN,
     UwsConn,
+    pthread_mutex_lock,
+    pthread_mutex_trylock,
 )
 from _uws.tend cimport conn_expires_in
 from _uws.utf8 cimport utf8_feed
-
-cdef extern from "arpa/inet.h" nogil:
-    cdef enum:
-        AF_UNIX
-        AF_INET
-        AF_INET6
-        INET6_ADDRSTRLEN
-    cdef struct in_addr:
-        pass
-    cdef struct in6_addr:
-        pass
-    cdef struct sockaddr_in:
-        uint16_t sin_port
-        in_addr sin_addr
-    cdef struct sockaddr_in6:
-        uint16_t sin6_port
-        in6_addr sin6_addr
-    const char* inet_ntop(int, const void*, char*, unsigned int)
-    uint16_t ntohs(uint16_t)
 
 cdef enum:
     GIL_BYTES = 8192              # a longer message is compressed without the GIL: it takes 0.1 ms and more
@@ -98,53 +79,6 @@ cdef bint forking = False
 cdef tuple CAUSES
 cdef tuple SENT
 
-
-cdef str _unix_host(const sockaddr_storage* storage):
-    """How Address writes the name of a Unix socket. What is behind the name is zero bytes."""
-    cdef bytes name = (<char*>&storage.ss_family)[sizeof(storage.ss_family):sizeof(sockaddr_storage)].rstrip(b"\0")
-    return "unix:" + os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name)
-
-
-cdef object address_of(const sockaddr_storage* storage):
-    """A socket's address as an Address; that of a socket without one is the empty one."""
-    cdef char text[64]
-    if storage.ss_family == AF_INET:
-        inet_ntop(AF_INET, &(<sockaddr_in*>storage).sin_addr, text, sizeof(text))
-        return Address(text.decode("ascii"), ntohs((<sockaddr_in*>storage).sin_port))
-    if storage.ss_family == AF_INET6:
-        inet_ntop(AF_INET6, &(<sockaddr_in6*>storage).sin6_addr, text, sizeof(text))
-        return Address(plain_host(text.decode("ascii")), ntohs((<sockaddr_in6*>storage).sin6_port))
-    if storage.ss_family == AF_UNIX:
-        return Address(_unix_host(storage), 0)
-    return Address("", 0)
-
-
-cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil:
-    """Take from a slot what remote_make() makes an Address of. The lock is held; no object may be made."""
-    cdef uint32_t forwarded = 0
-    out.is_secure = conn_peer(l, c, &out.peer)
-    if c.marks & UWS_M_EXTRA:
-        forwarded = l.extra[conn_index(l, c)].forwarded
-    # With a reference of our own the text stays where it is.
-    intern_ref(&l.intern, forwarded)
-    out.forwarded = forwarded
-    out.text = intern_get(&l.intern, forwarded, &out.len_bytes)
-
-
-cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer):
-    """Who the client is: peer, or whom peer, a trusted proxy, speaks for. The lock is not held; remote is used up."""
-    if remote.forwarded == 0:
-        return peer
-    try:
-        text = (<char*>remote.text)[:remote.len_bytes].decode("latin-1")
-    finally:
-        conn_lock(l)
-        intern_give(&l.intern, remote.forwarded)
-        conn_unlock(l)
-    return owner.client(peer, text)
-
-
-# ---- connections
 
 def check_close(code, reason):
     """Refuse what a close frame cannot say. See conn.pyi."""
@@ -182,7 +116,7 @@ cdef class Conn:
         cdef bint has_lock
         if self.owner == NULL:
             return
-        if self.index >= 0:
+        if self.index >= 0 and not UWS_FREE_THREADED:
             # Without letting go of the GIL: nobody may find this object in its slot now. While a fork is under way the
             # lock is the fork's, and whoever has the GIL may write as if it were his: hooks of the fork may collect
             # garbage, and in the child the interpreter drops what the other threads had before any hook is called.
@@ -209,8 +143,9 @@ cdef class Conn:
         cdef uint32_t kept = 0
         cdef sockaddr_storage storage
         cdef UwsRemote remote
-        if self.memory is not None:
-            return self.memory[what]
+        cdef tuple memory = self._memory()
+        if memory is not None:
+            return memory[what]
         # No object is made under the lock: that may collect garbage, a Conn perhaps, which takes the lock.
         memset(&storage, 0, sizeof(storage))
         memset(&remote, 0, sizeof(remote))
@@ -230,9 +165,11 @@ cdef class Conn:
             else:
                 sock_local(self.index, &storage)
         conn_unlock(l)
-        if c == NULL and self.memory is not None:
-            # It ended while the lock was waited for, and what it knew was remembered before.
-            return self.memory[what]
+        if c == NULL:
+            # It may have ended while the lock was waited for, and what it knew was remembered before.
+            memory = self._memory()
+            if memory is not None:
+                return memory[what]
         if what == KNOWN_REMOTE:
             return remote_make(<object>self.owner, l, &remote, address_of(&remote.peer))
         if what == KNOWN_LOCAL:
@@ -248,8 +185,22 @@ cdef class Conn:
 
     cdef int _remember(self) except -1:
         """What the slot and the socket know is to outlive them."""
-        if self.memory is None:
-            self.memory = (self.local_addr, self.remote_addr, self._known(KNOWN_TARGET), self.subprotocol)
+        cdef tuple memory
+        if self._memory() is None:
+            memory = (self.local_addr, self.remote_addr, self._known(KNOWN_TARGET), self.subprotocol)
+            with cython.critical_section(self):
+                # The first one counts: a later one may have asked a socket that was gone already.
+                if self.memory is None:
+                    self.memory = memory
+        return 0
+
+    @cython.critical_section
+    cdef tuple _memory(self):
+        return self.memory
+
+    @cython.critical_section
+    cdef int _ended(self, tuple end) except -1:
+        self.end = end
         return 0
 
     @property
@@ -262,7 +213,9 @@ cdef class Conn:
 
     cdef object _gone(self):
         """The exception for a use after the end."""
-        end = self.end or self.said
+        cdef tuple end
+        with cython.critical_section(self):
+            end = self.end if self.end is not None else self.said
         return ConnectionClosed() if end is None else ConnectionClosed(end[0], end[1])
 
     @property
@@ -279,15 +232,18 @@ cdef class Conn:
 
     @property
     def user(self):
-        return None if self.about is None else self.about.user
+        about = self._about
+        return None if about is None else about.user
 
     @property
     def session(self):
-        return None if self.about is None else self.about.session
+        about = self._about
+        return None if about is None else about.session
 
     @property
     def request(self):
-        return None if self.about is None else self.about.request
+        about = self._about
+        return None if about is None else about.request
 
     @property
     def _loop(self):
@@ -295,7 +251,8 @@ cdef class Conn:
 
     @property
     def _about(self):
-        return self.about
+        with cython.critical_section(self):
+            return self.about
 
     def _identify(self, about, int64_t expires_ms=0):
         cdef UwsLoop* l = self.l
@@ -303,16 +260,19 @@ cdef class Conn:
         cdef bint is_open
         if not 0 <= expires_ms <= 1 << 62:
             raise ValueError("a time is 62 bits of milliseconds at most")
-        conn_lock(l)
-        c = conn_at(l, self.index, self.generation)
-        is_open = conn_takes(c)
-        if is_open:
-            c.marks &= ~UWS_M_STRANGER
-            conn_expires_in(l, c, <uint64_t>expires_ms)
-            self._pin(c)
-        conn_unlock(l)
-        if is_open:
-            self.about = about
+        with cython.critical_section(self):
+            _before = self.about
+            conn_lock(l)
+            c = conn_at(l, self.index, self.generation)
+            is_open = conn_takes(c)
+            if is_open:
+                c.marks &= ~UWS_M_STRANGER
+                conn_expires_in(l, c, <uint64_t>expires_ms)
+                self._pin(c)
+            conn_unlock(l)
+            # Before anybody can find the connection closed, and this missing.
+            if is_open:
+                self.about = about
         return is_open
 
     cdef void _pin(self, UwsConn* c) noexcept:
@@ -331,17 +291,25 @@ cdef class Conn:
         conn_unlock(l)
         return is_open
 
+    @cython.critical_section
+    cdef tuple _how(self):
+        """(close code, reason, cause); None: it is not over."""
+        return self.end
+
     @property
     def close_code(self):
-        return None if self.end is None else self.end[0]
+        end = self._how()
+        return None if end is None else end[0]
 
     @property
     def close_reason(self):
-        return None if self.end is None else self.end[1]
+        end = self._how()
+        return None if end is None else end[1]
 
     @property
     def close_cause(self):
-        return None if self.end is None else CAUSES[self.end[2]]
+        end = self._how()
+        return None if end is None else CAUSES[end[2]]
 
     @property
     def buffered_amount(self):
@@ -357,19 +325,22 @@ cdef class Conn:
 
     @property
     def data(self):
-        return self._data
+        with cython.critical_section(self):
+            return self._data
 
     @data.setter
     def data(self, value):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        if value is not None and self.end is None:
-            conn_lock(l)
-            c = conn_at(l, self.index, self.generation)
-            if c != NULL:
-                self._pin(c)
-            conn_unlock(l)
-        self._data = value
+        with cython.critical_section(self):
+            if value is not None and self.end is None:
+                conn_lock(l)
+                c = conn_at(l, self.index, self.generation)
+                if c != NULL:
+                    self._pin(c)
+                conn_unlock(l)
+            # What was there goes when this is done: that may call others.
+            _before, self._data = self._data, value
 
     cdef int _wait_room(self, uint64_t deadline_us) except -1:
         """Wait until the send queue has room, or raise. The lock is held on entry and not on return."""
@@ -377,7 +348,7 @@ cdef class Conn:
         cdef UwsConn* c = conn_at(l, self.index, self.generation)
         cdef uint64_t role = 0
         cdef int waited
-        if self.delivery != NULL and self.thread == PyThread_get_thread_ident():
+        if conn_runs_here(self):
             role = self.delivery.role
         with nogil:
             if not (c.flags & UWS_F_OUT_ON):
@@ -395,13 +366,14 @@ cdef class Conn:
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef uint64_t deadline_us = 0
-        # Once the GIL is let go of, whoever ends the connection may change what the object says.
-        cdef int32_t index = self.index
+        cdef int32_t index
         cdef uint32_t generation = self.generation
         cdef int status, sent = SENT_OK
         while True:
             conn_lock(l)
-            c = conn_at(l, self.index, self.generation)
+            # Once the lock is let go of, whoever ends the connection may change what the object says.
+            index = self.index
+            c = conn_at(l, index, self.generation)
             if not conn_takes(c):
                 conn_unlock(l)
                 raise self._gone()
@@ -538,20 +510,23 @@ cdef class Conn:
         cdef int status = UWS_OK
         number = code
         said = (int(code), reason)
-        conn_lock(l)
-        c = conn_at(l, self.index, self.generation)
-        if c != NULL:
-            if conn_takes(c):
-                self.said = said
-            status = conn_close(l, c, cause, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
-        conn_unlock(l)
+        with cython.critical_section(self):
+            # Whoever finds it closed has to find this too; and nothing may be dropped under the lock.
+            _before = self.said
+            conn_lock(l)
+            c = conn_at(l, self.index, self.generation)
+            if c != NULL:
+                if conn_takes(c):
+                    self.said = said
+                status = conn_close(l, c, cause, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
+            conn_unlock(l)
         if status != UWS_OK:
             raise MemoryError
 
     def abort(self):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        if self.memory is None and self.is_open:
+        if self._memory() is None and self.is_open:
             # on_close still wants to know them, and the socket will not.
             self._remember()
         conn_lock(l)
@@ -581,6 +556,8 @@ cdef Conn conn_make(object owner, UwsLoop* l, int32_t index, uint32_t generation
     c = conn_at(l, index, generation)
     if c != NULL:
         c.conn = <void*>conn
+        if UWS_FREE_THREADED:
+            conn._pin(c)
     conn_unlock(l)
     return conn
 
@@ -629,7 +606,6 @@ cdef inline int _check(int opcode, bint control, bint check_text, const uint8_t*
 
 
 # At the end, when every name of this module is there: the package `unlimitedws` takes them from here.
-from unlimitedws.address import Address, plain_host
 from unlimitedws.causes import CloseCause
 from unlimitedws.errors import ConnectionClosed
 from unlimitedws.sent import Sent

@@ -2,18 +2,22 @@
 # Lock order: the GIL, then the loop's lock; nobody waits for the GIL with the lock held.
 
 import os
+import sys
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _uws.accept cimport accept_leave, accept_look
+from _uws.atomic cimport atomic_read, atomic_write
 from _uws.clock cimport clock_ms
-from _uws.conn cimport conn_lock, conn_unlock, conns_fork
+from _uws.conn cimport UWS_FREE_THREADED, conns_fork
 from _uws.errs cimport UWS_E_ARG, UWS_OK
+from _uws.lock cimport conn_lock, conn_unlock
 from _uws.loop cimport (
     batch_destroy,
     batch_init,
@@ -50,6 +54,8 @@ from _uws.state cimport (
     UwsLoop,
     pthread_cond_signal,
     pthread_mutex_lock,
+    pthread_mutex_t,
+    pthread_mutex_trylock,
     pthread_mutex_unlock,
 )
 
@@ -62,12 +68,32 @@ cdef extern from "sys/resource.h" nogil:
         RLIMIT_NOFILE
     int getrlimit(int, rlimit*)
 
+cdef extern from "pthread.h" nogil:
+    int pthread_mutex_init(pthread_mutex_t*, const void*)
+
 cdef enum:
     SPAWN_RETRY_MS = 1000         # after a runner could not be started
     MAX_TABLE = 1 << 24           # slots, where RLIMIT_NOFILE knows no limit
 
-# The first of all loops of this process, for fork(); under the GIL.
+# The first of all loops of this process, for fork(), and what guards them; taken before any loop's locks.
 cdef UwsLoop* all_loops = NULL
+cdef pthread_mutex_t loops_lock
+# The thread that forks, and has all of these locks meanwhile; atomic, 0: none.
+cdef uint64_t forker = 0
+
+pthread_mutex_init(&loops_lock, NULL)
+
+
+cdef bint _lock_loops() noexcept:
+    """Take loops_lock, without the GIL where it has to be waited for. False: it is this thread's, which forks, already:
+    hooks of the fork may let go of a loop, and in the child the interpreter drops what the other threads had."""
+    if atomic_read(&forker) == PyThread_get_thread_ident():
+        return False
+    while pthread_mutex_trylock(&loops_lock) != 0:
+        with nogil:
+            pthread_mutex_lock(&loops_lock)
+            pthread_mutex_unlock(&loops_lock)
+    return True
 
 
 @cython.final
@@ -99,23 +125,32 @@ cdef class Loop(Dispatch):
             self.l = NULL
             raise OSError(errno, "epoll, eventfd or the connection table cannot be had")
         self.l.env.max_stream_bytes = told.max_stream_bytes
+        if UWS_FREE_THREADED and not sys._is_gil_enabled():
+            self.l.lanes = len(os.sched_getaffinity(0))
         self.crowd = crowd
         if crowd is not None:
             self.l.crowd = &crowd.n
         global all_loops
+        cdef bint locked = _lock_loops()
         self.l.next_loop = all_loops
         all_loops = self.l
+        if locked:
+            pthread_mutex_unlock(&loops_lock)
         if page is not None:
             self._set_page(page)
 
     def __dealloc__(self):
         global all_loops
         cdef UwsLoop** at = &all_loops
+        cdef bint locked
         if self.l != NULL:
+            locked = _lock_loops()
             while at[0] != NULL and at[0] != self.l:
                 at = &at[0].next_loop
             if at[0] != NULL:
                 at[0] = self.l.next_loop
+            if locked:
+                pthread_mutex_unlock(&loops_lock)
             PyMem_RawFree(self.l.page)
             loop_destroy(self.l)
             PyMem_RawFree(self.l)
@@ -133,7 +168,11 @@ cdef class Loop(Dispatch):
 
     @property
     def connections(self):
-        return 0 if self.l.forked else self.l.n_open
+        cdef uint32_t n
+        conn_lock(self.l)
+        n = 0 if self.l.forked else self.l.n_open
+        conn_unlock(self.l)
+        return n
 
     def listen(self, int fd, bint shared=False, bint in_turn=False):
         cdef int status
@@ -287,15 +326,19 @@ cdef class Loop(Dispatch):
         cdef uint64_t role = UWS_ROLE_NEW
         cdef int work
         cdef bint started = True
-        if l.forked:
-            raise RuntimeError("a loop stays with the process that made it")
-        if batch_init(&b) != UWS_OK:
-            self.spawning = False
-            raise MemoryError
+        cdef bint forked, able
+        able = batch_init(&b) == UWS_OK
         conn_lock(l)
+        self.spawning = False
+        forked = l.forked
+        if forked or not able:
+            conn_unlock(l)
+            if able:
+                batch_destroy(&b)
+                raise RuntimeError("a loop stays with the process that made it")
+            raise MemoryError
         l.runners += 1
         l.arriving += 1
-        self.spawning = False
         if not self.dog_started and not l.finished:
             self.dog_started = True
             conn_unlock(l)
@@ -390,7 +433,6 @@ cdef class Loop(Dispatch):
     cdef int _spare(self) except -1:
         """Keep one runner in reserve: when those at work get stuck, the watchdog can only wake one that exists."""
         cdef bint started = False
-        self.spawning = True
         try:
             self.spawn()
             started = True
@@ -399,8 +441,10 @@ cdef class Loop(Dispatch):
             pass
         finally:
             if not started:
+                conn_lock(self.l)
                 self.spawning = False
                 self.spawn_at_ms = clock_ms() + SPAWN_RETRY_MS
+                conn_unlock(self.l)
         return 0
 
     cdef int _staff(self, uint64_t role) except -1:
@@ -411,10 +455,12 @@ cdef class Loop(Dispatch):
         l.gil_waiters -= 1
         if role != 0:
             post_call(l)
-        wanted = self.max_runners > l.runners and l.parked == 0 and l.arriving == 0 \
-            and not self.spawning and not l.stopping
+        wanted = self.max_runners > l.runners and l.parked == 0 and l.arriving == 0 and not self.spawning \
+            and not l.stopping and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms)
+        if wanted:
+            self.spawning = True
         conn_unlock(l)
-        if wanted and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms):
+        if wanted:
             self._spare()
         return 0
 
@@ -423,12 +469,20 @@ cdef class Loop(Dispatch):
 # taken before, and let go of after it. To the child every connection is over; they are the parent's.
 
 def _before_fork():
-    cdef UwsLoop* l = all_loops
+    cdef UwsLoop* l
+    _lock_loops()
+    atomic_write(&forker, PyThread_get_thread_ident())
+    l = all_loops
     while l != NULL:
         pthread_mutex_lock(&l.deflate_lock)
         pthread_mutex_lock(&l.lock)
         l = l.next_loop
     conns_fork(True)
+
+
+cdef void _unlock_loops() noexcept:
+    atomic_write(&forker, 0)
+    pthread_mutex_unlock(&loops_lock)
 
 
 def _after_fork_in_parent():
@@ -438,6 +492,7 @@ def _after_fork_in_parent():
         conn_unlock(l)
         pthread_mutex_unlock(&l.deflate_lock)
         l = l.next_loop
+    _unlock_loops()
 
 
 def _after_fork_in_child():
@@ -448,6 +503,7 @@ def _after_fork_in_child():
         conn_unlock(l)
         pthread_mutex_unlock(&l.deflate_lock)
         l = l.next_loop
+    _unlock_loops()
 
 
 # At the end, as in conn.

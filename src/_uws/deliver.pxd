@@ -24,14 +24,18 @@ cdef struct UwsDelivery:
     UwsNote* note                 # the inbox's event that is being delivered
     UwsEvent* event               # the event whose callback runs
     UwsEvent drain                # UWS_EV_DRAIN, which is no note
+    bint is_muted                 # what is left is dropped
+    bint is_held                  # ... or waits: the application has paused the connection
+    uint64_t orders               # UwsLoop.orders when that was looked at
     int32_t index
     uint32_t generation
     uint32_t notes_left
     uint64_t role                 # UwsLoop.away_seq of the runner when it left polling
     uint64_t began_us             # where the connection is known for callbacks that block
 
-# All with the loop's lock held; deliver_wait and deliver_wait_room let go of it while they wait.
+# All with the loop's lock held, except deliver_next; deliver_wait and deliver_wait_room let go of it while they wait.
 cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil
+cdef void deliver_look(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef UwsEvent* deliver_next_note(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef bint deliver_held(UwsLoop* l, UwsDelivery* d) noexcept nogil
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil

@@ -102,6 +102,7 @@ cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil:
         if conn_blocks(l, c):
             d.began_us = clock_us()
         c.flags |= UWS_F_BUSY
+        deliver_look(l, d)
         l.taken_seq += 1
         return True
     c = _next_ready(l, d)
@@ -115,8 +116,17 @@ cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil:
     d.index = conn_index(l, c)
     d.generation = c.generation
     c.flags |= UWS_F_BUSY
+    deliver_look(l, d)
     l.taken_seq += 1
     return True
+
+
+cdef void deliver_look(UwsLoop* l, UwsDelivery* d) noexcept nogil:
+    """Find out whether the connection has been muted or paused."""
+    cdef const UwsConn* c = conn_at(l, d.index, d.generation)
+    d.orders = l.orders
+    d.is_held = c != NULL and conn_held(c)
+    d.is_muted = c != NULL and (c.marks & UWS_M_MUTE) != 0
 
 
 cdef void _next_note(UwsLoop* l, UwsDelivery* d, UwsConn* c) noexcept nogil:

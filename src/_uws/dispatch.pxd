@@ -1,6 +1,6 @@
 # F6. See dispatch.pyx.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from _uws.conn cimport Conn
 from _uws.deliver cimport UwsDelivery
@@ -24,7 +24,9 @@ cdef class Dispatch:
 
     cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1
     cdef int _callbacks(self, UwsDelivery* d, Conn conn) except -1
-    cdef object _reading_hook(self, const UwsEvent* event, int* how)
+    cdef object _hook_for(self, const UwsEvent* event, int* how)
+    cdef object _asking_hook(self, bint is_upgrade)
+    cdef uint32_t _wanted(self) noexcept
     cdef int _asked(self, UwsDelivery* d) except -1
     cdef int _closed(self, UwsDelivery* d, Conn conn) except -1
     cdef int _tell_end(self, UwsDelivery* d, Conn conn) except -1

@@ -3,16 +3,27 @@
 
 import sys
 
+cimport cython
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t
 
-from _uws.conn cimport Conn, conn_lock, conn_make, conn_unlock
-from _uws.deliver cimport UwsDelivery, deliver_begin, deliver_done, deliver_held, deliver_next, deliver_next_note
+from _uws.atomic cimport atomic_read, atomic_write
+from _uws.conn cimport Conn, conn_make
+from _uws.deliver cimport (
+    UwsDelivery,
+    deliver_begin,
+    deliver_done,
+    deliver_held,
+    deliver_look,
+    deliver_next,
+    deliver_next_note,
+)
 from _uws.exchange cimport Exchange, exchange_fail, exchange_make
 from _uws.frame cimport UWS_OP_TEXT
 from _uws.life cimport conn_consumed, conn_end, conn_goodbye
+from _uws.lock cimport conn_lock, conn_unlock
 from _uws.messages cimport event_fragment, event_goes_on, event_payload, event_text
 from _uws.proto cimport (
     UWS_EV_CLOSE,
@@ -24,12 +35,10 @@ from _uws.proto cimport (
     UWS_EVF_FINAL,
     UwsEvent,
 )
-from _uws.slot cimport conn_at
+from _uws.slot cimport conn_at, conn_mute
 from _uws.state cimport (
     UWS_C_CALLBACK,
-    UWS_F_PAUSED,
     UWS_F_PINNED,
-    UWS_M_MUTE,
     UWS_S_OPEN,
     UWS_W_CLOSE,
     UWS_W_DRAIN,
@@ -58,26 +67,35 @@ cdef class Dispatch:
     """The hooks of a loop, and their calling. See dispatch.pyi."""
 
     def set_hook(self, str name, func):
-        if name == "on_connect":
-            self.on_connect = func
-        elif name == "on_read":
-            self.on_read = func
-        elif name == "on_message":
-            self.on_message = func
-        elif name == "on_fragment":
-            self.on_fragment = func
-        elif name == "on_close":
-            self.on_close = func
-        elif name == "on_pong":
-            self.on_pong = func
-        elif name == "on_drain":
-            self.on_drain = func
-        elif name == "on_request":
-            self.on_request = func
-        elif name == "on_route":
-            self.on_route = func
-        else:
-            raise ValueError(f"there is no hook named {name!r}")
+        cdef object _before
+        with cython.critical_section(self):
+            if name == "on_connect":
+                _before, self.on_connect = self.on_connect, func
+            elif name == "on_read":
+                _before, self.on_read = self.on_read, func
+            elif name == "on_message":
+                _before, self.on_message = self.on_message, func
+            elif name == "on_fragment":
+                _before, self.on_fragment = self.on_fragment, func
+            elif name == "on_close":
+                _before, self.on_close = self.on_close, func
+            elif name == "on_pong":
+                _before, self.on_pong = self.on_pong, func
+            elif name == "on_drain":
+                _before, self.on_drain = self.on_drain, func
+            elif name == "on_request":
+                _before, self.on_request = self.on_request, func
+            elif name == "on_route":
+                _before, self.on_route = self.on_route, func
+            else:
+                raise ValueError(f"there is no hook named {name!r}")
+            # Waiting for the lock may let others in between; with it nobody comes.
+            conn_lock(self.l)
+            self.l.want = self._wanted()
+            conn_unlock(self.l)
+
+    cdef uint32_t _wanted(self) noexcept:
+        """What the engine has to tell of, for the hooks there are."""
         cdef uint32_t want = 0
         if self.on_connect is not None:
             want |= UWS_W_OPEN
@@ -96,15 +114,18 @@ cdef class Dispatch:
             want |= UWS_W_REQUEST
         if self.on_route is not None:
             want |= UWS_W_ROUTE
-        conn_lock(self.l)
-        self.l.want = want
-        conn_unlock(self.l)
+        return want
 
     cdef int _forget(self) except -1:
         """It calls nobody any more: a Conn that somebody keeps need not keep what the hooks hold."""
-        self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
-        self.on_request = self.on_route = self.on_drain = self.on_pong = None
-        self.failed = None
+        cdef tuple _hooks
+        with cython.critical_section(self):
+            # What goes with them is called when this is done.
+            _hooks = (self.on_connect, self.on_read, self.on_message, self.on_fragment, self.on_close,
+                      self.on_request, self.on_route, self.on_drain, self.on_pong, self.failed)
+            self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
+            self.on_request = self.on_route = self.on_drain = self.on_pong = None
+            self.failed = None
         return 0
 
     cdef int _deliver(self, UwsBatch* b, uint64_t role) except -1:
@@ -137,11 +158,13 @@ cdef class Dispatch:
         cdef int how = AS_CALL
         cdef bint asked = False, held
         cdef void* known
-        # It stays this connection's as long as the delivery is under way.
-        cdef const UwsConn* slot = &l.table[d.index]
         while True:
-            if slot.flags & UWS_F_PAUSED and d.batch != NULL:
-                # Perhaps by the application, in the callback that has just returned.
+            if atomic_read(&l.orders) != d.orders:
+                # Perhaps for this connection, by the callback that has just returned or by any thread.
+                conn_lock(l)
+                deliver_look(l, d)
+                conn_unlock(l)
+            if d.is_held and d.batch != NULL:
                 conn_lock(l)
                 held = deliver_held(l, d)
                 conn_unlock(l)
@@ -169,24 +192,17 @@ cdef class Dispatch:
             if event.kind == UWS_EV_CLOSE:
                 self._closed(d, conn)
                 return 0
-            if slot.marks & UWS_M_MUTE and event.kind != UWS_EV_OPEN:
+            if d.is_muted and event.kind != UWS_EV_OPEN:
                 # What it sent is dropped. That it is there is told all the same: on_close comes for each that was.
                 continue
-            if event.kind == UWS_EV_OPEN:
-                hook = self.on_connect
-            elif event.kind == UWS_EV_PONG:
-                hook = self.on_pong
-            elif event.kind == UWS_EV_DRAIN:
-                hook = self.on_drain
-            else:
-                hook = self._reading_hook(event, &how)
+            hook = self._hook_for(event, &how)
             if hook is None:
                 continue
             if conn is None:
                 conn = conn_make(self, l, d.index, d.generation)
             if conn.delivery == NULL:
                 conn.delivery = d
-                conn.thread = PyThread_get_thread_ident()
+                atomic_write(&conn.thread, PyThread_get_thread_ident())
             conn.unread = False
             try:
                 if event.kind == UWS_EV_OPEN:
@@ -211,12 +227,24 @@ cdef class Dispatch:
             except BaseException:
                 self._fail(conn, name)
         if conn is not None:
+            atomic_write(&conn.thread, 0)
             conn.delivery = NULL
             conn.unread = False
         return 0
 
-    cdef object _reading_hook(self, const UwsEvent* event, int* how):
-        """The hook for a message, or for a piece of one that is streamed, and what it is given; None: nobody's."""
+    @cython.critical_section
+    cdef object _hook_for(self, const UwsEvent* event, int* how):
+        """The hook for an event, and what it is given; None: nobody's. For a message, or a piece of one that is
+        streamed, it depends on several hooks; they are those of one moment."""
+        how[0] = AS_CALL
+        if event.kind == UWS_EV_OPEN:
+            return self.on_connect
+        if event.kind == UWS_EV_CLOSE:
+            return self.on_close
+        if event.kind == UWS_EV_PONG:
+            return self.on_pong
+        if event.kind == UWS_EV_DRAIN:
+            return self.on_drain
         if self.on_fragment is not None:
             how[0] = AS_FRAGMENT
             return self.on_fragment
@@ -224,7 +252,6 @@ cdef class Dispatch:
             # on_read has returned, and left the rest of it.
             return None
         if self.on_message is None:
-            how[0] = AS_CALL
             return self.on_read
         if event.kind == UWS_EV_FRAGMENT and not (event.flags & UWS_EVF_FINAL):
             # It began before on_message was set.
@@ -232,13 +259,17 @@ cdef class Dispatch:
         how[0] = AS_MESSAGE
         return self.on_message
 
+    @cython.critical_section
+    cdef object _asking_hook(self, bint is_upgrade):
+        return self.on_request if is_upgrade else self.on_route
+
     cdef int _asked(self, UwsDelivery* d) except -1:
         """A request waits for its answer. Who is asked answers it, now or later; the engine watches the deadline."""
         cdef UwsLoop* l = self.l
         cdef Exchange exchange = exchange_make(self, l, d.index, d.generation)
         if exchange is None:
             return 0
-        hook = self.on_request if exchange.is_upgrade else self.on_route
+        hook = self._asking_hook(exchange.is_upgrade)
         try:
             if hook is not None:
                 hook(exchange)
@@ -264,7 +295,7 @@ cdef class Dispatch:
         conn_lock(l)
         c = conn_at(l, conn.index, conn.generation)
         if c != NULL:
-            c.marks |= UWS_M_MUTE
+            conn_mute(l, c)
             # Where the application has closed it before, its close frame is on the way and the peer's is awaited.
             if c.state == UWS_S_OPEN:
                 conn_end(l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
@@ -295,13 +326,15 @@ cdef class Dispatch:
         cdef UwsConn* c
         cdef UwsEvent* event = d.event
         cdef bint pinned = False
-        cdef object hook = self.on_close
+        cdef int how
+        cdef object hook = self._hook_for(event, &how)
+        cdef object about = None
         if conn is None and hook is not None:
             conn = conn_make(self, l, d.index, d.generation)
         if conn is not None:
-            conn.end = (event.code, event_text(event), event.cause)
+            conn._ended((event.code, event_text(event), event.cause))
             conn.delivery = d
-            conn.thread = PyThread_get_thread_ident()
+            atomic_write(&conn.thread, PyThread_get_thread_ident())
             conn.unread = False
         conn_lock(l)
         c = conn_at(l, d.index, d.generation)
@@ -318,18 +351,22 @@ cdef class Dispatch:
                 self._fail(conn, "on_close")
         if conn is None:
             return 0
-        if conn.about is not None:
+        about = conn._about
+        if about is not None:
             try:
-                conn.about.closed(conn)
+                about.closed(conn)
             except BaseException:
                 self._report(conn, "on_close")
+        atomic_write(&conn.thread, 0)
         conn.delivery = NULL
         try:
             if Py_REFCNT(<PyObject*>conn) > 1 + pinned:
                 # Somebody may hold it.
                 conn._remember()
         finally:
+            conn_lock(l)
             conn.index = -1
+            conn_unlock(l)
             if pinned:
                 Py_DECREF(conn)
         return 0

@@ -7,15 +7,12 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from _uws.conn cimport Conn, UwsRemote, address_of, conn_lock, conn_new, conn_unlock, remote_make, remote_take
+from _uws.conn cimport Conn, conn_new
 from _uws.errs cimport UWS_OK
-from _uws.handshake cimport (
-    UWS_MAX_SUBPROTOCOL_BYTES,
-    UwsAcceptance,
-    conn_accept,
-    conn_asking,
-)
+from _uws.handshake cimport UWS_MAX_SUBPROTOCOL_BYTES, UwsAcceptance, conn_accept, conn_asking
 from _uws.life cimport conn_answer, conn_refuse
+from _uws.lock cimport conn_lock, conn_unlock
+from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.slot cimport conn_at
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn
@@ -84,9 +81,9 @@ cdef class Exchange:
                     Py_INCREF(conn)
                 else:
                     c.conn = NULL
-        conn_unlock(l)
         if not done and conn is not None:
             conn.index = -1
+        conn_unlock(l)
         return done
 
     def answer(self, int status, bytes response not None):

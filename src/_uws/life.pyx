@@ -51,6 +51,8 @@ from _uws.slab cimport slab_give, slab_take
 from _uws.slot cimport (
     conn_ending_cause,
     conn_index,
+    conn_mute,
+    conn_order,
     conn_poll_for,
     conn_reading,
     conn_side,
@@ -90,7 +92,6 @@ from _uws.state cimport (
     UWS_M_EXTRA,
     UWS_M_HEARD,
     UWS_M_LISTEN,
-    UWS_M_MUTE,
     UWS_M_RESET,
     UWS_M_SAID,
     UWS_PING_WINDOW,
@@ -238,6 +239,7 @@ cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil:
         return UWS_E_NOMEM
     if not c.side.held:
         c.side.held = 1
+        conn_order(l)
         l.count.holds += 1
     c.flags |= UWS_F_PAUSED
     conn_reading(l, c)
@@ -249,6 +251,7 @@ cdef void conn_release(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.side == NULL or not c.side.held:
         return
     c.side.held = 0
+    conn_order(l)
     if _has_room(l, c.side):
         # Elsewhere whoever delivers what is there goes on to read.
         c.flags &= ~UWS_F_PAUSED
@@ -347,7 +350,8 @@ cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint
     n = close_frame(frame, code, reason, len_bytes)
     if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
         return UWS_E_NOMEM
-    c.marks |= UWS_M_MUTE | UWS_M_SAID
+    conn_mute(l, c)
+    c.marks |= UWS_M_SAID
     conn_dirty(l, c)
     if c.state == UWS_S_ENDING:
         return UWS_OK
@@ -493,7 +497,7 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
     """Any state -> DEAD, with RST and without a word; on_close comes with 1006."""
     if c.state == UWS_S_DEAD:
         return
-    c.marks |= UWS_M_MUTE
+    conn_mute(l, c)
     conn_end(l, c, cause, 1006, 0, NULL, 0)
     # conn_end may have freed the slot, where nobody waited for the event.
     if c.state != UWS_S_FREE and c.state != UWS_S_DEAD:

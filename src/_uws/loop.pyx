@@ -123,6 +123,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     cdef uint64_t seed = 0
     memset(l, 0, sizeof(UwsLoop))
     l.spare_fd = -1
+    l.lanes = 1
     l.bell_fd = -1
     l.dirty_head = -1
     l.slow_head = -1

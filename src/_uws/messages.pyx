@@ -2,14 +2,14 @@
 # Owns nothing; used by core, which has them delivered, and by the library.
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from _uws.clock cimport clock_us
-from _uws.conn cimport COMPRESS_LONG, COMPRESS_NEVER, Conn, conn_io_timeout, conn_unlock, conn_write
+from _uws.conn cimport COMPRESS_LONG, COMPRESS_NEVER, Conn, conn_io_timeout, conn_runs_here, conn_write
 from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait
 from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_BINARY, UWS_OP_CLOSE, UWS_OP_PING, UWS_OP_PONG, UWS_OP_TEXT, close_parse
+from _uws.lock cimport conn_unlock
 from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EVF_FINAL, UWS_EVF_FIRST, UwsEvent
 from _uws.state cimport UWS_C_LIMIT, UwsLoop, pthread_mutex_lock
 
@@ -29,7 +29,7 @@ cdef object event_fragment(const UwsEvent* event):
 
 
 cdef int _check_reader(Conn conn) except -1:
-    if conn.delivery == NULL or conn.thread != PyThread_get_thread_ident():
+    if not conn_runs_here(conn):
         raise RuntimeError("messages are read in a callback of their connection, by the thread that runs it")
     return 0
 

@@ -7,7 +7,7 @@ from _uws.inbox cimport inbox_put
 from _uws.poller cimport poller_wake
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_index, conn_reading, conn_side
+from _uws.slot cimport conn_at, conn_index, conn_mute, conn_reading, conn_side
 from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_F_BUSY,
@@ -15,7 +15,6 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
-    UWS_M_MUTE,
     UWS_S_OPEN,
     UWS_W_DRAIN,
     UwsBatch,
@@ -44,7 +43,7 @@ cdef void post_wake_parked(UwsLoop* l) noexcept nogil:
 cdef void post_call(UwsLoop* l) noexcept nogil:
     """See that a runner comes for those that are kept apart. With one on the way to the GIL it is left to that one to
     call the next."""
-    if l.n_apart != 0 and l.gil_waiters == 0:
+    if l.n_apart != 0 and (l.gil_waiters == 0 or l.lanes > 1):
         post_wake_parked(l)
 
 
@@ -175,7 +174,7 @@ cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
         slab_give(&l.slab, event.data)
     if c != NULL:
         # A message is missing now, so none behind it may be delivered.
-        c.marks |= UWS_M_MUTE
+        conn_mute(l, c)
         if event.kind == UWS_EV_CLOSE:
             # Nobody will be told, but it ends: at the next tick, by its timer.
             c.flags |= UWS_F_CLOSE_DONE

@@ -8,7 +8,8 @@
 # has been away for a tick without beginning another connection's callbacks, or for AWAY_TICKS in any case. What the
 # runner has not begun goes to the inboxes, from where any runner may take it. It polls without the GIL until a runner
 # is free, and lets one more runner go on when none of those at work gets anywhere. One that waits for the GIL is
-# enough: a second would only wait beside it.
+# enough: a second would only wait beside it. Where there is no GIL there are lanes, one for each processor: then what
+# waits is shared among as many runners, whether they get anywhere or not.
 #
 # A guest is away whenever it is not visiting. That is no sign of anything: so the watchdog looks whether there is
 # something to do, and for how long the guest has let it lie. When it takes the role it rings the bell, and polls until
@@ -60,8 +61,14 @@ cdef enum:
 
 # ---- the watchdog
 
+cdef inline bint _has_lane(const UwsLoop* l) noexcept nogil:
+    """Whether one more runner would get on beside those at work, and there is one."""
+    return l.lanes > 1 and l.parked != 0 and l.runners - l.parked - l.role_wanted < l.lanes
+
+
 cdef inline bint _stuck(const UwsLoop* l, uint64_t seq, uint64_t taken, int ticks) noexcept nogil:
-    return l.away_seq == seq and (l.taken_seq == taken or ticks >= AWAY_TICKS)
+    return l.away_seq == seq and (l.taken_seq == taken or ticks >= AWAY_TICKS
+                                  or (_has_lane(l) and l.batch != NULL and l.batch.taken < l.batch.n))
 
 
 cdef inline void _vacate(UwsLoop* l) noexcept nogil:
@@ -95,8 +102,9 @@ cdef void _watch(UwsLoop* l) noexcept nogil:
         quiet = 0
         away_ticks = away_ticks + 1 if l.away_seq == seq else 0
         if l.yield_now or (away_ticks >= 1 and _stuck(l, seq, taken, away_ticks)):
+            # Where it has got on since the last tick, nobody knows yet how long this one delivery takes.
             l.batch.blamed_us = clock_us()
-            if not l.yield_now:
+            if not l.yield_now and l.taken_seq == taken:
                 l.batch.blamed_us -= l.limits.schedule_timeout_us
             l.yield_now = 0
             l.owner = UWS_O_DOG
@@ -114,7 +122,7 @@ cdef void _stand_in(UwsLoop* l, UwsBatch* b) noexcept nogil:
     post_spill(l)
     l.batch = b
     while not l.dog_quit:
-        if l.n_ready != 0 and l.gil_waiters == 0 and l.taken_seq == taken:
+        if l.n_ready != 0 and (_has_lane(l) or (l.gil_waiters == 0 and l.taken_seq == taken)):
             post_wake_parked(l)
         taken = l.taken_seq
         loop_turn(l, b)
@@ -340,7 +348,7 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
             l.batch = b
             mine = True
             continue
-        if l.gil_waiters == 0 and (l.n_ready != 0 if l.owner == UWS_O_RUNNER else post_near(l) != 0):
+        if (l.gil_waiters == 0 or l.lanes > 1) and (l.n_ready if l.owner == UWS_O_RUNNER else post_near(l)) != 0:
             work = UWS_WORK_EVENTS
             break
         if l.owner == UWS_O_DOG and l.role_wanted == 0:
@@ -358,6 +366,8 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
         l.arriving -= 1
     if work == UWS_WORK_EVENTS:
         l.gil_waiters += 1
+        if l.n_ready > 1 and _has_lane(l):
+            post_wake_parked(l)
     elif mine:
         _vacate(l)
     pthread_mutex_unlock(&l.lock)

@@ -3,11 +3,13 @@
 
 from libc.stdint cimport int32_t, uint32_t
 
+from _uws.atomic cimport atomic_write
 from _uws.clock cimport clock_ms
 from _uws.state cimport (
     UWS_C_LOCAL,
     UWS_F_GONE,
     UWS_M_EXTRA,
+    UWS_M_MUTE,
     UWS_M_SAID,
     UWS_S_ENDING,
     UWS_S_FREE,
@@ -46,6 +48,17 @@ cdef inline bint conn_takes(const UwsConn* c) noexcept nogil:
     """May a frame still be queued? Also while the end waits for the replies to the messages before it."""
     return (c != NULL and (c.state == UWS_S_OPEN or c.state == UWS_S_ENDING) and not (c.flags & UWS_F_GONE)
             and not (c.marks & UWS_M_SAID))
+
+
+cdef inline void conn_order(UwsLoop* l) noexcept nogil:
+    """A connection has been muted, held, or let go on: a runner at work on it sees that before its next callback."""
+    atomic_write(&l.orders, l.orders + 1)
+
+
+cdef inline void conn_mute(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Let what has not been delivered of it be dropped."""
+    c.marks |= UWS_M_MUTE
+    conn_order(l)
 
 
 cdef inline bint conn_held(const UwsConn* c) noexcept nogil:

@@ -314,6 +314,7 @@ cdef struct UwsLoop:
     size_t inbox_bytes        # of all connections
     size_t inbox_count
     uint64_t taken_seq        # spans taken so far: the watchdog's sign of progress
+    uint64_t orders           # times that a connection was muted, held or let go on; also read without the lock
 
     # listening
     int listener[16]
@@ -346,6 +347,7 @@ cdef struct UwsLoop:
     int bell_fd               # an eventfd that calls a guest whose role the watchdog has taken; -1: there is no guest
     UwsBatch* guest           # the guest's batch; NULL: there is none
     uint64_t away_seq
+    uint32_t lanes            # runners that get on at the same time: 1 where there is a GIL; set before the first runs
     uint32_t gil_waiters      # runners that wait for the GIL
     uint32_t runners          # threads in run()
     uint32_t parked

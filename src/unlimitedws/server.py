@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -16,18 +15,19 @@ from _uws.conn import Conn, check_close
 
 from . import address
 from .address import Address
+from .callbacks import Callbacks
 from .door import Door
 from .durations import Duration, microseconds, seconds
+from .ending import NONE, STOP, more_urgent, obey
 from .entrance import Entrance
 from .errors import ConnectionClosed
-from .fragment import Fragment
-from .hooks import Hook, adopt_methods, check_hook_name
+from .hooks import adopt_methods, check_hook_name
 from .listening import listen_all
 from .options import OptionKeywords, Options
 from .proxies import Proxies
 from .request import Request
 from .serving import GRACE, Serving, any_serving
-from .signals import DRAIN, NONE, STOP, SignalWaiter
+from .signals import SignalWaiter
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -39,23 +39,13 @@ __all__ = ["DefaultServer", "NewServer", "Server"]
 
 logger = logging.getLogger("unlimitedws")
 
-ConnHook: TypeAlias = Callable[[Conn], object]
-PongHook: TypeAlias = Callable[[Conn, bytes], object]
-FragmentHook: TypeAlias = Callable[[Conn, Fragment], object]
-MessageHook: TypeAlias = Callable[[Conn, Any], object]
-ErrorHook: TypeAlias = Callable[[Any, BaseException], object]
 Addresses: TypeAlias = str | list[str] | tuple[str, ...]
 
 # For fork().
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
-# The close code of a drain (RFC 6455, section 7.4.1, and IANA's registry).
-_RESTART = 1012
-# After the drain of a signal: with the default of `drain_time` all is over before an orchestrator kills.
-_LAST_ANSWERS = 5.0
 
-
-class Server(Entrance):
+class Server(Callbacks, Entrance):
     """A WebSocket server.
 
     Its socket listens from the moment the server is made, as in Go: the address is known (`local_addr`, also
@@ -80,41 +70,6 @@ class Server(Entrance):
         ValueError: More than 16 listening sockets, or none.
         TypeError, ValueError: An option is unknown or impossible; the message names it.
     """
-
-    on_connect: Hook[ConnHook] = Hook()
-    """``on_connect(conn)``: a connection is open. Runs before its first message is delivered."""
-
-    on_read: Hook[ConnHook] = Hook()
-    """``on_read(conn)``: once per message; `wsutil.read_client_data` reads it, or it is dropped. Raising
-    closes the connection with 1011."""
-
-    on_message: Hook[MessageHook] = Hook()
-    """``on_message(conn, message)``: `str` for text, `bytes` for binary. Used instead of `on_read` where it
-    is set. Raising closes the connection with 1011."""
-
-    on_fragment: Hook[FragmentHook] = Hook()
-    """``on_fragment(conn, fragment)``: a piece of a message, as it was received, long before the message is whole; see
-    `Fragment`. Used instead of `on_read` and `on_message` where it is set, for messages up to `max_stream_bytes`; a
-    compressed one comes as one piece. Raising closes the connection with 1011. Where the hook is taken away in the
-    middle of a message, the rest of it is dropped."""
-
-    on_pong: Hook[PongHook] = Hook()
-    """``on_pong(conn, payload)``: the peer's pong, with the bytes of the ping that it answers, or with others: a
-    peer may send one unasked. Pongs line up with messages, and wait while a callback of the connection runs; one that
-    comes while `on_read` waits for a further message is dropped. Raising closes the connection with 1011."""
-
-    on_drain: Hook[ConnHook] = Hook()
-    """``on_drain(conn)``: what waits to be sent is down to `low_water_bytes`, after `conn.send` had said `Sent.HIGH`.
-    Once for each time, though two that were not told yet are told as one. It does not line up behind messages, and
-    comes also while the connection is paused; never after `on_close`."""
-
-    on_close: Hook[ConnHook] = Hook()
-    """``on_close(conn)``: the connection is closed; `conn.close_code` and `conn.close_reason` tell why. The
-    last callback of a connection, and exactly one for each that was open."""
-
-    on_error: Hook[ErrorHook] = Hook()
-    """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards. Where
-    it was a hook of the handshake, or a route, there is no connection yet: then it gets the `Request`."""
 
     def __init__(self, addr: Addresses, **options: Unpack[OptionKeywords]) -> None:
         self._options = Options.of(options)
@@ -306,16 +261,16 @@ class Server(Entrance):
 
         def on_signal(number: int) -> bool:
             nonlocal urgency
-            urgency = self._more_urgent(urgency, number)
+            urgency = more_urgent(self._options, urgency, number)
             if run is not None:
-                self._obey(run, urgency)
+                obey(self._options, run, urgency)
             return urgency <= STOP
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()
             run.wake = waiter.wake
             try:
-                self._obey(run, urgency)
+                obey(self._options, run, urgency)
                 if ready is not None:
                     ready()
                 waiter.wait(run.ended)
@@ -523,28 +478,6 @@ class Server(Entrance):
         return Serving(
             settings, self._failed, options.page, door, self._listeners, self._ended, shared=options.workers > 1
         )
-
-    def _more_urgent(self, urgency: int, number: int) -> int:
-        """Return how urgent the end is after one more signal."""
-        gentle = number == signal.SIGTERM and self._options.drain_time != 0
-        return max(urgency + 1, DRAIN if gentle else STOP)
-
-    def _obey(self, run: Serving, urgency: int) -> None:
-        # No lock and no logging: what a signal interrupted may hold either.
-        options = self._options
-        if urgency == DRAIN:
-            limit = min(seconds(options.close_timeout, "close_timeout"), _LAST_ANSWERS)
-            run.drain(options.drain_time, _RESTART, True, limit)
-        elif urgency != NONE:
-            run.shut(options.close_timeout if urgency == STOP else 0)
-
-    def _patience(self, urgency: int) -> float:
-        """Return how long connections may have until all is over, in seconds."""
-        options = self._options
-        limit = seconds(options.close_timeout, "close_timeout")
-        if urgency == DRAIN:
-            return seconds(options.drain_time, "drain_time") + min(limit, _LAST_ANSWERS)
-        return limit if urgency == STOP else 0.0
 
     def _supervising(self) -> Supervisor | None:
         """Return the supervisor where this is the parent of workers."""

@@ -277,7 +277,7 @@ def any_serving() -> bool:
 @atexit.register
 def _stop_all() -> None:
     """Let peers know that we go, and the callbacks end, before the interpreter takes their threads away."""
-    here = [serving for serving in _running if serving.pid == os.getpid()]
+    here = [serving for serving in tuple(_running) if serving.pid == os.getpid()]
     for serving in here:
         serving.shut(_EXIT_TIMEOUT)
     deadline = time.monotonic() + _EXIT_TIMEOUT + GRACE

@@ -20,10 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["DRAIN", "NONE", "STOP", "SignalWaiter"]
-
-NONE, DRAIN, STOP = range(3)
-"""What signals have asked for so far; each is more urgent than the one before, and beyond the last nobody waits."""
+__all__ = ["SignalWaiter"]
 
 # A handler that does nothing, and has no frame that the next signal could interrupt. SIG_IGN has Python complain of
 # a signal that came in just before.

@@ -24,8 +24,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .durations import milliseconds, seconds
+from .ending import DRAIN, NONE, STOP, more_urgent, obey, patience
 from .serving import GRACE, Serving
-from .signals import DRAIN, NONE, STOP, SignalWaiter
+from .signals import SignalWaiter
 
 if TYPE_CHECKING:
     from .server import Server
@@ -203,8 +204,8 @@ class Supervisor:
         if isinstance(heard, tuple):
             self._end_all(*heard)
         elif heard != signal.SIGHUP:
-            urgency = self._server._more_urgent(self._urgency, heard)
-            self._end_all(_Ask(_AS_SIGNALLED, urgency), self._server._patience(urgency))
+            urgency = more_urgent(self._server.options, self._urgency, heard)
+            self._end_all(_Ask(_AS_SIGNALLED, urgency), patience(self._server.options, urgency))
         elif self._urgency == NONE:
             logger.info("SIGHUP: replacing the workers, one after the other")
             self._rolling = deque(range(self._count))
@@ -226,7 +227,7 @@ class Supervisor:
         if self._failure is None:
             self._failure = failure
         if self._urgency < STOP:
-            self._end_all(_Ask(_AS_SIGNALLED, STOP), self._server._patience(STOP))
+            self._end_all(_Ask(_AS_SIGNALLED, STOP), patience(self._server.options, STOP))
 
     def _reap(self) -> None:
         for worker in list(self._workers):
@@ -317,8 +318,8 @@ class Supervisor:
         if self._exchange is not None:
             old, new = self._exchange
             if new.is_ready and not old.is_leaving:
-                urgency = self._server._more_urgent(NONE, signal.SIGTERM)
-                old.ask_to_leave(_Ask(_TO_MAKE_ROOM, urgency), self._server._patience(urgency))
+                urgency = more_urgent(self._server.options, NONE, signal.SIGTERM)
+                old.ask_to_leave(_Ask(_TO_MAKE_ROOM, urgency), patience(self._server.options, urgency))
             if old in self._workers:
                 return
             self._exchange = None
@@ -431,7 +432,7 @@ class _Work:
 
     def _signalled(self, number: int) -> None:
         # However often: one that all of the group get is not to count twice, and the parent has the last word.
-        self._heard.append(_Ask(_AS_SIGNALLED, self._server._more_urgent(NONE, number)))
+        self._heard.append(_Ask(_AS_SIGNALLED, more_urgent(self._server.options, NONE, number)))
 
     def _obey(self, serving: Serving, ask: _Ask) -> None:
         if ask.kind == _TO_LOOK:
@@ -447,7 +448,7 @@ class _Work:
         elif is_news:
             if ask.kind == _TO_MAKE_ROOM:
                 serving.leave()
-            self._server._obey(serving, ask.urgency)
+            obey(self._server.options, serving, ask.urgency)
 
     def _listen(self, waiter: SignalWaiter) -> None:
         """Hear what the parent asks, and whether it is there."""

@@ -19,6 +19,7 @@ ENGINE = ROOT / "src" / "_uws"
 # The floors' table: (floor, step) of each file. A file cimports only from lower ones.
 FLOORS = {
     "errs": (1, 0),
+    "atomic": (1, 1),
     "clock": (1, 1),
     "slab": (1, 1),
     "mask": (1, 1),
@@ -51,11 +52,13 @@ FLOORS = {
     "loop": (5, 7),
     "role": (5, 8),
     "settings": (6, 0),
-    "conn": (6, 0),
-    "exchange": (6, 1),
-    "messages": (6, 1),
-    "dispatch": (6, 2),
-    "core": (6, 3),
+    "lock": (6, 0),
+    "peer": (6, 1),
+    "conn": (6, 2),
+    "exchange": (6, 3),
+    "messages": (6, 3),
+    "dispatch": (6, 4),
+    "core": (6, 5),
     "wire": (6, 0),
 }
 TOP = 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import select
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import raw
 from live import ServerProcess, ping, readable, take, wait_until
-from loops import SETTINGS, echo, running
+from loops import HAS_GIL, SETTINGS, echo, running
 from raw import PONG, TEXT, Frame
 
 from _uws.core import Loop
@@ -175,6 +176,7 @@ def test_blocking_callbacks_get_a_runner_each_up_to_the_pools_size() -> None:
 
     with running(runners=size, jobs=100, on_message=block) as engine:
         opened = [engine.connect() for _ in range(clients)]
+        # One at work and one in reserve.
         assert engine.counter("runners") <= 2, "threads start when they are needed"
         for i, client in enumerate(opened):
             client.send_frame(TEXT, str(i))
@@ -192,6 +194,28 @@ def test_blocking_callbacks_get_a_runner_each_up_to_the_pools_size() -> None:
         # And on: they wait, they do not spin or go away.
         engine.wait_for(runners=size, ready=0)
         ping(opened[0])
+
+
+@pytest.mark.skipif(HAS_GIL or len(os.sched_getaffinity(0)) < 2, reason="callbacks take turns here")
+def test_without_a_gil_what_waits_is_shared_among_runners_though_each_gets_on() -> None:
+    threads: queue.Queue[int] = queue.Queue()
+
+    def compute(conn: Any, message: Any) -> None:
+        end = time.monotonic() + 0.003
+        while time.monotonic() < end:
+            pass
+        threads.put(threading.get_ident())
+
+    with running(runners=4, on_message=compute) as engine:
+        clients = [engine.connect() for _ in range(20)]
+        seen: set[int] = set()
+        for _ in range(50):
+            for client in clients:
+                client.send_frame(TEXT, "x")
+            seen |= {take(threads) for _ in clients}
+            if len(seen) > 1:
+                break
+        assert len(seen) > 1
 
 
 def test_idle_runners_are_asleep() -> None:

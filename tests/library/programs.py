@@ -22,8 +22,10 @@ class Program:
 
     def __init__(self, *args: str) -> None:
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+        # That a process with threads forks is what some of them are about; Python 3.12 and later warn of it.
+        quiet = "ignore:This process:DeprecationWarning"
         self.process = subprocess.Popen(
-            [sys.executable, *args],
+            [sys.executable, "-W", quiet, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,0 +1,162 @@
+"""Builds the engine with ThreadSanitizer and runs the tests that have threads; fails where a report names our code.
+
+    python tools/tsan.py [--jobs N] [arguments for pytest]      by default the tests of THREADED
+
+The interpreter is an ordinary one, and so is what else it loads: ThreadSanitizer sees our code, and of the others what
+they ask of the C library. That is enough to see who waited for whom: the GIL is handed over with a mutex and a
+condition. Before the tests it is made sure of that, and that a race would be reported.
+
+Reports end up in build/tsan/reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from sources import ROOT, build, renew
+
+HOME = ROOT / "build" / "tsan"
+TREE = HOME / "tree"
+REPORTS = HOME / "reports"
+
+# What has threads that send, answer, close, take over from one another, start and stop.
+THREADED = [
+    *(f"tests/engine/test_{name}.py" for name in ("conn", "core", "deliver", "exchange", "post", "role", "tend")),
+    *(f"tests/library/test_{name}.py" for name in ("door", "pool", "server_api")),
+    *(f"tests/wire/test_{name}.py" for name in ("api_behaviour", "hooks", "many_at_once", "streaming")),
+    "tests/faults",
+]
+OPTIONS = {
+    "halt_on_error": "0",
+    # Tests look at what their programs exit with, and read what they say. The reports are what counts here.
+    "exitcode": "0",
+    # How far back a report may look for the other one's stack.
+    "history_size": "5",
+    "second_deadlock_stack": "1",
+    # Whoever forks while there are threads is left alone; the tests of fork() do so on purpose.
+    "die_after_fork": "0",
+    # The interpreter's own handler of signals allocates nothing, but is not made of our code either.
+    "report_signal_unsafe": "0",
+}
+# The file of the reports is opened by the first of them: to a test that counts descriptors, a leak of its own.
+BEGIN = """
+import ctypes, os, sys
+name = dict(pair.split("=") for pair in os.environ["TSAN_OPTIONS"].split())["log_path"] + ".pytest"
+fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+ctypes.CDLL(None).__sanitizer_set_report_fd(ctypes.c_void_p(fd))
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+# By their paths, and by the modules where a frame has none.
+OURS = re.compile(r"\b_uws/|\buws_shims/|probe\.c")
+REPORT = re.compile(r"^WARNING: ThreadSanitizer: .*?^SUMMARY: ThreadSanitizer: .*?$", re.MULTILINE | re.DOTALL)
+
+PROBE = """\
+int word;
+void write_it(void) { for (int i = 0; i < 1000; i++) word++; }
+"""
+# Two threads write the same word: with the GIL, and without it. CDLL lets go of the GIL, PyDLL does not.
+PROBING = """
+import ctypes, sys, threading
+sys.setswitchinterval(1e-5)
+probe = getattr(ctypes, sys.argv[1])(sys.argv[2])
+meet = threading.Barrier(2)
+
+def write():
+    meet.wait()
+    for _ in range(1000):
+        probe.write_it()
+
+threads = [threading.Thread(target=write) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def environment(reports: Path) -> dict[str, str]:
+    """What a process has to be started with to be watched; it passes that on to those that it starts."""
+    library = subprocess.run(
+        ["gcc", "-print-file-name=libtsan.so"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+    if not Path(library).is_absolute():
+        raise SystemExit("libtsan is not here; it comes with gcc (Debian: libgcc-12-dev, or another version's)")
+    options = {**OPTIONS, "log_path": str(reports / "report")}
+    return {
+        **os.environ,
+        "LD_PRELOAD": str(Path(library).resolve()),
+        "TSAN_OPTIONS": " ".join(f"{name}={value}" for name, value in options.items()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def watched(command: list[str], reports: Path, **more: Path) -> int:
+    """Run a command under ThreadSanitizer. setarch: it wants its own places in memory, where a random one may be."""
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir(parents=True)
+    fixed = ["setarch", platform.machine(), "--addr-no-randomize"]
+    return subprocess.run([*fixed, *command], env=environment(reports), **more).returncode
+
+
+def found(reports: Path) -> tuple[list[str], list[str]]:
+    """(reports that name our code, others)."""
+    ours, others = [], []
+    for path in sorted(reports.iterdir()):
+        text = path.read_text(errors="replace")
+        each = REPORT.findall(text)
+        if text and not each:
+            # It has something to say about itself: it could not map its memory, say.
+            ours.append(text)
+        for report in each:
+            (ours if OURS.search(report) else others).append(report)
+    return ours, others
+
+
+def probe(compiler: str = "gcc") -> None:
+    """Make sure that a race is reported, and that what the GIL keeps in order is none."""
+    place = HOME / "probe"
+    place.mkdir(parents=True, exist_ok=True)
+    source, module = place / "probe.c", place / "probe.so"
+    source.write_text(PROBE)
+    command = [compiler, "-g", "-O0", "-fsanitize=thread", "-fPIC", "-shared", str(source), "-o", str(module)]
+    subprocess.run(command, check=True)
+    for kind, is_race in (("CDLL", True), ("PyDLL", False)):
+        reports = place / kind
+        status = watched([sys.executable, "-c", PROBING, kind, str(module)], reports)
+        ours, _ = found(reports)
+        if status != 0 or bool(ours) != is_race:
+            print("\n".join(ours))
+            raise SystemExit(
+                f"ThreadSanitizer is not to be relied on here: {kind}, status {status}, {len(ours)} reports"
+            )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The threaded tests under ThreadSanitizer.")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="of the build")
+    parser.add_argument("--build-only", action="store_true")
+    args, pytest = parser.parse_known_args()
+    probe()
+    renew(TREE)
+    build(sys.executable, TREE, args.jobs, UWS_SANITIZE="thread")
+    if args.build_only:
+        return 0
+    command = [sys.executable, "-c", BEGIN, *(pytest or ["-q", *THREADED])]
+    status = watched(command, REPORTS, cwd=TREE)
+    ours, others = found(REPORTS)
+    for report in ours:
+        print(report, end="\n\n")
+    print(f"ThreadSanitizer: {len(ours)} reports in our code, {len(others)} elsewhere (build/tsan/reports)")
+    return 1 if ours or status != 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
