@@ -573,6 +573,8 @@ cdef void _forget(UwsLoop* l, UwsExtra* extra) noexcept nogil:
     intern_give(&l.intern, extra.subprotocol)
     intern_give(&l.intern, extra.peer)
     intern_give(&l.intern, extra.forwarded)
+    if extra.blocks != 0:
+        l.blockers -= 1
     memset(extra, 0, sizeof(UwsExtra))
 
 
