@@ -21,6 +21,7 @@ from _uws.sock cimport (
 
 cdef enum:
     ACCEPT_BATCH = 64         # of one listener in one turn: those who are in have their turn too
+    LAST_BATCHES = 64         # of one listener, by a loop that leaves it: 4096, the usual limit of a backlog
     SHED_BATCH = 128          # refusals in a row; with the pause below, at most some 2 % of a core
     SHED_PAUSE_MS = 100
 
@@ -45,12 +46,13 @@ cdef inline bint _ask(UwsLoop* l, int which) noexcept nogil:
     return poller_add(&l.poller, l.listener[which], l.listen_for, tag) == UWS_OK or errno not in (ENOMEM, ENOSPC)
 
 
-cdef void _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
+cdef bint _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
+    """Take in a batch at most. True: there may be more."""
     cdef int _, fd
     for _ in range(ACCEPT_BATCH):
         if not seat_take(l):
             _shed(l, listen_fd)
-            return
+            return False
         fd = sock_accept(listen_fd)
         if fd < 0:
             seat_give(l)
@@ -58,18 +60,19 @@ cdef void _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
             continue
         if fd == UWS_ACCEPT_STARVED:
             _shed(l, listen_fd)
-            return
+            return False
         if fd == UWS_ACCEPT_BROKEN:
             poller_remove(&l.poller, listen_fd)
-            return
+            return False
         if fd < 0:
-            return
+            return False
         l.count.accepted += 1
         if conn_begin(l, fd) == NULL:
             close(fd)
             seat_give(l)
             _shed(l, listen_fd)
-            return
+            return False
+    return True
 
 
 cdef void _shed(UwsLoop* l, int listen_fd) noexcept nogil:
@@ -117,15 +120,18 @@ cdef void accept_resume(UwsLoop* l) noexcept nogil:
 
 cdef void accept_leave(UwsLoop* l) noexcept nogil:
     """Newcomers are for the other loops of the server, in other processes, from now on."""
-    cdef int k
+    cdef int k, batches
     if not l.accepting:
         return
     l.now_ms = clock_ms()
     accept_pause(l, SHED_PAUSE_MS)
     l.accept_at_ms = 0
     for k in range(l.n_listeners):
-        # Of those who came before this, the kernel may have told us, and nobody else.
-        _take_in(l, l.listener[k])
+        # Of those who came before this, the kernel may have told us, and nobody else. No more than a long backlog:
+        # those who come meanwhile, one after the other, are heard of elsewhere.
+        batches = LAST_BATCHES
+        while batches != 0 and _take_in(l, l.listener[k]):
+            batches -= 1
     l.accepting = 0
     l.accept_at_ms = 0
 

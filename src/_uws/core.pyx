@@ -280,7 +280,11 @@ cdef class Loop(Dispatch):
 
     @property
     def draining(self):
-        return self.l.draining != 0
+        cdef bint draining
+        conn_lock(self.l)
+        draining = self.l.draining != 0
+        conn_unlock(self.l)
+        return draining
 
     def counters(self):
         cdef UwsLoop* l = self.l

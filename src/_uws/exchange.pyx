@@ -1,5 +1,5 @@
 # F6. One request that Python is asked about: what it says, and the ways to answer it. Holds a handle, never a pointer
-# to a slot; the engine keeps the deadline. Made by core, used by the library from any thread.
+# to a slot; the engine keeps the deadline. Made by dispatch, used by the library from any thread.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

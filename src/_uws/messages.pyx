@@ -1,5 +1,5 @@
 # F6. The messages of a connection: reading them in its callbacks, writing them, as in Go.
-# Owns nothing; used by core, which has them delivered, and by the library.
+# Owns nothing; used by dispatch, which has them delivered, and by the library.
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -9,7 +9,7 @@ from _uws.conn cimport COMPRESS_LONG, COMPRESS_NEVER, Conn, conn_io_timeout, con
 from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait
 from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_BINARY, UWS_OP_CLOSE, UWS_OP_PING, UWS_OP_PONG, UWS_OP_TEXT, close_parse
-from _uws.lock cimport conn_unlock
+from _uws.lock cimport conn_lock, conn_unlock
 from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EVF_FINAL, UWS_EVF_FIRST, UwsEvent
 from _uws.state cimport UWS_C_LIMIT, UwsLoop, pthread_mutex_lock
 
@@ -70,9 +70,15 @@ cdef int _next_message(Conn conn, uint64_t timeout_us) except -1:
 cdef bytes _whole(Conn conn):
     """The bytes of the message that has been begun; of one that is streamed all its pieces, waiting for each."""
     cdef UwsEvent* event = conn.delivery.event
-    cdef uint64_t room = conn.l.env.max_message_bytes
+    cdef uint64_t room
     cdef list pieces
-    if event.kind != UWS_EV_FRAGMENT or (event.flags & UWS_EVF_FINAL and event.len_bytes <= room):
+    if event.kind != UWS_EV_FRAGMENT:
+        return event_payload(event)
+    # While the bytes of a stranger are decoded, under the lock, it is his limit.
+    conn_lock(conn.l)
+    room = conn.l.env.max_message_bytes
+    conn_unlock(conn.l)
+    if event.flags & UWS_EVF_FINAL and event.len_bytes <= room:
         return event_payload(event)
     pieces = []
     while True:

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from .options import Options
     from .serving import Serving
 
-__all__ = ["DRAIN", "NONE", "STOP", "more_urgent", "obey", "patience"]
+__all__ = ["DRAIN", "NONE", "NOW", "STOP", "more_urgent", "obey", "patience"]
 
-NONE, DRAIN, STOP = range(3)
-"""What signals have asked for so far; each is more urgent than the one before, and beyond the last nobody waits."""
+NONE, DRAIN, STOP, NOW = range(4)
+"""What signals have asked for so far; each is more urgent than the one before, and with the last nobody waits."""
 
 # The close code of a drain (RFC 6455, section 7.4.1, and IANA's registry).
 _RESTART = 1012
@@ -23,9 +23,9 @@ _LAST_ANSWERS = 5.0
 
 
 def more_urgent(options: Options, urgency: int, number: int) -> int:
-    """Return how urgent the end is after one more signal."""
+    """Return how urgent the end is after one more signal; there may be thousands."""
     gentle = number == signal.SIGTERM and options.drain_time != 0
-    return max(urgency + 1, DRAIN if gentle else STOP)
+    return min(max(urgency + 1, DRAIN if gentle else STOP), NOW)
 
 
 def obey(options: Options, run: Serving, urgency: int) -> None:

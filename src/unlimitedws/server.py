@@ -18,7 +18,7 @@ from .address import Address
 from .callbacks import Callbacks
 from .door import Door
 from .durations import Duration, microseconds, seconds
-from .ending import NONE, STOP, more_urgent, obey
+from .ending import NONE, NOW, more_urgent, obey
 from .entrance import Entrance
 from .errors import ConnectionClosed
 from .hooks import adopt_methods, check_hook_name
@@ -264,7 +264,7 @@ class Server(Callbacks, Entrance):
             urgency = more_urgent(self._options, urgency, number)
             if run is not None:
                 obey(self._options, run, urgency)
-            return urgency <= STOP
+            return urgency < NOW
 
         with SignalWaiter(on_signal) as waiter:
             run = self._begin()

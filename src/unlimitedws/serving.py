@@ -6,7 +6,6 @@ Made and asked by `server`, which keeps the API. Knows no hook and no address.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import threading
@@ -106,15 +105,18 @@ class Serving:
                 they have.
         """
         self._enlist()
+        alone = True
         try:
             # Held throughout: nobody is the last to end before all have begun.
             with self._lock:
-                for number in range(len(self.loops)):
-                    self._start_thread(number)
+                try:
+                    for number in range(len(self.loops)):
+                        self._start_thread(number)
+                finally:
+                    # Not asked again later: whoever was started may have been the last to end by then.
+                    alone = not self._threads
         except BaseException:
             self.shut(0)
-            with self._lock:
-                alone = not self._threads
             if alone:
                 self._end()
             raise
@@ -158,16 +160,14 @@ class Serving:
     def join(self, limit: float | None = None) -> None:
         """Wait until every thread of it has gone; `ended` is set. Thread: any but these."""
         deadline = None if limit is None else time.monotonic() + limit
-        while self._gone:
-            thread = self._gone[-1]
+        # A list of its own: others may wait too.
+        for thread in tuple(self._gone):
             if thread is threading.current_thread():
-                return
+                continue
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 return
-            # Another one who waits may have been here before.
-            with contextlib.suppress(ValueError):
-                self._gone.remove(thread)
+        self._gone.clear()
 
     def shut_for(self, exc: BaseException, timeout: Duration) -> None:
         """Stop because of what was raised. The first one of a run comes out of `Server.run`."""
@@ -217,7 +217,8 @@ class Serving:
         self._threads.add(thread)
         try:
             thread.start()
-        except BaseException:
+        except Exception:
+            # Not for what a signal's handler raises: that comes while the thread's beginning is waited for.
             self._threads.discard(thread)
             raise
 

@@ -54,8 +54,9 @@ class SignalWaiter:
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
         self._previous_fd = -1
         self._main = threading.current_thread() is threading.main_thread()
-        # Keeps a late `wake` from writing into a pipe that is closed, or into what has its number now.
-        self._lock = threading.Lock()
+        # Keeps a late `wake` from writing into a pipe that is closed, or into what has its number now. Reentrant,
+        # because an application's own signal handler may come in between, and stop the server.
+        self._lock = threading.RLock()
         self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
@@ -114,7 +115,7 @@ class SignalWaiter:
 
     def forked(self) -> None:
         """This is a child process: end the context, without what another thread may have been about to do."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.__exit__(None, None, None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .durations import milliseconds, seconds
-from .ending import DRAIN, NONE, STOP, more_urgent, obey, patience
+from .ending import DRAIN, NONE, NOW, STOP, more_urgent, obey, patience
 from .serving import GRACE, Serving
 from .signals import SignalWaiter
 
@@ -73,8 +73,9 @@ class _Worker:
         self.kill_at: float | None = None
 
     def ask(self, ask: _Ask) -> None:
-        # It may have ended just now, and the reaper comes later.
-        with contextlib.suppress(BrokenPipeError):
+        # It may have ended just now, and the reaper comes later. Where it has not read for so long that the pipe is full
+        # it hears no more of this either: the time that it has been given ends it.
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self.ask_fd, _ASK.pack(*ask))
 
     def ask_to_leave(self, ask: _Ask, patience: float) -> None:
@@ -129,6 +130,7 @@ class Supervisor:
         self._exchange: tuple[_Worker, _Worker] | None = None
         # Signals, and what `stop` and `drain` ask for with the time that it takes.
         self._heard: deque[int | tuple[_Ask, float]] = deque()
+        self._signalled = NONE
         self._urgency = NONE
         self._failure: BaseException | None = None
         self._waiter: SignalWaiter | None = None
@@ -145,7 +147,7 @@ class Supervisor:
         Thread: the main one.
         """
         with SignalWaiter(
-            self._heard.append,
+            self._on_signal,
             (signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
             also=signal.SIGCHLD,
         ) as waiter:
@@ -155,8 +157,10 @@ class Supervisor:
             finally:
                 # Only where something was raised that is not ours.
                 for worker in self._workers:
-                    os.kill(worker.pid, signal.SIGKILL)
-                    os.waitpid(worker.pid, 0)
+                    # Somebody else in this process may have waited for it before.
+                    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                        os.kill(worker.pid, signal.SIGKILL)
+                        os.waitpid(worker.pid, 0)
                     worker.close()
                 self.ended.set()
         if self._failure is not None:
@@ -164,6 +168,13 @@ class Supervisor:
                 raise self._failure
             finally:
                 self._failure = None
+
+    def _on_signal(self, number: int) -> bool:
+        """Line a signal up. False: no other one can make the end more urgent."""
+        self._heard.append(number)
+        if number != signal.SIGHUP:
+            self._signalled = more_urgent(self._server.options, self._signalled, number)
+        return self._signalled < NOW
 
     def stop(self, timeout: float) -> None:
         """Stop all workers; see `Server.stop`. The main thread does not wait. Thread: any."""
@@ -205,7 +216,8 @@ class Supervisor:
             self._end_all(*heard)
         elif heard != signal.SIGHUP:
             urgency = more_urgent(self._server.options, self._urgency, heard)
-            self._end_all(_Ask(_AS_SIGNALLED, urgency), patience(self._server.options, urgency))
+            if urgency > self._urgency:
+                self._end_all(_Ask(_AS_SIGNALLED, urgency), patience(self._server.options, urgency))
         elif self._urgency == NONE:
             logger.info("SIGHUP: replacing the workers, one after the other")
             self._rolling = deque(range(self._count))
@@ -349,17 +361,15 @@ class Supervisor:
         return max(min(times) - time.monotonic(), 0.0) if times else None
 
     def _fork(self, index: int) -> _Worker:
-        ready_r, ready_w = os.pipe()
-        ask_r, ask_w = os.pipe()
-        try:
+        with contextlib.ExitStack() as opened:
+            ready_r, ready_w = _pipe(opened)
+            ask_r, ask_w = _pipe(opened)
             os.set_blocking(ready_r, False)
+            os.set_blocking(ask_w, False)
             # What is buffered would be written twice.
             _flush()
             pid = os.fork()
-        except BaseException:
-            for fd in (ready_r, ready_w, ask_r, ask_w):
-                os.close(fd)
-            raise
+            opened.pop_all()
         if pid == 0:
             self._be_worker(index, ready_w, ask_r, (ready_r, ask_w))
         os.close(ready_w)
@@ -430,9 +440,10 @@ class _Work:
             raise serving.raised
         return 0
 
-    def _signalled(self, number: int) -> None:
+    def _signalled(self, number: int) -> bool:
         # However often: one that all of the group get is not to count twice, and the parent has the last word.
         self._heard.append(_Ask(_AS_SIGNALLED, more_urgent(self._server.options, NONE, number)))
+        return False
 
     def _obey(self, serving: Serving, ask: _Ask) -> None:
         if ask.kind == _TO_LOOK:
@@ -483,6 +494,14 @@ def _how(code: int) -> str:
         return f"been killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"been killed by signal {-code}"
+
+
+def _pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe that is closed with the others, if it comes to that."""
+    ends = os.pipe()
+    for fd in ends:
+        opened.callback(os.close, fd)
+    return ends
 
 
 def _flush() -> None:

@@ -136,10 +136,11 @@ def test_shut_accepts_nobody_any_more() -> None:
         late.close()
 
 
-def test_loop_that_leaves_takes_in_who_waits_and_nobody_afterwards() -> None:
+@pytest.mark.parametrize("count", [3, MANY])
+def test_loop_that_leaves_takes_in_who_waits_and_nobody_afterwards(count: int) -> None:
     # The kernel may have told this loop of those, and none of the others.
     with running(start=False, on_message=echo) as engine:
-        waiting = waiting_clients(engine.port, 3)
+        waiting = waiting_clients(engine.port, count)
         engine.loop.accept_no_more()
         late = waiting_clients(engine.port, 1)[0]
         engine.start()
@@ -148,7 +149,7 @@ def test_loop_that_leaves_takes_in_who_waits_and_nobody_afterwards() -> None:
             ping(client)
         engine.loop.accept_no_more()
         ping(waiting[0])
-        assert engine.counter("accepted") == 3
+        assert engine.counter("accepted") == count
         # What is left in the backlog is for another loop, that shares the socket.
         with running(on_message=echo) as other:
             other.loop.listen(engine.sockets[0].fileno(), in_turn=True)

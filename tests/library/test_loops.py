@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -14,6 +15,7 @@ from raw import TEXT, RawClient
 
 import unlimitedws
 from unlimitedws import Accept, Options
+from unlimitedws.serving import Serving
 
 LOOPS = 3
 MANY = 60
@@ -304,8 +306,9 @@ def test_server_that_gets_no_descriptors_for_its_last_loop_keeps_none(no_fd_leak
 
 
 def test_thread_that_cannot_be_started_stops_the_loops_that_were(
-    monkeypatch: pytest.MonkeyPatch, no_fd_leaks: None
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, no_fd_leaks: None
 ) -> None:
+    caplog.set_level(logging.INFO, "unlimitedws")
     server = unlimitedws.NewServer("127.0.0.1:0", loops=LOOPS)
     start = threading.Thread.start
     names: list[str] = []
@@ -316,11 +319,19 @@ def test_thread_that_cannot_be_started_stops_the_loops_that_were(
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    def thorough(serving: Serving, timeout: Any) -> None:
+        shut(serving, timeout)
+        wait_until(lambda: not serving._threads, "those that were started have left")
+
+    shut = Serving.shut
+    monkeypatch.setattr(Serving, "shut", thorough)
     monkeypatch.setattr(threading.Thread, "start", limited)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         server.start()
     assert not server.running
     assert names == [f"unlimitedws-{i + 1}.1" for i in range(LOOPS)]
+    # However soon those that were have ended: what is done at the end is done once.
+    assert caplog.text.count("stopped listening") == 1
     monkeypatch.undo()
     with server, RawClient(server.local_addr.port) as client:
         ping(client)

@@ -18,6 +18,7 @@ from programs import PRELUDE, Program
 from raw import TEXT, RawClient
 
 import unlimitedws
+from unlimitedws import ending
 
 WORKERS = 3
 
@@ -202,6 +203,37 @@ def test_second_signal_drops_those_who_do_not_answer() -> None:
             assert client.recv_close().code == 1001
         group.signal(signal.SIGTERM)
         group.end()
+
+
+STORM = """
+import operator
+# Once run() has returned a signal does what it did before: nothing, for as long as this goes on.
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, operator.is_)
+server.run(ready=ready)
+tell("returned", server.running)
+os._exit(0)
+"""
+
+
+def test_storm_of_signals_ends_as_three_of_them_do() -> None:
+    with Group(STORM, workers=2, drain_time=20) as group:
+        client = group.connect()
+        client.send_frame(TEXT, "block")
+        assert client.recv_message() == "blocked"
+        # Until the one that does not return is killed there is time for very many.
+        while group.program.process.poll() is None:
+            group.signal(signal.SIGTERM)
+        out = group.end()
+        assert out.endswith("returned False\n")
+        assert out.count("draining 2 workers") == 1
+
+
+def test_no_number_of_signals_is_too_urgent_to_be_told() -> None:
+    options, urgency = unlimitedws.Options(), ending.NONE
+    for _ in range(1000):
+        urgency = ending.more_urgent(options, urgency, signal.SIGTERM)
+    assert urgency == ending.NOW
 
 
 def test_killed_worker_is_replaced_and_nobody_else_notices() -> None:

@@ -95,6 +95,9 @@ class Guest(Serving):
         if self._aio.is_running():
             super().wait_at_exit(timeout)
             return
+        if self.ended.is_set():
+            # Since we were found to run, by the event loop of another thread.
+            return
         (engine,) = self.loops
         # Nobody is left whom it could be told.
         for name in _HOOKS:

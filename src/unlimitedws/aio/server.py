@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from _uws.conn import Conn
+from _uws.conn import Conn, check_close
 
 from .. import request as plain
 from .. import server as threaded
@@ -207,6 +207,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._is_closing = False
+        self._ending: asyncio.Future[None] | None = None
         self._has_closed: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -261,22 +262,21 @@ class Server:
     async def serve_forever(self) -> None:
         """Serve until the server is closed. Cancelled, close it and wait for that."""
         await self.start_serving()
-        try:
-            await self.wait_closed()
-        except asyncio.CancelledError:
-            self.close()
-            await self.wait_closed()
-            raise
+        await self._keep()
 
     def close(self, close_connections: bool = True, code: int = _GOING_AWAY, reason: str = "") -> None:
         """Begin to close: accept no more, close the connections, then wait for the handlers. Called again, nothing.
 
         Args:
             close_connections: False leaves the connections that there are until their clients close them, or their
-                handlers return; newcomers are refused with 503 meanwhile.
+                handlers return; newcomers are still served meanwhile, and waited for like them.
             code: The close code that clients get.
             reason: At most 123 bytes as UTF-8.
+
+        Raises:
+            ValueError: code may not be sent, or reason is too long.
         """
+        check_close(code, reason)
         if self._closing is None and self._threaded is not None:
             self._is_closing = True
             self._closing = self.get_loop().create_task(self._close(close_connections, code, reason))
@@ -295,12 +295,11 @@ class Server:
                 made.stop()
             else:
                 if not close_connections:
-                    await self._farewell()
+                    await self._handlers_return()
                 for connection in list(self._all):
                     connection._close(code, reason)
                 run.shut(made.options.close_timeout)
-                while self._tasks:
-                    await asyncio.wait(self._tasks)
+                await self._handlers_return()
                 while not run.ended.is_set():
                     self._ending = self.get_loop().create_future()
                     await self._ending
@@ -311,10 +310,8 @@ class Server:
             if not self._has_closed.done():
                 self._has_closed.set_result(None)
 
-    _ending: asyncio.Future[None] | None = None
-
-    async def _farewell(self) -> None:
-        """Let the connections be that there are, until the last has gone."""
+    async def _handlers_return(self) -> None:
+        """Wait for the handlers, those of newcomers too."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -327,7 +324,8 @@ class Server:
             self.close()
 
     async def _keep(self) -> None:
-        """Notice that the event loop is about to end: `asyncio.run` cancels its tasks before it closes it."""
+        """Wait until it has closed; cancelled, close it and wait for that. A task of its own notices so that the event
+        loop is about to end: `asyncio.run` cancels its tasks before it closes it."""
         try:
             await self.wait_closed()
         except asyncio.CancelledError:

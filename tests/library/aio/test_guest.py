@@ -304,6 +304,24 @@ def test_ctrl_c_closes_everybody_with_1001(program: Callable[..., Program], loop
     assert one.end() == (0, "stopped\n", "")
 
 
+@pytest.mark.parametrize(("code", "reason"), [(999, ""), (1005, ""), (1001, "x" * 124)])
+def test_a_server_is_not_closed_with_what_a_close_frame_cannot_say(code: int, reason: str) -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            async for message in connection:
+                await connection.send(message)
+
+        async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
+            with pytest.raises(ValueError, match="close"):
+                server.close(code=code, reason=reason)
+            # As if nothing had been said.
+            assert server.is_serving()
+            await ws.send("x")
+            assert await ws.recv() == "x"
+
+    run("asyncio", main())
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_threads_and_descriptors_are_back_after_many_lives(loop: str) -> None:
     async def main() -> None:
