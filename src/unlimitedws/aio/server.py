@@ -6,13 +6,14 @@ The names and their meaning are those of `websockets`; docs/asyncio.md has the d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from _uws.conn import Conn
+from _uws.conn import Conn, check_close
 
 from .. import request as plain
 from .. import server as threaded
@@ -272,11 +273,15 @@ class Server:
         """Begin to close: accept no more, close the connections, then wait for the handlers. Called again, nothing.
 
         Args:
-            close_connections: False leaves the connections that there are until their clients close them, or their
-                handlers return; newcomers are refused with 503 meanwhile.
+            close_connections: False leaves the connections until their clients close them, or their handlers return;
+                those of newcomers too, who are still served meanwhile.
             code: The close code that clients get.
             reason: At most 123 bytes as UTF-8.
+
+        Raises:
+            TypeError, ValueError: code may not be sent, or reason is too long. Nothing has been closed.
         """
+        check_close(code, reason)
         if self._closing is None and self._threaded is not None:
             self._is_closing = True
             self._closing = self.get_loop().create_task(self._close(close_connections, code, reason))
@@ -293,17 +298,19 @@ class Server:
         try:
             if run is None:
                 made.stop()
-            else:
-                if not close_connections:
+                return
+            if not close_connections:
+                # Cancelled: see below. The handlers are, too, so nobody is let be any longer.
+                with contextlib.suppress(asyncio.CancelledError):
                     await self._farewell()
-                for connection in list(self._all):
-                    connection._close(code, reason)
-                run.shut(made.options.close_timeout)
-                while self._tasks:
-                    await asyncio.wait(self._tasks)
-                while not run.ended.is_set():
-                    self._ending = self.get_loop().create_future()
-                    await self._ending
+            for connection in list(self._all):
+                connection._close(code, reason)
+            run.shut(made.options.close_timeout)
+            while self._tasks or not run.ended.is_set():
+                # `asyncio.run` cancels this task as all others before it closes the event loop. What has begun comes to
+                # its end all the same: the engine would outlive the event loop, with its thread and its port.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._end_of(run)
         finally:
             if self._sock is not None:
                 self._sock.close()
@@ -312,6 +319,14 @@ class Server:
                 self._has_closed.set_result(None)
 
     _ending: asyncio.Future[None] | None = None
+
+    async def _end_of(self, run: Serving) -> None:
+        """Wait until the handlers have returned, and the engine has come to its end."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        while not run.ended.is_set():
+            self._ending = self.get_loop().create_future()
+            await self._ending
 
     async def _farewell(self) -> None:
         """Let the connections be that there are, until the last has gone."""
