@@ -16,6 +16,9 @@ __all__ = ["DRAIN", "NONE", "STOP", "more_urgent", "obey", "patience"]
 NONE, DRAIN, STOP = range(3)
 """What signals have asked for so far; each is more urgent than the one before, and beyond the last nobody waits."""
 
+# Whoever goes on sending signals gets no more than this, and the number stays one that a byte can hold.
+_DROP = STOP + 1
+
 # The close code of a drain (RFC 6455, section 7.4.1, and IANA's registry).
 _RESTART = 1012
 # After the drain of a signal: with the default of `drain_time` all is over before an orchestrator kills.
@@ -25,7 +28,7 @@ _LAST_ANSWERS = 5.0
 def more_urgent(options: Options, urgency: int, number: int) -> int:
     """Return how urgent the end is after one more signal."""
     gentle = number == signal.SIGTERM and options.drain_time != 0
-    return max(urgency + 1, DRAIN if gentle else STOP)
+    return min(max(urgency + 1, DRAIN if gentle else STOP), _DROP)
 
 
 def obey(options: Options, run: Serving, urgency: int) -> None:

@@ -73,8 +73,9 @@ class _Worker:
         self.kill_at: float | None = None
 
     def ask(self, ask: _Ask) -> None:
-        # It may have ended just now, and the reaper comes later.
-        with contextlib.suppress(BrokenPipeError):
+        # It may have ended just now, and the reaper comes later. One that hangs has a pipe full of asks that it has not
+        # read, and we do not wait for it: it would not be killed then, and nobody else looked after.
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self.ask_fd, _ASK.pack(*ask))
 
     def ask_to_leave(self, ask: _Ask, patience: float) -> None:
@@ -353,6 +354,7 @@ class Supervisor:
         ask_r, ask_w = os.pipe()
         try:
             os.set_blocking(ready_r, False)
+            os.set_blocking(ask_w, False)
             # What is buffered would be written twice.
             _flush()
             pid = os.fork()
