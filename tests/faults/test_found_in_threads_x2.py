@@ -1,4 +1,4 @@
-"""What reviewers found under an event loop and in the parent of workers, each with a test that fails without its mend."""
+"""Found by reviewers under an event loop and in the parent of workers, each with a test that fails without its mend."""
 
 from __future__ import annotations
 
