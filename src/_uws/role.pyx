@@ -437,8 +437,9 @@ cdef int role_visit(UwsLoop* l) noexcept nogil:
     else:
         l.polling = 1
     if l.dog_asleep:
-        # It looks at epoll, where nothing may be seen of what was promised, or of a timer that was set.
-        l.dog_asleep = 0
+        # It looks at epoll, where nothing may be seen of what was promised, or of a timer that was set. As often as it
+        # takes until it is awake, which it says itself: the visit that this leads to silences the eventfd, and if the
+        # watchdog has not seen it by then it sleeps on, for as long as it meant to before there was the timer.
         l.woken = 1
         poller_wake(&l.poller)
     pthread_mutex_unlock(&l.lock)
