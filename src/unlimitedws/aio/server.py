@@ -314,8 +314,6 @@ class Server:
             if not self._has_closed.done():
                 self._has_closed.set_result(None)
 
-    _ending: asyncio.Future[None] | None = None
-
     async def _end_of(self, run: Serving) -> None:
         """Wait until the handlers have returned, and the engine has come to its end."""
         while self._tasks:
