@@ -233,8 +233,8 @@ cdef inline bint _has_room(const UwsLoop* l, const UwsSide* side) noexcept nogil
 
 cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Neither read an open connection nor deliver what it sent, until conn_release(), or until it is not open any more.
-    UWS_OK, UWS_E_NOMEM, or UWS_E_ARG where it is over. Where it has ended, and its last messages and the CLOSE event are
-    still on their way, it is as if it had been held before: they are delivered."""
+    UWS_OK, UWS_E_NOMEM, or UWS_E_ARG where it is over. Where it has ended, and its last messages and the CLOSE event
+    are still on their way, it is as if it had been held before: they are delivered."""
     if c.state != UWS_S_OPEN or c.flags & UWS_F_GONE:
         if c.marks & UWS_M_MUTE or c.conn == NULL:
             return UWS_E_ARG

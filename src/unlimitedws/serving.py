@@ -237,7 +237,7 @@ class Serving:
             logger.critical("the engine failed", exc_info=exc)
             self.shut_for(exc, 0)
         finally:
-            # A callback may have forked, and come back in the child: what is here is the parent's, and so may the lock be.
+            # A callback may have forked, and come back in the child: what is here is the parent's, its lock too.
             if self.pid == os.getpid():
                 self._leave()
 
