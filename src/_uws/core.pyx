@@ -361,16 +361,23 @@ cdef class Loop(Dispatch):
                     break
                 self._staff(role)
                 self._deliver(&b, role)
+                if l.forked:
+                    break
         finally:
+            # Where a callback has forked, and this is the child, there is nothing to leave, nor anybody to wait for.
+            forked = l.forked
+            last = False
             with nogil:
-                role_leave(l, &b, role)
+                if not forked:
+                    role_leave(l, &b, role)
                 batch_destroy(&b)
-            conn_lock(l)
-            l.runners -= 1
-            last = l.runners == 0 and self.dog_started
-            if last:
-                self.dog_started = False
-            conn_unlock(l)
+            if not forked:
+                conn_lock(l)
+                l.runners -= 1
+                last = l.runners == 0 and self.dog_started
+                if last:
+                    self.dog_started = False
+                conn_unlock(l)
             if last:
                 self._end()
 

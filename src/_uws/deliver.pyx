@@ -275,6 +275,10 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
             return UWS_WAITED
         if c.state != UWS_S_OPEN:
             return UWS_WAITED_CLOSED
+        if c.flags & UWS_F_PAUSED and not conn_held(c):
+            # Its inbox was full of pongs, which nobody reads, and is empty now.
+            c.flags &= ~UWS_F_PAUSED
+            conn_reading(l, c)
         if timeout_us == 0 or clock_us() >= deadline:
             return UWS_WAITED_TIMEOUT
         side = conn_side(l, c)
