@@ -165,10 +165,11 @@ class Conn(Hashable):
         Meanwhile its pings and its close frame are not seen either, so it is not taken for vanished. It ends with
         the connection: `close`, `abort`, `Server.disconnect`, `idle_timeout`, `max_lifetime`, an expiry,
         `send_timeout`, the server's end, and RST. Then `on_close` comes, where the peer has its rights behind the
-        messages that wait.
+        messages that wait. Where the peer has closed already, and messages of it still wait, it does nothing: they
+        are delivered, and `on_close` comes.
 
         Raises:
-            unlimitedws.ConnectionClosed: The connection is closed or closing.
+            unlimitedws.ConnectionClosed: The connection is closed, or we are closing it.
 
         Thread: any.
         """

@@ -22,5 +22,5 @@ cdef class Loop(Dispatch):
     cdef uint64_t spawn_at_ms         # no runner is asked for before; 0: any time
 
     cdef int _end(self) except -1
-    cdef int _staff(self) except -1
+    cdef int _staff(self, uint64_t role) except -1
     cdef int _spare(self) except -1

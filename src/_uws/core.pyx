@@ -30,6 +30,7 @@ from _uws.loop cimport (
     loop_stop,
 )
 from _uws.intern cimport intern_give, intern_take
+from _uws.post cimport post_call
 from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
 from _uws.role cimport (
     UWS_WORK_EVENTS,
@@ -51,6 +52,7 @@ from _uws.state cimport (
     UwsBatch,
     UwsCounters,
     UwsLoop,
+    pthread_cond_signal,
     pthread_mutex_lock,
     pthread_mutex_t,
     pthread_mutex_trylock,
@@ -244,6 +246,8 @@ cdef class Loop(Dispatch):
         conn_lock(self.l)
         if name == "schedule_timeout_us":
             self.l.limits.schedule_timeout_us = <uint32_t>max(value, UWS_MIN_SCHEDULE_US)
+            # The watchdog may be waiting for the end of the old one.
+            pthread_cond_signal(&self.l.dog_cond)
         elif name == "cooldown_us":
             self.l.limits.cooldown_us = <uint32_t>value
         elif name == "io_timeout_us":
@@ -285,7 +289,7 @@ cdef class Loop(Dispatch):
     def counters(self):
         cdef UwsLoop* l = self.l
         cdef UwsCounters c
-        cdef uint32_t connections, descriptors, draining, runners, parked, ready, timers, targets
+        cdef uint32_t connections, descriptors, draining, runners, parked, ready, blocking, timers, targets
         cdef size_t inbox_bytes, out_bytes, used_bytes, held_bytes, blocks, partial
         cdef uint64_t inflated, inflated_from_bytes, inflated_bytes
         cdef uint64_t[19] closed_by
@@ -294,7 +298,7 @@ cdef class Loop(Dispatch):
         conn_lock(l)
         c = l.count
         connections, descriptors, runners, parked, draining = l.n_open, l.n_conns, l.runners, l.parked, l.draining
-        ready, timers, targets = l.n_ready, l.wheel.count, l.intern.live
+        ready, blocking, timers, targets = l.n_ready, l.blockers, l.wheel.count, l.intern.live
         inbox_bytes, blocks, partial = l.inbox_bytes, l.slab.live_blocks, l.env.partial_bytes
         out_bytes = l.out_bytes
         inflated, inflated_from_bytes, inflated_bytes = l.env.inflated, l.env.inflated_from_bytes, l.env.inflated_bytes
@@ -304,7 +308,7 @@ cdef class Loop(Dispatch):
         conn_unlock(l)
         figures = {
             "connections": connections, "descriptors": descriptors, "runners": runners, "parked": parked,
-            "ready": ready, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
+            "ready": ready, "blocking": blocking, "timers": timers, "targets": targets, "inbox_bytes": inbox_bytes,
             "buffered_bytes": out_bytes, "incomplete_bytes": partial,
             "slab_used_bytes": used_bytes, "slab_held_bytes": held_bytes,
             "slab_blocks": blocks, "inflated": inflated, "inflated_from_bytes": inflated_from_bytes,
@@ -355,18 +359,25 @@ cdef class Loop(Dispatch):
                     work = role_work(l, &b, &role)
                 if work == UWS_WORK_STOP:
                     break
-                self._staff()
+                self._staff(role)
                 self._deliver(&b, role)
+                if l.forked:
+                    break
         finally:
+            # Where a callback has forked, and this is the child, there is nothing to leave, nor anybody to wait for.
+            forked = l.forked
+            last = False
             with nogil:
-                role_leave(l, &b, role)
+                if not forked:
+                    role_leave(l, &b, role)
                 batch_destroy(&b)
-            conn_lock(l)
-            l.runners -= 1
-            last = l.runners == 0 and self.dog_started
-            if last:
-                self.dog_started = False
-            conn_unlock(l)
+            if not forked:
+                conn_lock(l)
+                l.runners -= 1
+                last = l.runners == 0 and self.dog_started
+                if last:
+                    self.dog_started = False
+                conn_unlock(l)
             if last:
                 self._end()
 
@@ -447,12 +458,14 @@ cdef class Loop(Dispatch):
                 conn_unlock(self.l)
         return 0
 
-    cdef int _staff(self) except -1:
+    cdef int _staff(self, uint64_t role) except -1:
         """Have one more runner started, if none is in reserve. The GIL is held, the lock is not."""
         cdef UwsLoop* l = self.l
         cdef bint wanted
         conn_lock(l)
         l.gil_waiters -= 1
+        if role != 0:
+            post_call(l)
         wanted = self.max_runners > l.runners and l.parked == 0 and l.arriving == 0 and not self.spawning \
             and not l.stopping and (self.spawn_at_ms == 0 or clock_ms() >= self.spawn_at_ms)
         if wanted:

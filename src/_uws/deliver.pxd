@@ -7,6 +7,7 @@ from _uws.proto cimport UwsEvent
 from _uws.state cimport UwsBatch, UwsLoop, UwsNote
 
 cdef enum:
+    UWS_QUICK_ENOUGH = 16         # deliveries in a row, after which a connection's callbacks are not taken to block
     UWS_DELIVER_NOTES = 256       # of one inbox in a row, so that a busy connection does not keep a runner
 
 cdef enum UwsWaited:
@@ -15,6 +16,7 @@ cdef enum UwsWaited:
     UWS_WAITED_TIMEOUT = 2
 
 cdef struct UwsDelivery:
+    UwsBatch* own                 # the batch of the runner that began it
     UwsBatch* batch               # the span [first, end) of it; NULL: from the inbox
     int first
     int at
@@ -29,6 +31,7 @@ cdef struct UwsDelivery:
     uint32_t generation
     uint32_t notes_left
     uint64_t role                 # UwsLoop.away_seq of the runner when it left polling
+    uint64_t began_us             # where the connection is known for callbacks that block
 
 # All with the loop's lock held, except deliver_next; deliver_wait and deliver_wait_room let go of it while they wait.
 cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil

@@ -7,10 +7,30 @@ from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_OK
 from _uws.inbox cimport inbox_put_back, inbox_take, note_give
 from _uws.life cimport conn_settle
-from _uws.post cimport post_lost, post_pop_ready, post_ready, post_to_inbox, side_has_news, side_opens
+from _uws.post cimport (
+    post_apart,
+    post_call,
+    post_lost,
+    post_pop_apart,
+    post_pop_ready,
+    post_ready,
+    post_to_inbox,
+    side_has_news,
+    side_opens,
+)
 from _uws.proto cimport UWS_EV_DRAIN, UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EV_PONG, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_held, conn_index, conn_reading, conn_side, conn_takes, conn_trim
+from _uws.slot cimport (
+    conn_at,
+    conn_blocks,
+    conn_extra,
+    conn_held,
+    conn_index,
+    conn_reading,
+    conn_side,
+    conn_takes,
+    conn_trim,
+)
 from _uws.state cimport (
     UWS_F_BUSY,
     UWS_F_PAUSED,
@@ -21,6 +41,7 @@ from _uws.state cimport (
     UWS_S_DEAD,
     UWS_S_OPEN,
     UwsConn,
+    UwsExtra,
     UwsSide,
     pthread_cond_signal,
     pthread_cond_t,
@@ -31,11 +52,29 @@ cdef extern from "pthread.h" nogil:
     int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, const timespec*)
 
 
+cdef UwsConn* _next_ready(UwsLoop* l, const UwsDelivery* d) noexcept nogil:
+    """Whose inbox comes next; NULL: nobody's.
+
+    Connections whose callbacks block are for runners that do not have the role, while another has it: then whoever
+    takes one keeps nobody from being served. While no runner has the role, who comes takes what is quick and then
+    the role."""
+    cdef UwsConn* c = NULL
+    cdef bint alone = l.runners <= 1
+    if l.n_apart != 0 and not alone and l.owner == UWS_O_RUNNER and not (l.away and l.away_seq == d.role):
+        c = post_pop_apart(l)
+        post_call(l)
+        return c
+    c = post_pop_ready(l)
+    return post_pop_apart(l) if c == NULL and alone else c
+
+
 cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil:
     """Take the next connection's events: first from the runner's own batch, then from the connections that are ready.
-    False: there is nothing to deliver."""
+    False: there is nothing to deliver, or nothing that is this runner's business."""
     cdef UwsEvent* event
     cdef UwsConn* c
+    d.own = b
+    b.blamed_us = 0
     d.note = NULL
     d.event = NULL
     while b.taken < b.n:
@@ -45,8 +84,10 @@ cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil:
         while d.end < b.n and b.events[d.end].index == event.index and b.events[d.end].generation == event.generation:
             d.end += 1
         c = conn_at(l, event.index, event.generation)
-        if c == NULL or c.flags & (UWS_F_BUSY | UWS_F_READY) or (conn_held(c) and event.kind != UWS_EV_OPEN):
-            # Earlier events of it are still being delivered, or wait, or it is paused: these line up behind them.
+        if c == NULL or c.flags & (UWS_F_BUSY | UWS_F_READY) or (conn_held(c) and event.kind != UWS_EV_OPEN) \
+                or post_apart(l, c):
+            # Earlier events of it are still being delivered, or wait, or it is paused: these line up behind them. Or
+            # it is another runner's, since these were put here.
             while b.taken < d.end:
                 event = &b.events[b.taken]
                 b.taken += 1
@@ -58,13 +99,17 @@ cdef bint deliver_begin(UwsLoop* l, UwsBatch* b, UwsDelivery* d) noexcept nogil:
         d.at = d.first
         d.index = event.index
         d.generation = event.generation
+        if conn_blocks(l, c):
+            d.began_us = clock_us()
         c.flags |= UWS_F_BUSY
         deliver_look(l, d)
         l.taken_seq += 1
         return True
-    c = post_pop_ready(l)
+    c = _next_ready(l, d)
     if c == NULL:
         return False
+    if conn_blocks(l, c):
+        d.began_us = clock_us()
     d.batch = NULL
     d.first = d.at = d.end = 0
     d.notes_left = UWS_DELIVER_NOTES
@@ -132,6 +177,28 @@ cdef bint deliver_held(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     return True
 
 
+cdef void _learn(UwsLoop* l, const UwsDelivery* d, UwsConn* c) noexcept nogil:
+    """The delivery cost its runner the role, or the connection is known for such: do its callbacks block?
+
+    Many short ones in a row do not, however long they take together: an eighth of the timeout each is not short."""
+    cdef uint64_t calls = <uint64_t>(d.at - d.first) if d.batch != NULL else UWS_DELIVER_NOTES - d.notes_left
+    cdef uint64_t since_us = d.own.blamed_us if d.own.blamed_us != 0 else d.began_us
+    cdef uint64_t took_us = clock_us() - since_us, timeout_us = l.limits.schedule_timeout_us
+    cdef bint blocked = took_us >= timeout_us and 8 * took_us >= calls * timeout_us
+    cdef UwsExtra* extra
+    d.own.blamed_us = 0
+    if blocked and l.runners > 1:
+        extra = conn_extra(l, c)
+        if extra.blocks == 0:
+            l.blockers += 1
+        extra.blocks = UWS_QUICK_ENOUGH
+    elif not blocked and conn_blocks(l, c):
+        extra = conn_extra(l, c)
+        extra.blocks -= 1
+        if extra.blocks == 0:
+            l.blockers -= 1
+
+
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     """The delivery's callbacks have returned: its payloads go back, and the connection may be taken again."""
     cdef UwsConn* c = conn_at(l, d.index, d.generation)
@@ -145,6 +212,8 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     d.event = NULL
     if c == NULL:
         return
+    if d.own.blamed_us != 0 or conn_blocks(l, c):
+        _learn(l, d, c)
     c.flags &= ~UWS_F_BUSY
     if c.side != NULL and (c.side.inbox.head != NULL or c.side.drain_due):
         if side_has_news(c.side):
@@ -206,6 +275,10 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
             return UWS_WAITED
         if c.state != UWS_S_OPEN:
             return UWS_WAITED_CLOSED
+        if c.flags & UWS_F_PAUSED and not conn_held(c):
+            # Its inbox was full of pongs, which nobody reads, and is empty now.
+            c.flags &= ~UWS_F_PAUSED
+            conn_reading(l, c)
         if timeout_us == 0 or clock_us() >= deadline:
             return UWS_WAITED_TIMEOUT
         side = conn_side(l, c)

@@ -158,7 +158,8 @@ cdef class Dispatch:
         cdef int how = AS_CALL
         cdef bint asked = False, held
         cdef void* known
-        while True:
+        while not l.forked:
+            # In a child process that a callback has made, what is left of it is the parent's.
             if atomic_read(&l.orders) != d.orders:
                 # Perhaps for this connection, by the callback that has just returned or by any thread.
                 conn_lock(l)

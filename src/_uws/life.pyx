@@ -92,6 +92,7 @@ from _uws.state cimport (
     UWS_M_EXTRA,
     UWS_M_HEARD,
     UWS_M_LISTEN,
+    UWS_M_MUTE,
     UWS_M_RESET,
     UWS_M_SAID,
     UWS_PING_WINDOW,
@@ -232,9 +233,12 @@ cdef inline bint _has_room(const UwsLoop* l, const UwsSide* side) noexcept nogil
 
 cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Neither read an open connection nor deliver what it sent, until conn_release(), or until it is not open any more.
-    UWS_OK, UWS_E_NOMEM, or UWS_E_ARG where it is not open."""
+    UWS_OK, UWS_E_NOMEM, or UWS_E_ARG where it is over. Where it has ended, and its last messages and the CLOSE event
+    are still on their way, it is as if it had been held before: they are delivered."""
     if c.state != UWS_S_OPEN or c.flags & UWS_F_GONE:
-        return UWS_E_ARG
+        if c.marks & UWS_M_MUTE or c.conn == NULL:
+            return UWS_E_ARG
+        return UWS_OK if c.state == UWS_S_OPEN or c.flags & UWS_F_CLOSE_OUT else UWS_E_ARG
     if conn_side(l, c) == NULL:
         return UWS_E_NOMEM
     if not c.side.held:
@@ -573,6 +577,8 @@ cdef void _forget(UwsLoop* l, UwsExtra* extra) noexcept nogil:
     intern_give(&l.intern, extra.subprotocol)
     intern_give(&l.intern, extra.peer)
     intern_give(&l.intern, extra.forwarded)
+    if extra.blocks != 0:
+        l.blockers -= 1
     memset(extra, 0, sizeof(UwsExtra))
 
 

@@ -28,7 +28,7 @@ from _uws.poller cimport (
     poller_remove,
     poller_wait,
 )
-from _uws.post cimport post_nudge
+from _uws.post cimport post_near, post_nudge
 from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_init
@@ -130,6 +130,8 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     l.slow_tail = -1
     l.ready_head = -1
     l.ready_tail = -1
+    l.apart_head = -1
+    l.apart_tail = -1
     l.poller.epoll_fd = -1
     l.poller.wake_fd = -1
     l.limits = limits[0]
@@ -149,6 +151,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     deflater_init(&l.deflater, &limits.deflate)
     pthread_condattr_init(&monotonic)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC)
+    pthread_cond_init(&l.park_cond, &monotonic)
     pthread_cond_init(&l.runner_cond, &monotonic)
     pthread_cond_init(&l.dog_cond, &monotonic)
     pthread_cond_init(&l.wait_cond, &monotonic)
@@ -194,6 +197,7 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     inflater_destroy(&l.env.inflater)
     # The contexts of connections that are left go with it.
     slab_destroy(&l.slab)
+    pthread_cond_destroy(&l.park_cond)
     pthread_cond_destroy(&l.runner_cond)
     pthread_cond_destroy(&l.dog_cond)
     pthread_cond_destroy(&l.wait_cond)
@@ -253,9 +257,9 @@ cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
     if l.owner == UWS_O_DOG and (l.role_wanted or l.dog_quit):
         # Whoever said so while the flushing before this let go of the lock found nobody in epoll to be woken.
         return 0
-    if l.n_ready != 0 and l.guest == NULL:
-        if l.owner != UWS_O_DOG:
-            return 0
+    if l.owner != UWS_O_DOG and post_near(l) != 0 and l.guest == NULL:
+        return 0
+    if l.owner == UWS_O_DOG and l.n_ready != 0 and l.guest == NULL:
         look = <int>((l.limits.schedule_timeout_us + 999) // 1000)
         return look if wait < 0 or look < wait else wait
     return wait

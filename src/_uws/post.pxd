@@ -1,8 +1,11 @@
 # F5. Where events go on their way to the callbacks: into the batch of the thread that polls, or, where that would
 # break their order or nobody could read them there, into the connection's inbox.
-# Owns the list of connections that are ready. Everything is called with the loop's lock held.
+# Owns the lists of connections that are ready. Everything is called with the loop's lock held.
 
 from _uws.proto cimport UWS_EV_OPEN, UwsEvent
+from libc.stdint cimport uint32_t
+
+from _uws.slot cimport conn_blocks
 from _uws.state cimport UwsConn, UwsLoop, UwsSide
 
 
@@ -26,6 +29,16 @@ cdef inline bint side_has_news(const UwsSide* side) noexcept nogil:
     return side.drain_due or (side.inbox.head != NULL and (not side.held or side_opens(side)))
 
 
+cdef inline bint post_apart(const UwsLoop* l, const UwsConn* c) noexcept nogil:
+    """Is c to be left to a runner that does not poll? Where there is only one thread there is no such runner."""
+    return l.blockers != 0 and l.runners > 1 and conn_blocks(l, c)
+
+
+cdef inline uint32_t post_near(const UwsLoop* l) noexcept nogil:
+    """How many of those that are ready are the poller's business: all where there is nobody else."""
+    return l.n_ready - l.n_apart if l.runners > 1 else l.n_ready
+
+
 cdef int post_event(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
@@ -34,3 +47,6 @@ cdef void post_drained(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void post_nudge(UwsLoop* l) noexcept nogil
 cdef void post_ready(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef UwsConn* post_pop_ready(UwsLoop* l) noexcept nogil
+cdef UwsConn* post_pop_apart(UwsLoop* l) noexcept nogil
+cdef void post_wake_parked(UwsLoop* l) noexcept nogil
+cdef void post_call(UwsLoop* l) noexcept nogil

@@ -1,5 +1,7 @@
 # F5. See post.pxd.
 
+from libc.stdint cimport int32_t
+
 from _uws.errs cimport UWS_E_NOMEM, UWS_OK
 from _uws.inbox cimport inbox_put
 from _uws.poller cimport poller_wake
@@ -18,6 +20,7 @@ from _uws.state cimport (
     UwsBatch,
     UwsSide,
     pthread_cond_broadcast,
+    pthread_cond_signal,
 )
 from _uws.wheel cimport wheel_set
 
@@ -30,32 +33,66 @@ cdef void post_nudge(UwsLoop* l) noexcept nogil:
         poller_wake(&l.poller)
 
 
+cdef void post_wake_parked(UwsLoop* l) noexcept nogil:
+    """Let one parked runner go on. One at a time: the next one when this one has come and gets nowhere either."""
+    if l.wake_parked == 0 and l.parked != 0:
+        l.wake_parked = 1
+        pthread_cond_signal(&l.park_cond)
+
+
+cdef void post_call(UwsLoop* l) noexcept nogil:
+    """See that a runner comes for those that are kept apart. With one on the way to the GIL it is left to that one to
+    call the next."""
+    if l.n_apart != 0 and (l.gil_waiters == 0 or l.lanes > 1):
+        post_wake_parked(l)
+
+
+cdef inline void _append(UwsLoop* l, UwsConn* c, int32_t* head, int32_t* tail) noexcept nogil:
+    c.side.ready_next = -1
+    if tail[0] >= 0:
+        l.table[tail[0]].side.ready_next = conn_index(l, c)
+    else:
+        head[0] = conn_index(l, c)
+    tail[0] = conn_index(l, c)
+
+
+cdef inline UwsConn* _pop(UwsLoop* l, int32_t* head, int32_t* tail) noexcept nogil:
+    cdef UwsConn* c
+    if head[0] < 0:
+        return NULL
+    c = &l.table[head[0]]
+    head[0] = c.side.ready_next
+    if head[0] < 0:
+        tail[0] = -1
+    l.n_ready -= 1
+    c.flags &= ~UWS_F_READY
+    return c
+
+
 cdef void post_ready(UwsLoop* l, UwsConn* c) noexcept nogil:
-    """Put c at the end of the ready list; it has a side block."""
+    """Put c at the end of its ready list; it has a side block. The poller comes for it, or calls who does."""
     if c.flags & UWS_F_READY:
         return
     c.flags |= UWS_F_READY
-    c.side.ready_next = -1
-    if l.ready_tail >= 0:
-        l.table[l.ready_tail].side.ready_next = conn_index(l, c)
+    if post_apart(l, c):
+        _append(l, c, &l.apart_head, &l.apart_tail)
+        l.n_apart += 1
     else:
-        l.ready_head = conn_index(l, c)
-    l.ready_tail = conn_index(l, c)
+        _append(l, c, &l.ready_head, &l.ready_tail)
     l.n_ready += 1
     post_nudge(l)
 
 
 cdef UwsConn* post_pop_ready(UwsLoop* l) noexcept nogil:
     """The connection that has been ready for longest; NULL when there is none."""
-    cdef UwsConn* c
-    if l.ready_head < 0:
-        return NULL
-    c = &l.table[l.ready_head]
-    l.ready_head = c.side.ready_next
-    if l.ready_head < 0:
-        l.ready_tail = -1
-    l.n_ready -= 1
-    c.flags &= ~UWS_F_READY
+    return _pop(l, &l.ready_head, &l.ready_tail)
+
+
+cdef UwsConn* post_pop_apart(UwsLoop* l) noexcept nogil:
+    """The same of those that are kept apart."""
+    cdef UwsConn* c = _pop(l, &l.apart_head, &l.apart_tail)
+    if c != NULL:
+        l.n_apart -= 1
     return c
 
 
@@ -92,7 +129,7 @@ cdef int post_event(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
         post_spill(l)
     b = l.batch
     if b == NULL or b.n >= UWS_BATCH_EVENTS or c.flags & (UWS_F_BUSY | UWS_F_READY) \
-            or (c.side != NULL and c.side.inbox.head != NULL):
+            or (c.side != NULL and c.side.inbox.head != NULL) or post_apart(l, c):
         if post_to_inbox(l, c, event) != UWS_OK:
             return UWS_E_NOMEM
     else:

@@ -23,7 +23,7 @@ from _uws.errs cimport UWS_E_SYS, UWS_OK
 from _uws.life cimport conn_flush_all
 from _uws.loop cimport batch_destroy, batch_init, loop_next_ms, loop_turn
 from _uws.poller cimport bell_make, bell_ring, bell_silence, poller_wake, poller_watch
-from _uws.post cimport post_nudge, post_spill
+from _uws.post cimport post_call, post_near, post_nudge, post_spill, post_wake_parked
 from _uws.state cimport (
     UWS_O_DOG,
     UWS_O_GUEST,
@@ -71,11 +71,12 @@ cdef inline bint _stuck(const UwsLoop* l, uint64_t seq, uint64_t taken, int tick
                                   or (_has_lane(l) and l.batch != NULL and l.batch.taken < l.batch.n))
 
 
-cdef void _wake_runner(UwsLoop* l) noexcept nogil:
-    # One at a time: the next one when this one has come and gets nowhere either.
-    if l.wake_parked == 0 and l.parked != 0:
-        l.wake_parked = 1
-        pthread_cond_broadcast(&l.runner_cond)
+cdef inline void _vacate(UwsLoop* l) noexcept nogil:
+    """Leave the role to whoever wants it."""
+    l.owner = UWS_O_NONE
+    l.batch = NULL
+    pthread_cond_broadcast(&l.runner_cond)
+    pthread_cond_signal(&l.park_cond)
 
 
 cdef void _watch(UwsLoop* l) noexcept nogil:
@@ -101,6 +102,10 @@ cdef void _watch(UwsLoop* l) noexcept nogil:
         quiet = 0
         away_ticks = away_ticks + 1 if l.away_seq == seq else 0
         if l.yield_now or (away_ticks >= 1 and _stuck(l, seq, taken, away_ticks)):
+            # Where it has got on since the last tick, nobody knows yet how long this one delivery takes.
+            l.batch.blamed_us = clock_us()
+            if not l.yield_now and l.taken_seq == taken:
+                l.batch.blamed_us -= l.limits.schedule_timeout_us
             l.yield_now = 0
             l.owner = UWS_O_DOG
             l.away = 0
@@ -118,7 +123,7 @@ cdef void _stand_in(UwsLoop* l, UwsBatch* b) noexcept nogil:
     l.batch = b
     while not l.dog_quit:
         if l.n_ready != 0 and (_has_lane(l) or (l.gil_waiters == 0 and l.taken_seq == taken)):
-            _wake_runner(l)
+            post_wake_parked(l)
         taken = l.taken_seq
         loop_turn(l, b)
         post_spill(l)
@@ -127,9 +132,7 @@ cdef void _stand_in(UwsLoop* l, UwsBatch* b) noexcept nogil:
         if l.role_wanted or (l.n_ready != 0 and l.parked == l.runners):
             break
     post_spill(l)
-    l.batch = NULL
-    l.owner = UWS_O_NONE
-    pthread_cond_broadcast(&l.runner_cond)
+    _vacate(l)
 
 
 cdef inline bint _is_called(UwsLoop* l) noexcept nogil:
@@ -283,6 +286,7 @@ cdef bint _finish(UwsLoop* l) noexcept nogil:
     if l.stopping and l.n_conns == 0 and not l.finished:
         l.finished = 1
         pthread_cond_broadcast(&l.runner_cond)
+        pthread_cond_broadcast(&l.park_cond)
         post_nudge(l)
     return l.finished
 
@@ -298,7 +302,7 @@ cdef inline void _go_away(UwsLoop* l, uint64_t* role) noexcept nogil:
 cdef void _park(UwsLoop* l) noexcept nogil:
     l.parked += 1
     while l.wake_parked == 0 and not l.finished and l.owner != UWS_O_NONE:
-        pthread_cond_wait(&l.runner_cond, &l.lock)
+        pthread_cond_wait(&l.park_cond, &l.lock)
     if l.wake_parked != 0:
         l.wake_parked -= 1
     l.parked -= 1
@@ -323,7 +327,9 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
         if mine:
             # The callbacks' replies leave before anything else is begun.
             conn_flush_all(l)
-        if mine and (b.taken < b.n or l.n_ready != 0):
+            if l.n_apart != 0:
+                post_call(l)
+        if mine and (b.taken < b.n or post_near(l) != 0):
             _go_away(l, role)
             work = UWS_WORK_EVENTS
             break
@@ -342,7 +348,7 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
             l.batch = b
             mine = True
             continue
-        if l.n_ready != 0 and (l.gil_waiters == 0 or l.lanes > 1):
+        if (l.gil_waiters == 0 or l.lanes > 1) and (l.n_ready if l.owner == UWS_O_RUNNER else post_near(l)) != 0:
             work = UWS_WORK_EVENTS
             break
         if l.owner == UWS_O_DOG and l.role_wanted == 0:
@@ -361,10 +367,9 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
     if work == UWS_WORK_EVENTS:
         l.gil_waiters += 1
         if l.n_ready > 1 and _has_lane(l):
-            _wake_runner(l)
+            post_wake_parked(l)
     elif mine:
-        l.owner = UWS_O_NONE
-        l.batch = NULL
+        _vacate(l)
     pthread_mutex_unlock(&l.lock)
     return work
 
@@ -376,10 +381,8 @@ cdef void role_leave(UwsLoop* l, UwsBatch* b, uint64_t role) noexcept nogil:
         l.arriving -= 1
     if role != 0 and l.owner == UWS_O_RUNNER and l.away and l.away_seq == role:
         post_spill(l)
-        l.batch = NULL
         l.away = 0
-        l.owner = UWS_O_NONE
-        pthread_cond_broadcast(&l.runner_cond)
+        _vacate(l)
     pthread_mutex_unlock(&l.lock)
 
 
@@ -434,8 +437,9 @@ cdef int role_visit(UwsLoop* l) noexcept nogil:
     else:
         l.polling = 1
     if l.dog_asleep:
-        # It looks at epoll, where nothing may be seen of what was promised, or of a timer that was set.
-        l.dog_asleep = 0
+        # It looks at epoll, where nothing may be seen of what was promised, or of a timer that was set. As often as it
+        # takes until it is awake, which it says itself: the visit that this leads to silences the eventfd, and if the
+        # watchdog has not seen it by then it sleeps on, for as long as it meant to before there was the timer.
         l.woken = 1
         poller_wake(&l.poller)
     pthread_mutex_unlock(&l.lock)

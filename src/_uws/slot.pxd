@@ -8,6 +8,7 @@ from _uws.clock cimport clock_ms
 from _uws.state cimport (
     UWS_C_LOCAL,
     UWS_F_GONE,
+    UWS_M_EXTRA,
     UWS_M_MUTE,
     UWS_M_SAID,
     UWS_S_ENDING,
@@ -63,6 +64,11 @@ cdef inline void conn_mute(UwsLoop* l, UwsConn* c) noexcept nogil:
 cdef inline bint conn_held(const UwsConn* c) noexcept nogil:
     """Has the application paused it?"""
     return c.side != NULL and c.side.held != 0
+
+
+cdef inline bint conn_blocks(const UwsLoop* l, const UwsConn* c) noexcept nogil:
+    """Have callbacks of it taken longer than a schedule timeout lately?"""
+    return l.blockers != 0 and c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].blocks != 0
 
 
 cdef inline void side_count(UwsLoop* l, UwsSide* side) noexcept nogil:

@@ -70,7 +70,8 @@ cdef void conn_poll_for(UwsLoop* l, UwsConn* c, bint reading, bint writing) noex
     if writing:
         c.flags |= UWS_F_OUT_ON
     if c.flags & UWS_F_UNPOLLED:
-        if c.flags & UWS_F_GONE or not (reading or writing):
+        # A reply may have found that the peer is gone: what came before has to be read all the same, and then the end.
+        if (c.flags & UWS_F_GONE and c.flags & UWS_F_EOF) or not (reading or writing):
             return
         if poller_add(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
                       poll_tag(UWS_TAG_CONN, index)) == UWS_OK:

@@ -157,6 +157,7 @@ cdef struct UwsExtra:
     uint32_t subprotocol      # ids in the intern table: the subprotocol agreed on,
     uint32_t peer             # the address that a PROXY header gave: a sockaddr, and a byte that is 1 for TLS;
     uint32_t forwarded        # the field in which trusted proxies name their clients, all of its lines
+    uint8_t blocks            # its callbacks block: quick deliveries in a row that are missing until they do not
 
 # A poller's events on their way to the callbacks. The thread that polls fills it; spans are taken under the lock.
 cdef struct UwsBatch:
@@ -166,6 +167,7 @@ cdef struct UwsBatch:
     uint8_t* arena            # the payloads
     size_t used_bytes
     size_t owned_bytes        # of payloads that are blocks of their own
+    uint64_t blamed_us        # when its runner's delivery began to keep the role from others; 0: it does not
 
 cdef enum:
     UWS_BATCH_EVENTS = 16384
@@ -304,7 +306,11 @@ cdef struct UwsLoop:
     UwsBatch* batch           # where new events go; NULL: to the inboxes
     int32_t ready_head
     int32_t ready_tail
-    uint32_t n_ready
+    int32_t apart_head        # those of them whose callbacks block, where that is another runner's business than
+    int32_t apart_tail        # the poller's: post_apart()
+    uint32_t n_ready          # on both lists
+    uint32_t n_apart
+    uint32_t blockers         # connections with UwsExtra.blocks
     size_t inbox_bytes        # of all connections
     size_t inbox_count
     uint64_t taken_seq        # spans taken so far: the watchdog's sign of progress
@@ -347,6 +353,7 @@ cdef struct UwsLoop:
     uint32_t parked
     uint32_t arriving         # ... that have begun, and have neither parked nor gone to work yet
     uint32_t wake_parked      # parked runners that were told to go on
+    pthread_cond_t park_cond  # those who are parked, and nobody else: one is called without waking all
     pthread_cond_t runner_cond
     pthread_cond_t dog_cond
     pthread_cond_t wait_cond

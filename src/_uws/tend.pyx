@@ -184,8 +184,9 @@ cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
             conn_dirty(l, c)
     if c.marks & UWS_M_EXTRA and _terms_end(l, c, now, &wait):
         return
-    if c.flags & UWS_F_PAUSED and not (c.flags & (UWS_F_BUSY | UWS_F_READY)) and not conn_held(c):
-        # Nothing of it waits to be delivered: it is for others that it is not read.
+    if c.flags & UWS_F_PAUSED and not (c.flags & UWS_F_READY) and not conn_held(c) \
+            and not (c.flags & UWS_F_BUSY and c.side != NULL and c.side.inbox.head != NULL):
+        # Nothing of it waits to be delivered: it is for others that it is not read. Its callback may wait for more.
         if post_flooded(l):
             wait = min(wait, UWS_FLOODED_TICKS)
         else:

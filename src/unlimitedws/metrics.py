@@ -34,6 +34,7 @@ _GAUGES = (
     ("connections", "connections", "Open WebSocket connections"),
     ("descriptors", "descriptors", "Connections of any kind, those in a handshake and those closing included"),
     ("ready", "ready_connections", "Connections with something to deliver that wait for a thread"),
+    ("blocking", "blocking_connections", "Connections whose callbacks have blocked lately, and run apart"),
     ("inbox_bytes", "inbox_bytes", "Messages received and not yet delivered"),
     ("buffered_bytes", "buffered_bytes", "Bytes sent that the kernel has not taken"),
     ("incomplete_bytes", "incomplete_bytes", "Messages of which not everything has been received"),

@@ -238,12 +238,18 @@ class Serving:
             logger.critical("the engine failed", exc_info=exc)
             self.shut_for(exc, 0)
         finally:
-            with self._lock:
-                self._threads.discard(threading.current_thread())
-                self._gone.append(threading.current_thread())
-                last = not self._threads
-            if last:
-                self._end()
+            # A callback may have forked, and come back in the child: what is here is the parent's, its lock too.
+            if self.pid == os.getpid():
+                self._leave()
+
+    def _leave(self) -> None:
+        """A runner has come to its end."""
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+            self._gone.append(threading.current_thread())
+            last = not self._threads
+        if last:
+            self._end()
 
     def _end(self) -> None:
         """The last thread has come to its end."""

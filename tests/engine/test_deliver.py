@@ -240,6 +240,128 @@ def test_pausing_what_is_closing_is_refused(make: Make) -> None:
     assert "paused" not in loop.flags(a)
 
 
+# --- connections whose callbacks block ---
+
+
+def run(loop: Bare, taken: Any) -> list[Any]:
+    events = []
+    while (event := loop.next(taken)) is not None:
+        events.append(event)
+    return events
+
+
+def block(loop: Bare, conn: int) -> None:
+    """Let conn be known for callbacks that block. There are two runners then, and one polls."""
+    loop.threads(2, polled=True)
+    loop.post(conn, b"block")
+    taken = loop.begin()
+    assert taken is not None and run(loop, taken) == [b"block"]
+    loop.blame(10_000_000)
+    loop.done(taken)
+    assert loop.blocks(conn)
+
+
+def test_connection_that_blocks_is_left_to_a_runner_that_does_not_poll(make: Make) -> None:
+    loop, (a, b) = make(2)
+    block(loop, a)
+    for conn, payload in ((a, b"1"), (b, b"2"), (a, b"3")):
+        loop.post(conn, payload)
+    assert loop.inbox(a) == (2, 2)
+    taken = loop.begin(loop.role)
+    assert taken.index == b
+    loop.done(taken)
+    assert loop.begin(loop.role) is None
+    taken = loop.begin()
+    assert taken.index == a and run(loop, taken) == [b"1", b"3"]
+    loop.done(taken)
+    assert loop.figures()["ready"] == 0
+
+
+def test_what_was_in_the_batch_before_its_connection_blocked_is_left_as_well(make: Make) -> None:
+    loop, (a, b) = make(2)
+    loop.threads(2, polled=True)
+    for conn, payload in ((a, b"1"), (b, b"2"), (a, b"3")):
+        loop.post(conn, payload)
+    taken = loop.begin(loop.role)
+    assert run(loop, taken) == [b"1"]
+    loop.blame(10_000_000)
+    loop.done(taken)
+    taken = loop.begin(loop.role)
+    assert taken.index == b
+    loop.done(taken)
+    assert loop.begin(loop.role) is None
+    taken = loop.begin()
+    assert run(loop, taken) == [b"3"]
+    loop.done(taken)
+
+
+def test_while_no_runner_polls_who_comes_takes_what_is_quick_only(make: Make) -> None:
+    loop, (a, b) = make(2)
+    block(loop, a)
+    loop.threads(2, polled=False)
+    loop.poller_present(False)
+    loop.post(a, b"1")
+    loop.post(b, b"2")
+    taken = loop.begin()
+    assert taken.index == b and run(loop, taken) == [b"2"]
+    loop.done(taken)
+    assert loop.begin() is None
+    loop.threads(2, polled=True)
+    taken = loop.begin()
+    assert taken.index == a
+    loop.done(taken)
+
+
+def test_the_only_runner_takes_everything(make: Make) -> None:
+    loop, (a,) = make()
+    block(loop, a)
+    loop.post(a, b"1")
+    assert loop.begin(loop.role) is None
+    # The other one has gone.
+    loop.threads(1, polled=True)
+    loop.post(a, b"2")
+    taken = loop.begin(loop.role)
+    assert run(loop, taken) == [b"1", b"2"]
+    loop.blame(10_000_000)
+    loop.done(taken)
+    loop.post(a, b"3")
+    assert loop.figures()["batch"] == 1
+
+
+def test_many_short_callbacks_in_a_row_do_not_block(make: Make) -> None:
+    loop, (a,) = make()
+    loop.threads(2, polled=True)
+    for _ in range(100):
+        loop.post(a, b"x")
+    taken = loop.begin(loop.role)
+    assert len(run(loop, taken)) == 100
+    loop.blame(5_000_000)
+    loop.done(taken)
+    assert not loop.blocks(a)
+
+
+def test_quick_ones_in_a_row_make_it_quick_again(make: Make) -> None:
+    loop, (a,) = make()
+    block(loop, a)
+
+    def quick() -> None:
+        loop.post(a, b"x")
+        taken = loop.begin()
+        run(loop, taken)
+        loop.done(taken)
+
+    for _ in range(deliver_shim.QUICK_ENOUGH - 1):
+        quick()
+    assert loop.blocks(a)
+    block(loop, a)
+    for _ in range(deliver_shim.QUICK_ENOUGH):
+        assert loop.blocks(a)
+        quick()
+    assert not loop.blocks(a)
+    loop.post(a, b"y")
+    assert loop.figures()["batch"] == 1
+
+
 # --- with real runners ---
 
 
@@ -280,6 +402,51 @@ def test_every_message_arrives_once_in_order_and_one_at_a_time(runners: int) -> 
         assert all(seen[conn] == list(range(count)) for _, conn in opened)
         assert overlaps == []
         engine.wait_for(messages_in=clients * count, inbox_bytes=0, ready=0, slab_blocks=0)
+
+
+def test_order_is_kept_while_connections_come_to_block_and_to_be_quick_again() -> None:
+    clients, turns, each = 6, 12, 40
+    seen: dict[Any, list[int]] = collections.defaultdict(list)
+    busy: collections.Counter[Any] = collections.Counter()
+    overlaps: list[Any] = []
+    blocking: set[int] = set()
+    rng = random.Random(5)
+    pauses = threading.Event()
+
+    def on_message(conn: Any, message: str) -> None:
+        busy[conn] += 1
+        if busy[conn] != 1:
+            overlaps.append(conn)
+        number = int(message)
+        seen[conn].append(number)
+        if number // each % 2 == 0 and rng.random() < 0.2:
+            pauses.wait(rng.random() * 0.005)
+        if number % 10 == 0:
+            blocking.add(engine.counter("blocking"))
+        busy[conn] -= 1
+        if number % each == each - 1:
+            conn.send(message)
+
+    with running(runners=4, on_message=on_message) as engine:
+
+        def pour(client: raw.RawClient) -> None:
+            for turn in range(turns):
+                for number in range(turn * each, (turn + 1) * each):
+                    client.send_frame(TEXT, str(number))
+                assert client.recv_message() == str(turn * each + each - 1)
+
+        opened = [engine.connect_conn() for _ in range(clients)]
+        threads = [threading.Thread(target=pour, args=(client,)) for client, _ in opened]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(seen[conn] == list(range(turns * each)) for _, conn in opened)
+        assert overlaps == [] and max(blocking) > 0
+        engine.wait_for(inbox_bytes=0, ready=0, slab_blocks=0)
+        for client, _ in opened:
+            client.close()
+        engine.wait_for(connections=0, descriptors=0, blocking=0)
 
 
 @each_runners

@@ -291,6 +291,145 @@ def test_reply_of_another_thread_leaves_while_the_only_runner_is_away() -> None:
         gate.set()
 
 
+# ---- connections whose callbacks block
+
+NEVER_US = 60_000_000
+QUICK_ENOUGH = 16
+
+
+class Gate:
+    """A callback that echoes, and waits at a gate with those that say "block"."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, conn: Any, message: str) -> None:
+        if message == "block":
+            self.entered.release()
+            assert self.open.wait(20)
+        conn.send(message)
+
+    def mark(self, engine: Any, client: raw.RawClient) -> None:
+        """Have client known for blocking callbacks; from then on nobody takes the role from who has it."""
+        engine.loop.set_time("schedule_timeout_us", 1000)
+        before, blocking = engine.counter("takeovers"), engine.counter("blocking")
+        # Until the runner that polls took it: another one costs nobody anything.
+        while engine.counter("blocking") == blocking:
+            self.open.clear()
+            client.send_frame(TEXT, "block")
+            assert self.entered.acquire(timeout=10)
+            time.sleep(0.01)
+            self.open.set()
+            assert client.recv_message() == "block"
+        assert engine.counter("takeovers") > before
+        self.open.clear()
+        engine.loop.set_time("schedule_timeout_us", NEVER_US)
+
+
+def test_poller_is_not_blocked_by_the_same_connection_again() -> None:
+    gate = Gate()
+    with running(runners=4, on_message=gate) as engine:
+        blocker, other = engine.connect(), engine.connect()
+        gate.mark(engine, blocker)
+        takeovers = engine.counter("takeovers")
+        for _ in range(5):
+            gate.open.clear()
+            blocker.send_frame(TEXT, "block")
+            assert gate.entered.acquire(timeout=10)
+            for _ in range(20):
+                other.send_frame(TEXT, "x")
+                assert other.recv_message() == "x"
+            ping(blocker)
+            gate.open.set()
+            assert blocker.recv_message() == "block"
+        assert engine.counter("takeovers") == takeovers
+        # Quick ones make it as good as any other.
+        for _ in range(QUICK_ENOUGH):
+            blocker.send_frame(TEXT, "x")
+            assert blocker.recv_message() == "x"
+        engine.wait_for(blocking=0)
+        gate.mark(engine, blocker)
+        engine.wait_for(blocking=1)
+        blocker.close()
+        engine.wait_for(blocking=0)
+
+
+def test_without_a_pool_nothing_is_kept_apart() -> None:
+    gate = Gate()
+    with running(on_message=gate) as engine:
+        client, other = engine.connect(), engine.connect()
+        for _ in range(3):
+            takeovers = engine.counter("takeovers")
+            gate.open.clear()
+            client.send_frame(TEXT, "block")
+            assert gate.entered.acquire(timeout=10)
+            wait_until(
+                lambda before=takeovers: engine.counter("takeovers") > before, "the watchdog takes the role"
+            )
+            ping(other)
+            gate.open.set()
+            assert client.recv_message() == "block"
+        assert engine.counter("blocking") == 0
+
+
+def test_others_are_served_though_all_runners_but_the_poller_block() -> None:
+    size, gate = 3, Gate()
+    with running(runners=size, on_message=gate) as engine:
+        blockers, other = [engine.connect() for _ in range(5)], engine.connect()
+        for client in blockers:
+            gate.mark(engine, client)
+        engine.wait_for(blocking=5)
+        for client in blockers:
+            client.send_frame(TEXT, "block")
+        for _ in range(size - 1):
+            assert gate.entered.acquire(timeout=10)
+        engine.wait_for(runners=size, parked=0, ready=5 - (size - 1))
+        takeovers = engine.counter("takeovers")
+        for _ in range(50):
+            other.send_frame(TEXT, "x")
+            assert other.recv_message() == "x"
+        assert not gate.entered.acquire(blocking=False)
+        assert engine.counter("takeovers") == takeovers
+        gate.open.set()
+        for client in blockers:
+            assert client.recv_message() == "block"
+
+
+def test_blocking_connection_is_called_for_when_another_thread_resumes_it() -> None:
+    gate = Gate()
+    with running(runners=4, on_message=gate) as engine:
+        client, conn = engine.connect_conn()
+        gate.mark(engine, client)
+        for i in range(5):
+            conn.pause()
+            conn.resume()
+            client.send_frame(TEXT, str(i))
+            assert client.recv_message() == str(i)
+            conn.pause()
+            client.send_frame(TEXT, "held")
+            ping(engine.connect())
+            conn.resume()
+            assert client.recv_message() == "held"
+
+
+def test_stop_while_blocking_connections_wait_for_a_runner() -> None:
+    gate = Gate()
+    with running(runners=2, on_message=gate) as engine:
+        blockers = [engine.connect() for _ in range(3)]
+        for client in blockers:
+            gate.mark(engine, client)
+        for client in blockers:
+            client.send_frame(TEXT, "block")
+        assert gate.entered.acquire(timeout=10)
+        engine.wait_for(ready=2)
+        engine.shut(timeout_ms=20)
+        for client in blockers:
+            client.close()
+        gate.open.set()
+        engine.join()
+
+
 # ---- guests
 
 

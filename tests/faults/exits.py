@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 import raw  # noqa: E402 (it is where we have just said)
+from library.programs import FORK_IS_FINE  # noqa: E402
 from raw import CLOSE, TEXT, RawClient  # noqa: E402
 
 KINDS = ("NewServer", "DefaultServer")
@@ -117,7 +118,7 @@ class Process:
     def __init__(self, text: str) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", text],
+            [sys.executable, "-W", FORK_IS_FINE, "-c", text],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

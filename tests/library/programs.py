@@ -16,16 +16,17 @@ PATIENCE = 20.0
 # A shell that runs the tests in the background has SIGINT ignored, and its children inherit that.
 PRELUDE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
+FORK_IS_FINE = "ignore:This process:DeprecationWarning"
+"""For -W. That a process with threads forks is what some programs are about; Python 3.12 and later warn of it."""
+
 
 class Program:
     """A Python program in a process of its own, which must end with an empty stderr."""
 
     def __init__(self, *args: str) -> None:
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-        # That a process with threads forks is what some of them are about; Python 3.12 and later warn of it.
-        quiet = "ignore:This process:DeprecationWarning"
         self.process = subprocess.Popen(
-            [sys.executable, "-W", quiet, *args],
+            [sys.executable, "-W", FORK_IS_FINE, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

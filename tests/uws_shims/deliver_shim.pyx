@@ -8,6 +8,7 @@ from libc.string cimport memcpy, memset
 from _uws.clock cimport clock_us
 from _uws.deliver cimport (
     UWS_DELIVER_NOTES,
+    UWS_QUICK_ENOUGH,
     UWS_WAITED,
     UWS_WAITED_CLOSED,
     UWS_WAITED_TIMEOUT,
@@ -38,7 +39,7 @@ from _uws.poller cimport poller_wait
 from _uws.post cimport post_drained, post_event, post_nudge, post_spill
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_DRAIN, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EVF_OWNED, UwsEvent
 from _uws.slab cimport slab_take
-from _uws.slot cimport conn_index, conn_side
+from _uws.slot cimport conn_blocks, conn_index, conn_side
 from _uws.slow cimport slow_first, slow_got_on, slow_leave
 from _uws.sock cimport sock_writable
 from _uws.state cimport (
@@ -49,6 +50,8 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
+    UWS_O_NONE,
+    UWS_O_RUNNER,
     UWS_S_FREE,
     UWS_W_CLOSE,
     UWS_W_DRAIN,
@@ -64,6 +67,7 @@ from _uws.tend cimport tend_queues
 
 BATCH_EVENTS = UWS_BATCH_EVENTS
 DELIVER_NOTES = UWS_DELIVER_NOTES
+QUICK_ENOUGH = UWS_QUICK_ENOUGH
 WAITED = UWS_WAITED
 WAITED_CLOSED = UWS_WAITED_CLOSED
 WAITED_TIMEOUT = UWS_WAITED_TIMEOUT
@@ -91,6 +95,7 @@ cdef class Bare:
         cdef UwsLimits limits
         memset(&limits, 0, sizeof(limits))
         limits.handshake_timeout_ms = limits.close_timeout_ms = 10000
+        limits.schedule_timeout_us = 1000000
         limits.max_inbox_bytes = max_inbox_bytes
         limits.max_inbox_messages = max_inbox_messages
         limits.max_inbox_total_bytes = max_inbox_total_bytes
@@ -226,8 +231,27 @@ cdef class Bare:
 
     # ---- delivering
 
-    def begin(self):
+    def threads(self, int runners, bint polled):
+        """So many runners; polled: one of them has the role, and is away."""
+        self.l.runners = runners
+        self.l.owner = UWS_O_RUNNER if polled else UWS_O_NONE
+        self.l.away = polled
+
+    @property
+    def role(self):
+        """What the runner that has the role got when it went away."""
+        return self.l.away_seq
+
+    def blame(self, uint64_t ago_us):
+        """As the watchdog does, of a delivery that has kept the role for so long."""
+        self.b.blamed_us = clock_us() - ago_us
+
+    def blocks(self, int fd):
+        return bool(conn_blocks(&self.l, self.at(fd)))
+
+    def begin(self, uint64_t role=0):
         cdef Delivery taken = Delivery()
+        taken.d.role = role
         return taken if deliver_begin(&self.l, &self.b, &taken.d) else None
 
     def next(self, Delivery taken):

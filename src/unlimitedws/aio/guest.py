@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -33,6 +34,7 @@ class Guest(Serving):
     """One run of a server, driven by the event loop that is running when it is started. See `Serving`."""
 
     _aio: asyncio.AbstractEventLoop
+    _thread: threading.Thread | None = None
     _fds: tuple[int, int] = (-1, -1)
     _is_due = False
 
@@ -45,6 +47,7 @@ class Guest(Serving):
         """
         try:
             self._aio = asyncio.get_running_loop()
+            self._thread = threading.current_thread()
             (engine,) = self.loops
             self._fds = engine.enter()
             self._visit = engine.visit
@@ -54,6 +57,10 @@ class Guest(Serving):
         self._enlist()
         for fd in self._fds:
             self._aio.add_reader(fd, self._readable)
+
+    def threads(self) -> set[threading.Thread]:
+        """See `Serving`: tasks are callbacks, too, and what they would wait for is their own event loop."""
+        return super().threads() | ({self._thread} if self._thread is not None else set())
 
     def _readable(self) -> None:
         if not self._is_due:

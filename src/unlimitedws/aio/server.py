@@ -6,6 +6,7 @@ The names and their meaning are those of `websockets`; docs/asyncio.md has the d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import socket
@@ -274,7 +275,7 @@ class Server:
             reason: At most 123 bytes as UTF-8.
 
         Raises:
-            ValueError: code may not be sent, or reason is too long.
+            TypeError, ValueError: code may not be sent, or reason is too long. Nothing has been closed.
         """
         check_close(code, reason)
         if self._closing is None and self._threaded is not None:
@@ -293,16 +294,19 @@ class Server:
         try:
             if run is None:
                 made.stop()
-            else:
-                if not close_connections:
-                    await self._handlers_return()
-                for connection in list(self._all):
-                    connection._close(code, reason)
-                run.shut(made.options.close_timeout)
-                await self._handlers_return()
-                while not run.ended.is_set():
-                    self._ending = self.get_loop().create_future()
-                    await self._ending
+                return
+            if not close_connections:
+                # Cancelled: see below. The handlers are, too, so nobody is let be any longer.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._farewell()
+            for connection in list(self._all):
+                connection._close(code, reason)
+            run.shut(made.options.close_timeout)
+            while self._tasks or not run.ended.is_set():
+                # `asyncio.run` cancels this task as all others before it closes the event loop. What has begun comes to
+                # its end all the same: the engine would outlive the event loop, with its thread and its port.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._end_of(run)
         finally:
             if self._sock is not None:
                 self._sock.close()
@@ -310,8 +314,16 @@ class Server:
             if not self._has_closed.done():
                 self._has_closed.set_result(None)
 
-    async def _handlers_return(self) -> None:
-        """Wait for the handlers, those of newcomers too."""
+    async def _end_of(self, run: Serving) -> None:
+        """Wait until the handlers have returned, and the engine has come to its end."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        while not run.ended.is_set():
+            self._ending = self.get_loop().create_future()
+            await self._ending
+
+    async def _farewell(self) -> None:
+        """Let the connections be that there are, until the last has gone."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 

@@ -6,25 +6,29 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import uvloop
 from websockets import exceptions as their_exceptions
 from websockets.asyncio import server as their_server
 from websockets.asyncio.client import ClientConnection, connect
 
 from unlimitedws import aio
 
-# The first loop of uvloop's leaves a pair of descriptors for the rest of the process.
-uvloop.new_event_loop().close()
+try:
+    import uvloop
+except ImportError:
+    # There is none for every Python, as for one without a GIL.
+    uvloop = None
+else:
+    # The first loop of uvloop's leaves a pair of descriptors for the rest of the process.
+    uvloop.new_event_loop().close()
 
 T = TypeVar("T")
 
 PATIENCE = 20.0
 """Seconds after which a test has failed: long, because it costs nothing while all is well."""
 
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+if uvloop is not None:
+    LOOPS["uvloop"] = uvloop.new_event_loop
 
 
 class Library:

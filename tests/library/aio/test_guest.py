@@ -260,7 +260,7 @@ print(ws.close_code, threading.active_count(), flush=True)
 def test_a_loop_closed_under_a_server_ends_without_a_word(script: Callable[[str], Program], loop: str) -> None:
     program = script(
         f"""
-import asyncio, uvloop
+import asyncio, {loop} as loops
 from unlimitedws.aio import serve
 from websockets.sync.client import connect
 
@@ -272,16 +272,14 @@ async def main():
     print(server.sockets[0].getsockname()[1], flush=True)
     return server
 
-loop = {"uvloop" if loop == "uvloop" else "asyncio"}.new_event_loop()
+loop = loops.new_event_loop()
 server = loop.run_until_complete(main())
 loop.close()
 """
     )
-    began = time.monotonic()
     port = int(program.line())
     status, _, err = program.end()
     assert (status, err) == (0, "")
-    assert time.monotonic() - began < 10
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), 1)
 
