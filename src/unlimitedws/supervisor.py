@@ -73,8 +73,8 @@ class _Worker:
         self.kill_at: float | None = None
 
     def ask(self, ask: _Ask) -> None:
-        # It may have ended just now, and the reaper comes later. Where it has not read for so long that the pipe is full
-        # it hears no more of this either: the time that it has been given ends it.
+        # It may have ended just now, and the reaper comes later. One that has not read for so long that the pipe is
+        # full hears no more of this either: the time that it has been given ends it.
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self.ask_fd, _ASK.pack(*ask))
 
