@@ -328,7 +328,7 @@ cdef class Loop(Dispatch):
         cdef UwsLoop* l = self.l
         cdef UwsBatch b
         cdef uint64_t role = UWS_ROLE_NEW
-        cdef int work
+        cdef int work, error = 0
         cdef bint started = True
         cdef bint forked, able
         able = batch_init(&b) == UWS_OK
@@ -348,12 +348,13 @@ cdef class Loop(Dispatch):
             conn_unlock(l)
             with nogil:
                 started = role_start(l) == UWS_OK
+                error = errno
             conn_lock(l)
             self.dog_started = started
         conn_unlock(l)
         try:
             if not started:
-                raise OSError(errno, "the watchdog thread cannot be started")
+                raise OSError(error, "the watchdog thread cannot be started")
             while True:
                 with nogil:
                     work = role_work(l, &b, &role)
@@ -395,15 +396,17 @@ cdef class Loop(Dispatch):
     def enter(self):
         cdef UwsLoop* l = self.l
         cdef bint started = False
+        cdef int error = 0
         if l.forked or self.dog_started or l.finished:
             raise RuntimeError("a loop runs once, and in the process that made it")
         if batch_init(&self.guest) != UWS_OK:
             raise MemoryError
         with nogil:
             started = role_invite(l, &self.guest) == UWS_OK and role_start(l) == UWS_OK
+            error = errno
         if not started:
             batch_destroy(&self.guest)
-            raise OSError(errno, "an eventfd or the watchdog thread cannot be had")
+            raise OSError(error, "an eventfd or the watchdog thread cannot be had")
         self.dog_started = True
         conn_lock(l)
         l.runners += 1

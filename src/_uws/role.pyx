@@ -15,6 +15,7 @@
 # something to do, and for how long the guest has let it lie. When it takes the role it rings the bell, and polls until
 # the guest comes. Timers alone are no reason to call the guest: the watchdog sees to those by itself.
 
+from libc.errno cimport ENOMEM, errno
 from posix.signal cimport SIG_SETMASK, sigfillset, sigset_t
 from posix.time cimport timespec
 
@@ -241,7 +242,7 @@ cdef void* _dog(void* arg) noexcept nogil:
 
 
 cdef int role_start(UwsLoop* l) noexcept nogil:
-    """Start the watchdog. UWS_OK or UWS_E_SYS. It takes no signals: those are for threads of Python."""
+    """Start the watchdog. UWS_OK or UWS_E_SYS (errno says why). It takes no signals: those are for threads of Python."""
     cdef pthread_attr_t attr
     cdef sigset_t every, before
     cdef int failed
@@ -253,6 +254,8 @@ cdef int role_start(UwsLoop* l) noexcept nogil:
     pthread_attr_destroy(&attr)
     pthread_sigmask(SIG_SETMASK, &before, NULL)
     if failed:
+        # Unlike most, these functions return it.
+        (&errno)[0] = failed
         return UWS_E_SYS
     pthread_mutex_lock(&l.lock)
     while l.dog_alive == 0:
@@ -261,6 +264,7 @@ cdef int role_start(UwsLoop* l) noexcept nogil:
     pthread_mutex_unlock(&l.lock)
     if failed:
         pthread_join(l.dog, NULL)
+        (&errno)[0] = ENOMEM
         return UWS_E_SYS
     return UWS_OK
 

@@ -249,7 +249,7 @@ class ServerConnection:
         self,
         message: DataLike | Iterable[DataLike] | AsyncIterable[DataLike],
         text: bool | None = None,
-    ) -> None:
+    ) -> Sent:
         """Send a message: `str` as text, anything like `bytes` as binary.
 
         Waits only while what was sent before is above the high mark and the client does not take it. So when it
@@ -260,6 +260,9 @@ class ServerConnection:
                 together, when the last one is there; none at all send nothing.
             text: True: send bytes as text; they have to be UTF-8. False: send a `str` as binary.
 
+        Returns:
+            As `Conn.send`: with the option `overflow` messages may be dropped, and this says so.
+
         Raises:
             ConnectionClosedOK, ConnectionClosedError: It is closed.
             TypeError: message, or a piece of it, is neither text nor bytes, or the pieces are of both kinds.
@@ -268,13 +271,15 @@ class ServerConnection:
         if not isinstance(message, str | bytes | bytearray | memoryview):
             whole = await _joined(message)
             if whole is None:
-                return
+                return Sent.OK
             message = whole
         while self._is_high and self._end is None:
             await self._drain()
         try:
-            if self._write(message, text) is Sent.HIGH:
+            sent = self._write(message, text)
+            if sent is Sent.HIGH:
                 self._is_high = True
+            return sent
         except _Closed:
             # The close handshake is under way. How it ended is known when it has.
             await self.wait_closed()

@@ -316,8 +316,7 @@ class Server:
 
     async def _end_of(self, run: Serving) -> None:
         """Wait until the handlers have returned, and the engine has come to its end."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._farewell()
         while not run.ended.is_set():
             self._ending = self.get_loop().create_future()
             await self._ending
