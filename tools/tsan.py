@@ -61,6 +61,10 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 # By their paths, and by the modules where a frame has none.
 OURS = re.compile(r"\b_uws/|\buws_shims/|probe\.c")
+# Of a child that fork() made: its threads are not those whose numbers they have, and it has been told nothing of that.
+CHILD = re.compile(r"^==\d+==ThreadSanitizer: dup thread with used id .*$", re.MULTILINE)
+# Who did what. Below it stands who made the threads, the locks and the memory.
+ACCESSES = re.compile(r".*?(?=^  (?:Location|Thread T|Mutex|As if)|^SUMMARY)", re.MULTILINE | re.DOTALL)
 REPORT = re.compile(r"^WARNING: ThreadSanitizer: .*?^SUMMARY: ThreadSanitizer: .*?$", re.MULTILINE | re.DOTALL)
 
 PROBE = """\
@@ -115,13 +119,13 @@ def found(reports: Path) -> tuple[list[str], list[str]]:
     """(reports that name our code, others)."""
     ours, others = [], []
     for path in sorted(reports.iterdir()):
-        text = path.read_text(errors="replace")
+        text = CHILD.sub("", path.read_text(errors="replace")).strip()
         each = REPORT.findall(text)
         if text and not each:
             # It has something to say about itself: it could not map its memory, say.
             ours.append(text)
         for report in each:
-            (ours if OURS.search(report) else others).append(report)
+            (ours if OURS.search(ACCESSES.search(report)[0]) else others).append(report)
     return ours, others
 
 

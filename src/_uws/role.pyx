@@ -242,7 +242,7 @@ cdef void* _dog(void* arg) noexcept nogil:
 
 
 cdef int role_start(UwsLoop* l) noexcept nogil:
-    """Start the watchdog. UWS_OK or UWS_E_SYS (errno says why). It takes no signals: those are for threads of Python."""
+    """Start the watchdog. UWS_OK or UWS_E_SYS (errno says why). It takes no signals: they are for Python."""
     cdef pthread_attr_t attr
     cdef sigset_t every, before
     cdef int failed

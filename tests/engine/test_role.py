@@ -174,7 +174,8 @@ def test_blocking_callbacks_get_a_runner_each_up_to_the_pools_size() -> None:
             inside[0] -= 1
         conn.send(message)
 
-    with running(runners=size, jobs=100, on_message=block) as engine:
+    # Long, so that on a busy machine nobody is taken for one that blocks who only waits for a core.
+    with running(runners=size, jobs=100, on_message=block, schedule_timeout_us=100_000) as engine:
         opened = [engine.connect() for _ in range(clients)]
         # One at work and one in reserve.
         assert engine.counter("runners") <= 2, "threads start when they are needed"

@@ -223,10 +223,14 @@ def test_what_is_wanted_again_is_polled_again(polled: Polled, reading: bool, wri
     assert not table.flags(fd) & shim.F_UNPOLLED
 
 
-def test_a_transport_that_is_gone_is_not_polled_again(polled: Polled) -> None:
+def test_a_transport_that_is_gone_is_polled_again_until_its_end_was_read(polled: Polled) -> None:
     table, fd = polled.table, polled.fd
     table.unpoll(fd)
     table.set_flags(fd, table.flags(fd) | shim.F_GONE)
+    table.poll_for(fd, True, False)
+    assert polled.asked() == (shim.IN, fd)
+    table.unpoll(fd)
+    table.set_flags(fd, table.flags(fd) | shim.F_EOF)
     table.poll_for(fd, True, True)
     assert polled.asked() is None
     assert table.flags(fd) & shim.F_UNPOLLED

@@ -330,15 +330,15 @@ def test_threads_and_descriptors_are_back_after_many_lives(loop: str) -> None:
                 await connection.send(message)
 
         before = (0, 0, 0)
-        for number in range(21):
+        for number in range(31):
             async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
                 await ws.send("x")
                 assert await ws.recv() == "x"
             assert server.sockets == ()
             if number == 0:
-                # What the event loop itself keeps for later is there now.
+                # What the event loop itself keeps for later is there now; one or two others may be on their way out.
                 before = counted()
-        while counted() != before:
+        while any(now > then for now, then in zip(counted(), before, strict=True)):
             await asyncio.sleep(0.001)
 
     def counted() -> tuple[int, int, int]:
