@@ -1,7 +1,7 @@
 # F6. See conn.pxd.
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -588,6 +588,8 @@ cdef object conn_write(Conn conn, int opcode, object message, bint check_text, i
         text = PyUnicode_AsUTF8AndSize(message, &n)
         _check(opcode, control, False, <const uint8_t*>text, n)
         return SENT[conn._send(opcode, <const uint8_t*>text, n, compress)]
+    if not PyObject_CheckBuffer(message):
+        raise TypeError(f"a message is a str or a bytes-like object, not {type(message).__name__}")
     PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
     try:
         _check(opcode, control, check_text, <const uint8_t*>view.buf, view.len)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 __all__ = ["CloseCause"]
 
@@ -51,3 +51,6 @@ class CloseCause(IntEnum):
     """The server had no memory for it: closed with 1011."""
     DRAIN = 18
     """The server drains: closed with 1012, or the code that `Server.drain` was given."""
+
+    # Its name, where it is printed: Python 3.11 and later would show the number.
+    __str__ = Enum.__str__

@@ -82,6 +82,8 @@ class Entrance:
 
     @auth.setter
     def auth(self, authenticator: Authenticator | None) -> None:
+        if isinstance(authenticator, type):
+            raise TypeError(f"auth: must be an authenticator, not the class {authenticator.__name__}")
         if authenticator is not None and not callable(getattr(authenticator, "check", None)):
             raise TypeError(f"auth: must have a method check(request), which {authenticator!r} has not")
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 __all__ = ["Sent"]
 
@@ -22,3 +22,6 @@ class Sent(IntEnum):
     `on_drain` before the next one."""
     DROPPED_OLDER = 3
     """It is in the queue, and older messages were dropped to make room for it."""
+
+    # Its name, where it is printed: Python 3.11 and later would show the number.
+    __str__ = Enum.__str__

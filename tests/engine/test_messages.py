@@ -16,7 +16,7 @@ from loops import running
 from raw import BINARY, TEXT
 from uws_shims.deliver_shim import Bare
 
-from _uws.messages import read_client_binary, read_client_data, read_client_text
+from _uws.messages import read_client_binary, read_client_data, read_client_text, write_server_message
 from unlimitedws import ConnectionClosed, OpCode
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
@@ -188,3 +188,22 @@ def test_waiting_for_a_message_ends_with_the_connection(runners: int, how: str) 
         assert engine.end()[0] == (4001 if how == "close" else 1006)
         client.close()
         engine.wait_empty()
+
+
+@pytest.mark.parametrize("wrong", [3, None, 1.5, ["x"]])
+def test_what_is_no_message_is_refused_by_name(wrong: Any) -> None:
+    told: queue.Queue[str] = queue.Queue()
+
+    def send(conn: Any, message: str) -> None:
+        for how in (conn.send, lambda what: write_server_message(conn, OpCode.TEXT, what)):
+            with pytest.raises(TypeError) as refused:
+                how(wrong)
+            told.put(str(refused.value))
+        conn.send(message)
+
+    with running(on_message=send) as engine:
+        client = engine.connect()
+        client.send_frame(TEXT, "x")
+        assert client.recv_message() == "x"
+    for _ in range(2):
+        assert told.get_nowait() == f"a message is a str or a bytes-like object, not {type(wrong).__name__}"

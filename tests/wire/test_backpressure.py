@@ -484,3 +484,7 @@ def test_close_and_disconnect_from_other_threads_end_each_connection_once(pool: 
         conns = {take(live.ended, "on_close").conn for _ in range(clients)}
         assert conns == {conn for _, conn in pairs}
         assert live.ended.empty() and live.errors.empty()
+
+
+def test_what_send_says_and_why_a_connection_ended_are_printed_by_name() -> None:
+    assert f"{Sent.HIGH!s} {CloseCause.PEER!s}" == "Sent.HIGH CloseCause.PEER"

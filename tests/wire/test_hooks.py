@@ -20,6 +20,7 @@ from raw import TEXT, TIMEOUT, RawClient
 
 import unlimitedws
 from unlimitedws import Accept, CloseCause, Reject, Request
+from unlimitedws.auth import BearerAuth
 
 BODY_500 = b"The server failed to handle this request.\n"
 
@@ -766,6 +767,7 @@ def test_connection_is_closed_when_its_credential_expires_unless_it_is_renewed(p
         (lambda s, c: s.identify(c, user=1, expires="x"), TypeError, "expires"),
         (lambda s, c: s.identify(c, user=1, expires=0, grace=-1), ValueError, "grace"),
         (lambda s, c: setattr(s, "auth", print), TypeError, "auth: must have a method check"),
+        (lambda s, c: setattr(s, "auth", BearerAuth), TypeError, "auth: must be an authenticator, not the class"),
     ],
 )
 def test_impossible_request_of_the_application_is_refused_and_changes_nothing(
