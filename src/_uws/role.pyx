@@ -312,6 +312,13 @@ cdef void _park(UwsLoop* l) noexcept nogil:
     l.parked -= 1
 
 
+cdef inline void _arrive(UwsLoop* l, bint* is_new) noexcept nogil:
+    """A runner that has only just begun is among those in reserve, or at work, from now on."""
+    if is_new[0]:
+        is_new[0] = False
+        l.arriving -= 1
+
+
 cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
     """A runner's way back from its callbacks (or in): poll, or wait until there is something to deliver.
 
@@ -340,9 +347,7 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
         if _finish(l):
             break
         if mine:
-            if is_new:
-                is_new = False
-                l.arriving -= 1
+            _arrive(l, &is_new)
             loop_turn(l, b)
             continue
         if l.owner == UWS_O_NONE:
@@ -362,12 +367,9 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
                 pthread_cond_wait(&l.runner_cond, &l.lock)
             l.role_wanted = 0
             continue
-        if is_new:
-            is_new = False
-            l.arriving -= 1
+        _arrive(l, &is_new)
         _park(l)
-    if is_new:
-        l.arriving -= 1
+    _arrive(l, &is_new)
     if work == UWS_WORK_EVENTS:
         l.gil_waiters += 1
         if l.n_ready > 1 and _has_lane(l):
