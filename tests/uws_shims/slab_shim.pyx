@@ -4,8 +4,21 @@ from libc.stdint cimport uint8_t, uintptr_t
 from libc.string cimport memset
 
 from _uws.slab cimport (
-    UWS_SLAB_ARENA_BYTES, UWS_SLAB_CLASSES, UWS_SLAB_KEEP_BYTES, UWS_SLAB_MAX_CLASS_BYTES, UWS_SLAB_MAX_EXTRA,
-    UwsSlab, slab_block_bytes, slab_destroy, slab_ease, slab_give, slab_grow, slab_held_bytes, slab_init, slab_take, slab_trim,
+    UWS_SLAB_ARENA_BYTES,
+    UWS_SLAB_CLASSES,
+    UWS_SLAB_KEEP_BYTES,
+    UWS_SLAB_MAX_CLASS_BYTES,
+    UWS_SLAB_MAX_EXTRA,
+    UwsSlab,
+    slab_block_bytes,
+    slab_destroy,
+    slab_ease,
+    slab_give,
+    slab_grow,
+    slab_held_bytes,
+    slab_init,
+    slab_take,
+    slab_trim,
     slab_used_bytes,
 )
 
