@@ -30,6 +30,7 @@ FLOORS = {
     "wheel": (4, 0),
     "state": (5, 0),
     "inbox": (5, 1),
+    "memory": (5, 1),
     "outq": (5, 1),
     "slot": (5, 1),
     "slow": (5, 2),
