@@ -149,9 +149,9 @@ class Collector(_Base):
             "Buffers of connections, which are the part slab of the memory, by what they are used for.",
             labels=["purpose"],
         )
-        for family, values in ((parts, memory.parts), (purposes, memory.purposes)):
-            for name, value in values.items():
-                family.add_metric([name], value)
+        for family, amounts in ((parts, memory.parts), (purposes, memory.purposes)):
+            for name, amount in amounts.items():
+                family.add_metric([name], amount)
         yield parts
         yield purposes
 
