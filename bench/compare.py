@@ -2,11 +2,11 @@
 
     python bench/compare.py REV [--rounds 9] [--rows KEY ...] [--smoke]
 
-The base is checked out into build/compare/ as a git worktree and built there; both are measured by this tree's bench/.
-For each figure: the medians, and the median of the ratios within the rounds with the interval that holds it with 95 %
-certainty. That follows from the order of the rounds alone (the sign test), whatever the noise is like: where 1 is inside,
-nothing is shown, and with fewer than six rounds nothing can be. Two builds of one revision differ by some percent, for
-their code lies elsewhere in memory.
+The base is checked out into build/compare/ as a git worktree and built there; both are measured by this tree's
+bench/. For each figure: the medians, and the median of the ratios within the rounds with the interval that holds it
+with 95 % certainty. That follows from the order of the rounds alone (the sign test), whatever the noise is like: where
+1 is inside, nothing is shown, and with fewer than six rounds nothing can be. Two builds of one revision may differ by
+some percent, for their code lies elsewhere in memory.
 """
 
 from __future__ import annotations
@@ -26,31 +26,29 @@ import run
 import workloads
 from workloads import Metric, Row
 
-TREES = rig.ROOT / "build" / "compare"
 DEFAULT_ROWS = ["echo-100", "echo-100x16", "handshakes"]
 CERTAINTY = 0.95
 
 
-def git(*words: str, cwd: Path = rig.ROOT) -> str:
+def git(*words: str, cwd: Path) -> str:
     """Raises SystemExit with what git said."""
-    done = subprocess.run(["git", *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"git {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
-def built(rev: str) -> tuple[str, Path]:
+def built(rev: str, root: Path = rig.ROOT) -> tuple[str, Path]:
     """Check a revision out and build it, unless that was done before. Returns its short name and its src."""
-    commit = git("rev-parse", "--short=12", f"{rev}^{{commit}}")
-    tree = TREES / commit
+    commit = git("rev-parse", "--short=12", f"{rev}^{{commit}}", cwd=root)
+    tree = root / "build" / "compare" / commit
     stamp = tree / "build" / "compared"
     if stamp.exists():
         return commit, tree / "src"
     if not tree.exists():
         # One that was removed by hand is still in git's list.
-        git("worktree", "prune")
-        TREES.mkdir(parents=True, exist_ok=True)
-        git("worktree", "add", "--detach", str(tree), commit)
+        git("worktree", "prune", cwd=root)
+        git("worktree", "add", "--detach", str(tree), commit, cwd=root)
     print(f"building {commit}", file=sys.stderr, flush=True)
     jobs = str(os.cpu_count() or 1)
     done = subprocess.run(
@@ -122,7 +120,9 @@ def main() -> int:
     parser.add_argument("base", metavar="REV", help="a revision of this repository")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.5, help="measured time of a sample")
-    parser.add_argument("--rows", nargs="+", default=DEFAULT_ROWS, metavar="KEY", help=f"instead of {' '.join(DEFAULT_ROWS)}")
+    parser.add_argument(
+        "--rows", nargs="+", default=DEFAULT_ROWS, metavar="KEY", help=f"instead of {' '.join(DEFAULT_ROWS)}"
+    )
     parser.add_argument("--smoke", action="store_true", help="one moment of each: does it run at all")
     args = parser.parse_args()
     pace = run.SMOKE if args.smoke else run.Pace(rounds=args.rounds, seconds=args.seconds, warmup=0.3)

@@ -7,9 +7,9 @@ silent: one message under way on each of 100 connections, and N more are open on
     the loop costs for having them.
 ticks: N idle connections that are pinged, always so many a second in all: what the timers cost for having more of them.
 
-Servers are interleaved and contaminated samples dropped as run.py does it. Writes bench/results/growth.json and plots; the
-tables stand in bench/RESULTS.md. One table of descriptors holds some 18,000 connections where RLIMIT_NOFILE is
-20,000; whoever has more is measured further.
+Servers are interleaved and contaminated samples dropped as run.py does it. Writes bench/results/growth.json and a
+plot; the tables stand in bench/RESULTS.md. One table of descriptors holds some 18,000 connections where RLIMIT_NOFILE
+is 20,000; whoever has more is measured further.
 """
 
 from __future__ import annotations

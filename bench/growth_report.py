@@ -73,11 +73,11 @@ def render(growth: dict[str, Any]) -> str:
         "",
         *curve_table(connections, "us a message"),
         "",
-        f"From {min(share):,} to {max(share):,} connections a message becomes {grown(curve(connections[floor])):.2f} times as "
-        f"dear to the floor, which does nothing but read, unmask and write: that is the kernel's part, whose sockets no "
-        f"longer fit into the caches (some 9 KB of its memory for a pair of ends, against 56 bytes of ours). Ours becomes "
-        f"{grown(curve(connections[ours])):.2f} times as dear; what we add to the floor goes from a ratio of "
-        f"{share[min(share)]:.2f} to {share[max(share)]:.2f}.",
+        f"From {min(share):,} to {max(share):,} connections a message becomes "
+        f"{grown(curve(connections[floor])):.2f} times as dear to the floor, which does nothing but read, unmask and "
+        f"write: that is the kernel's part, whose sockets no longer fit into the caches (some 9 KB of its memory for a "
+        f"pair of ends, against 56 bytes of ours). Ours becomes {grown(curve(connections[ours])):.2f} times as dear, "
+        f"and the ratio to the floor goes from {share[min(share)]:.2f} to {share[max(share)]:.2f}.",
         "",
         "### CPU of a message, by connections on which nothing happens",
         "",
@@ -85,18 +85,18 @@ def render(growth: dict[str, Any]) -> str:
         "",
         *curve_table(silent, "us a message"),
         "",
-        f"A turn of the loop looks at those that have something to say: beside {max(beside):,} silent connections a message "
-        f"costs {grown(beside):.2f} times what it costs without them. (5 to 15 % are noise here.)",
+        f"A turn of the loop looks at those that have something to say: beside {max(beside):,} silent connections a "
+        f"message costs {grown(beside):.2f} times what it costs without them (5 to 15 % are noise here).",
         "",
         "### CPU of a tick, by idle connections",
         "",
-        "Idle connections that are pinged, some 4,000 times a second in all however many there are: per ping, what ours takes "
-        "(timers, frames, the loop) and what the kernel takes (a send, a wait, a receive).",
+        "Idle connections that are pinged, some 4,000 times a second in all however many there are: for each ping, "
+        "what ours takes (timers, frames, the loop) and what the kernel takes (a send, a wait, a receive).",
         "",
         *tick_table(growth["ticks"]),
         "",
-        "A timer is put into the wheel and taken out of it in constant time, and a tick looks at one bucket of 16 ms: it makes no "
-        "difference how many more wait in the others.",
+        "A timer is put into the wheel and taken out of it in constant time, and a tick looks at one bucket of 16 ms: "
+        "how many more wait in the others makes no difference.",
     ]
     return "\n".join(out)
 

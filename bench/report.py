@@ -69,13 +69,15 @@ def commit() -> str:
     """The commit that is checked out, and whether the library or the benchmarks differ from it."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=rig.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        done = subprocess.run(["git", *words], cwd=rig.ROOT, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     rev = git("rev-parse", "--short=12", "HEAD")
     if not rev:
         return "none"
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "bench", ":!bench/results", ":!bench/RESULTS.md")
+    # What a run writes is no change.
+    measured = ["src", "bench", ":!bench/results", ":!bench/RESULTS.md"]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *measured)
     return rev + (" with changes" if changed else "")
 
 
@@ -337,6 +339,9 @@ README_COLUMNS = [
 ]
 
 
+PLOTS = {"throughput": "Throughput", "memory": "Memory of an idle connection", "latency": "Round trip"}
+
+
 def readme_block(results: Results) -> str:
     """The README's table and plots: what ours and the peers do in the rows that say most."""
     columns = [column for column in README_COLUMNS if column[0] in results.rows]
@@ -362,7 +367,7 @@ def readme_block(results: Results) -> str:
     )
     pictures = [
         f"![{text}](bench/results/{name}.svg)"
-        for name, text in (("throughput", "Throughput"), ("memory", "Memory of an idle connection"), ("latency", "Round trip"))
+        for name, text in PLOTS.items()
         if (rig.BENCH / "results" / f"{name}.svg").exists()
     ]
     return "\n".join([*rig.table_lines(header, lines), "", about, "", *pictures]) + "\n"
@@ -370,12 +375,12 @@ def readme_block(results: Results) -> str:
 
 INTRO = """# Results
 
-Written by `make bench` ([how it measures](README.md)); do not edit. Server and client have a core each; every round starts
-every server afresh, one after the other, and another one begins; a ratio is taken within a round, its median counts, and
-the spread is from the lowest round to the highest. A sample during which others used more than {limit:g} of a core was dropped
-and taken again, up to {tries} times; how many were is in the last column. Repeats of a whole run differ by 5 to 15 %: less
-than that is a tie. The floor is an echo server in plain C (`bench/native/wsfloor.c`), without timers, limits, fragments or
-UTF-8; the client is C, too, and checks every reply."""
+Written by `make bench` ([how it measures](README.md)); do not edit. Server and client have a core each. Every round
+starts every server afresh, one after the other, and another one begins; a ratio is taken within a round, its median
+counts, and the spread is from the lowest round to the highest. A sample during which others used more than {limit:g}
+of a core was dropped and taken again, up to {tries} times; the last column counts them. Repeats of a whole run differ
+by 5 to 15 %: less than that is a tie. The floor is an echo server in plain C (`bench/native/wsfloor.c`), without
+timers, limits, fragments or UTF-8; the client is C, too, and checks every reply."""
 
 
 def render(results: Results, growth: dict[str, Any] | None) -> str:
@@ -387,7 +392,7 @@ def render(results: Results, growth: dict[str, Any] | None) -> str:
     for name, why in of_first.left_out.items():
         out.append(f"- left out: {name} ({why})")
     out += ["", "## Targets", "", *target_table(results), "", "## Plots", ""]
-    out += [f"![{name}](results/{name}.svg)" for name in ("throughput", "memory", "latency")]
+    out += [f"![{text}](results/{name}.svg)" for name, text in PLOTS.items()]
     for row in shown:
         out += ["", f"## {row.title}", "", f"`--rows {row.key}`", ""]
         own = results.facts_of[row.key]

@@ -2,10 +2,10 @@
 
     python bench/run.py [--quick | --smoke] [--rows KEY ...] [--only NAME ...] [--resume] [--write]
 
-The server runs on one core, the client on another. In each round of a row each server is started afresh and gives one
-sample, and another one begins; so a slow minute of the machine falls on all of them alike. A sample during which others
-than the two used more than 0.15 of a core is dropped and taken again, up to four times; then the server has no sample in
-that round. Ratios are taken within a round, and their median over the rounds is what counts.
+The server runs on one core, the client on another. In each round of a row each server is started afresh and gives
+one sample, and another one begins; so a slow minute of the machine falls on all of them alike. A sample during which
+others than the two used more than 0.15 of a core is dropped and taken again, up to four times; then the server has no
+sample in that round. Ratios are taken within a round, and their median over the rounds is what counts.
 
 What was measured is kept in build/bench/run.json after every sample: --resume goes on from there. A whole run writes
 bench/RESULTS.md, its plots, and the README's table; so does --write for one that is not whole, keeping what the other
@@ -15,8 +15,6 @@ rows had. Exits 1 if a sample of ours or of the floor failed; one of a peer that
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
 import sys
 import time
@@ -164,7 +162,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="3 short rounds of ours, the floor and the best peers")
     parser.add_argument("--smoke", action="store_true", help="one moment of every row: does it run at all")
     parser.add_argument("--rows", nargs="+", default=[], metavar="KEY", help="only these rows")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only servers whose names contain one, and the floor")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="only servers whose names contain one, and the floor"
+    )
     parser.add_argument("--rounds", type=int, help="instead of 5")
     parser.add_argument("--seconds", type=float, help="measured time of a sample instead of 1.5")
     parser.add_argument("--against", metavar="NAME", help="show ratios to this server, too")
@@ -211,7 +211,7 @@ def main() -> int:
     if args.resume:
         results = report.Results.load(STATE)
         if results.facts.comparable() != facts.comparable():
-            raise SystemExit("the last run was of another commit, machine, pace or set of servers: it cannot be resumed")
+            raise SystemExit("the last run had another commit, machine, pace or set of servers: it cannot be resumed")
     plans = [plan for plan in (planned(row, present, pace) for row in wanted) if plan.servers or plan.company]
     print("\n".join(facts.lines()), flush=True)
     samples = sum(len(plan.turns(pace.rounds)) for plan in plans)

@@ -6,7 +6,6 @@ import sys
 
 from websockets.asyncio.server import ServerConnection, serve
 
-
 # A client that leaves without a close frame is an error with a traceback to it; what that costs is not asked here.
 logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
