@@ -48,7 +48,7 @@ def other_floor(program: Path, core: int) -> Iterator[tuple[int, int]]:
     """Run the other floor, which takes its port and tells nothing."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
-    peer = rig.Peer(program.name, [str(program), str(port)], core)
+    peer = rig.Peer(program.name, [str(program), str(port)], core, [])
     try:
         end = time.monotonic() + START_S
         while True:

@@ -75,7 +75,7 @@ class Server:
             # In a process of its own: an import that crashes or registers signal handlers must not be ours.
             done = subprocess.run(
                 [sys.executable, "-c", f"import {module}"],
-                env=self.environment(),
+                env={**environment(self.path()), **self.environment()},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -113,14 +113,14 @@ class Server:
         program = "node" if self._runtime == "node" else sys.executable
         return [program, str(BENCH / "servers" / self.script), *self.args]
 
-    def environment(self) -> dict[str, str]:
-        env = dict(os.environ)
-        if self._runtime == "node":
-            return {**env, **runtimes.node_environment()}
+    def path(self) -> list[str]:
+        """Return where Python looks for modules first."""
         source = self.source or (ROOT / "src" if built_in_place() else None)
-        if self.is_python and source is not None:
-            env["PYTHONPATH"] = os.pathsep.join([str(source), *filter(None, [env.get("PYTHONPATH")])])
-        return env
+        return [str(source)] if self.is_python and source is not None else []
+
+    def environment(self) -> dict[str, str]:
+        """Return what its process has beside our own environment."""
+        return runtimes.node_environment() if self._runtime == "node" else {}
 
     def in_company(self, company: str) -> Server:
         """Return the same server with another thread in its process: see servers/company.py."""
@@ -162,6 +162,13 @@ def built_in_place() -> bool:
     return any((ROOT / "src" / "_uws").glob("*.so"))
 
 
+def environment(path: list[str]) -> dict[str, str]:
+    env = dict(os.environ)
+    if path:
+        env["PYTHONPATH"] = os.pathsep.join([*path, *filter(None, [env.get("PYTHONPATH")])])
+    return env
+
+
 def version_of(dist: str) -> str:
     try:
         return importlib.metadata.version(dist)
@@ -177,11 +184,12 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[-1]
 
 
-def pinned(core: int) -> Callable[[], None]:
-    """Return what a child does before exec: take one core, and as many descriptors as it may have."""
+def pinned(core: int | None) -> Callable[[], None]:
+    """Return what a child does before exec: take one core (None: any), and as many descriptors as it may have."""
 
     def prepare() -> None:
-        os.sched_setaffinity(0, {core})
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -191,11 +199,13 @@ def pinned(core: int) -> Callable[[], None]:
 class Peer:
     """A server or a client in a process of its own, and what is said with it, line by line."""
 
-    def __init__(self, name: str, command: list[str], core: int, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: list[str], core: int | None, path: list[str], env: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self.process = subprocess.Popen(
             command,
-            env=env,
+            env={**environment(path), **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -236,9 +246,9 @@ class Peer:
 
 
 @contextmanager
-def serving(server: Server, core: int) -> Iterator[tuple[Peer, int]]:
-    """Run a server on one core. Yields it and its port; it is killed at the end."""
-    peer = Peer(server.name, server.command(), core, server.environment())
+def serving(server: Server, core: int | None) -> Iterator[tuple[Peer, int]]:
+    """Run a server on one core; None: on any. Yields it and its port; it is killed at the end."""
+    peer = Peer(server.name, server.command(), core, server.path(), server.environment())
     try:
         line = peer.hear(START_TIMEOUT_S)
         if not line.isdigit():
@@ -267,7 +277,7 @@ def probe_command(port: int, mode: str, options: dict[str, Any]) -> list[str]:
 @contextmanager
 def probing(core: int, port: int, mode: str, **options: Any) -> Iterator[Peer]:
     """Run wsprobe against a server. Yields it once its connections are open; it is killed at the end."""
-    peer = Peer("wsprobe", probe_command(port, mode, options), core)
+    peer = Peer("wsprobe", probe_command(port, mode, options), core, [])
     try:
         line = peer.hear(OPEN_TIMEOUT_S)
         if line != "ready":
