@@ -59,6 +59,8 @@ def render(growth: dict[str, Any]) -> str:
     share = to_floor(connections[ours], connections[floor])
     beside = curve(silent[ours])
     dropped = growth["connections"]["dropped"] + growth["silent"]["dropped"]
+    if len(share) < 2 or len(beside) < 2:
+        return f"## Growth\n\nToo few clean samples: {dropped} were contaminated."
     out = [
         "## Growth",
         "",

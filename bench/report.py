@@ -55,7 +55,11 @@ class Facts:
 
     def comparable(self) -> tuple[Any, ...]:
         """What has to be the same for samples of two runs to stand in one row."""
-        return dataclasses.astuple(dataclasses.replace(self, date="", left_out=dict(sorted(self.left_out.items()))))
+        return (*self.run(), self.versions, sorted(self.left_out.items()))
+
+    def run(self) -> tuple[Any, ...]:
+        """What rows of one table of contents share, though not the same servers may be in all of them."""
+        return (self.machine, self.cores, self.kernel, self.python, self.commit, self.rounds, self.seconds)
 
     def lines(self) -> list[str]:
         return [
@@ -388,15 +392,17 @@ def render(results: Results, growth: dict[str, Any] | None) -> str:
     out = [INTRO.format(limit=rig.MAX_OTHER_CPU, tries=rig.TRIES), ""]
     shown = [row for row in workloads.ROWS if row.key in results.rows]
     of_first = results.facts_of[shown[0].key]
-    out += [f"- {line}" for line in of_first.lines()]
-    for name, why in of_first.left_out.items():
-        out.append(f"- left out: {name} ({why})")
+    alike = [facts for facts in results.facts_of.values() if facts.run() == of_first.run()]
+    versions = dict.fromkeys(version for facts in alike for version in facts.versions)
+    left_out = {name: why for facts in alike for name, why in facts.left_out.items()}
+    out += [f"- {line}" for line in dataclasses.replace(of_first, versions=tuple(versions)).lines()]
+    out += [f"- left out: {name} ({why})" for name, why in left_out.items()]
     out += ["", "## Targets", "", *target_table(results), "", "## Plots", ""]
     out += [f"![{text}](results/{name}.svg)" for name, text in PLOTS.items()]
     for row in shown:
         out += ["", f"## {row.title}", "", f"`--rows {row.key}`", ""]
         own = results.facts_of[row.key]
-        if own.comparable() != of_first.comparable():
+        if own.run() != of_first.run():
             out += [f"From another run: {'; '.join(own.lines())}.", ""]
         out += [*row_table(row, results.rows[row.key]), *failures(results.rows[row.key])]
     if growth is not None:

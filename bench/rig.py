@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import runtimes
-from runtimes import native_tool
+from runtimes import native_library as native_library
+from runtimes import native_tool as native_tool
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
