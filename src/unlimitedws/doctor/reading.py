@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -344,16 +345,20 @@ class Reader:
         for one in (inner, *inner.parents):
             yield place / str(one).lstrip("/"), str(one)
 
-    def _amount(self, path: Path, no_limit: str = "") -> int | None:
-        """A number from a group's file; None: there is no such file there, as at the top."""
-        try:
-            text = self._text(path).strip()
-        except FileNotFoundError:
-            return None
+    def _amount(self, path: Path, no_limit: str = "") -> int:
+        """A number from a group's file."""
+        text = self._text(path).strip()
         value = _number(text, no_limit)
         if value is None:
             raise self._malformed(path, text)
         return value
+
+    def _most(self, path: Path) -> int:
+        """A limit from a group's file. At the top, and where the controller is not on, there is none."""
+        try:
+            return self._amount(path, "max")
+        except FileNotFoundError:
+            return UNLIMITED
 
     def _stat(self, path: Path, name: str) -> int:
         match = re.search(rf"^{name} (\d+)$", self._text(path), re.MULTILINE)
@@ -362,42 +367,46 @@ class Reader:
         return int(match[1])
 
     def _group_v2(self, directory: Path, name: str) -> Group | None:
-        def amount(file: str, absent: int) -> int:
-            value = self._try(f"{file} of {name}", lambda: self._amount(directory / file, "max"))
-            return absent if value is None else value
-
-        most, high = amount("memory.max", UNLIMITED), amount("memory.high", UNLIMITED)
-        tasks = amount("pids.max", UNLIMITED)
-        if most == high == tasks == UNLIMITED:
-            return None
-        used = cached = 0
-        if min(most, high) != UNLIMITED:
-            used = amount("memory.current", 0)
-            stat = directory / "memory.stat"
-            cached = self._try(f"memory.stat of {name}", lambda: self._stat(stat, "inactive_file")) or 0
-        pids = amount("pids.current", 0) if tasks != UNLIMITED else 0
-        return Group(name, 2, most, high, used, cached, tasks, pids)
+        group = Group(
+            name,
+            2,
+            memory_max=self._limit_of("memory.max", directory, name),
+            memory_high=self._limit_of("memory.high", directory, name),
+            pids_max=self._limit_of("pids.max", directory, name),
+        )
+        if min(group.memory_max, group.memory_high) != UNLIMITED:
+            group = self._with_memory(group, directory, "memory.current", "inactive_file")
+        if group.pids_max != UNLIMITED:
+            group = replace(group, pids_used=self._used_of("pids.current", directory, name))
+        return group if min(group.memory_max, group.memory_high, group.pids_max) != UNLIMITED else None
 
     def _memory_v1(self, directory: Path, name: str) -> Group | None:
-        def amount(file: str) -> int | None:
-            return self._try(f"{file} of {name}", lambda: self._amount(directory / file))
-
-        most = amount("memory.limit_in_bytes")
-        if most is None or most >= _UNLIMITED_V1:
+        most = self._limit_of("memory.limit_in_bytes", directory, name)
+        if most >= _UNLIMITED_V1:
             return None
-        stat = directory / "memory.stat"
-        cached = self._try(f"memory.stat of {name}", lambda: self._stat(stat, "total_inactive_file"))
-        used = amount("memory.usage_in_bytes")
-        return Group(name, 1, memory_max=most, memory_used=used or 0, memory_cached=cached or 0)
+        group = Group(name, 1, memory_max=most)
+        return self._with_memory(group, directory, "memory.usage_in_bytes", "total_inactive_file")
 
     def _pids_v1(self, directory: Path, name: str) -> Group | None:
-        def amount(file: str) -> int | None:
-            return self._try(f"{file} of {name}", lambda: self._amount(directory / file, "max"))
-
-        most = amount("pids.max")
-        if most is None or most == UNLIMITED:
+        most = self._limit_of("pids.max", directory, name)
+        if most == UNLIMITED:
             return None
-        return Group(name, 1, pids_max=most, pids_used=amount("pids.current") or 0)
+        return Group(name, 1, pids_max=most, pids_used=self._used_of("pids.current", directory, name))
+
+    def _with_memory(self, group: Group, directory: Path, used: str, cached: str) -> Group:
+        stat = directory / "memory.stat"
+        return replace(
+            group,
+            memory_used=self._used_of(used, directory, group.name),
+            memory_cached=self._try(f"memory.stat of {group.name}", lambda: self._stat(stat, cached)) or 0,
+        )
+
+    def _limit_of(self, file: str, directory: Path, name: str) -> int:
+        value = self._try(f"{file} of {name}", lambda: self._most(directory / file))
+        return UNLIMITED if value is None else value
+
+    def _used_of(self, file: str, directory: Path, name: str) -> int:
+        return self._try(f"{file} of {name}", lambda: self._amount(directory / file)) or 0
 
 
 def _number(text: str, no_limit: str = "") -> int | None:
