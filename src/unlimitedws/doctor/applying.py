@@ -4,7 +4,9 @@ and doing it again changes nothing."""
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
+import pwd
 import re
 import resource
 import tempfile
@@ -269,7 +271,7 @@ def _user(plan: Plan, user: str, root: Path) -> Deed:
             for line in path.read_text(errors="replace").splitlines():
                 found = _limits_line(line)
                 # What he has for being one of everybody would be lowered by a line of his own.
-                if found is not None and found[0] in (user, "*") and found[1] in wanted:
+                if found is not None and _is_about(found[0], user) and found[1] in wanted:
                     wanted[found[1]] = max(wanted[found[1]], found[2])
     fresh = {name: f"{user} - {name} {in_shell(name, value)}" for name, value in wanted.items()}
 
@@ -280,6 +282,17 @@ def _user(plan: Plan, user: str, root: Path) -> Deed:
         return found[1], fresh[found[1]]
 
     return _write(root, LIMITS_D / FILE_NAME, fresh, merged)
+
+
+def _is_about(who: str, user: str) -> bool:
+    """Whether a line of limits.conf is about a user. A group is, where his groups are not known."""
+    if not who.startswith("@"):
+        return who in (user, "*")
+    try:
+        groups = os.getgrouplist(user, pwd.getpwnam(user).pw_gid)
+    except KeyError:
+        return True
+    return who[1:] in {group.gr_name for group in grp.getgrall() if group.gr_gid in groups}
 
 
 def _limits_line(line: str) -> tuple[str, str, int] | None:
