@@ -54,7 +54,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "default %(default)s",
     )
     parser.add_argument(
-        "--private-fd-tables",
+        "--private-fds",
         action="store_true",
         help="judge by a server whose loops each have a descriptor table of their own",
     )
@@ -84,7 +84,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def _run(args: argparse.Namespace) -> int:
     """Examine, apply what is asked for, and show it; the exit status is that of `_EPILOG`."""
     try:
-        question = Question(args.connections, args.bytes_per_connection, args.private_fd_tables)
+        question = Question(args.connections, args.bytes_per_connection, args.private_fds)
     except ValueError as exc:
         args.usage_error(str(exc))
     if args.pid is not None and args.pid < 1:

@@ -198,7 +198,7 @@ def _nofile(facts: Facts, question: Question) -> Iterator[Finding]:
         lifts = [
             Advice(f"A loop's table ends at {_MAX_TABLE:,}: private descriptor tables, or several processes.")
         ]
-    elif facts.unit is None and not facts.may_raise and limit < wanted:
+    elif facts.unit is None and not facts.may_raise:
         who = "whoever starts the process, or the container"
         lifts.append(Advice(f"A hard limit is raised by who has CAP_SYS_RESOURCE: {who}."))
     yield _limit("RLIMIT_NOFILE", value, why, room, question, lifts, tables=MAX_LOOPS)
@@ -404,7 +404,7 @@ def _orphans(facts: Facts, question: Question) -> Iterator[Finding]:
 def _ports(facts: Facts, question: Question) -> Iterator[Finding]:
     ports = facts.numbers.get("net.ipv4.ip_local_port_range")
     if ports is not None:
-        n = max(0, ports[1] - ports[0] + 1)
+        n = ports[1] - ports[0] + 1
         why = (
             f"no limit for a server; a proxy on this machine has {n:,} connections to one address of ours: "
             "more with a Unix socket, or several addresses"

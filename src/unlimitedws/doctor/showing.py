@@ -63,10 +63,10 @@ def as_json(
         "subject": report.facts.subject,
         "target": report.question.target,
         "bytes_per_connection": report.question.bytes_per_connection,
-        "private_fd_tables": report.question.private_tables,
+        "private_fds": report.question.private_tables,
         "holds": report.holds,
         "capacity": _number(report.capacity),
-        "capacity_private_fd_tables": _number(report.capacity_private),
+        "capacity_private_fds": _number(report.capacity_private),
         "loops_for_target": report.loops,
         "limits": [finding.knob for finding in report.limits],
         "findings": [_finding(finding) for finding in report.findings],
@@ -168,7 +168,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "why": finding.why,
         "counts": finding.holds is not None,
         "holds": _number(finding.holds),
-        "holds_private_fd_tables": _number(finding.holds_private),
+        "holds_private_fds": _number(finding.holds_private),
         "lifts": [
             lift
             for lift in (

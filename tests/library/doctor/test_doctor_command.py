@@ -91,16 +91,16 @@ def test_limit_that_binds_is_status_1_with_everything_that_lifts_it(doctor: Run,
 def test_private_tables_are_another_verdict(doctor: Run, machine: Machine) -> None:
     machine.limits(hard=20_000)
     assert report(doctor)[0] == 1
-    status, found = report(doctor, "--private-fd-tables")
+    status, found = report(doctor, "--private-fds")
     assert status == 0
-    assert (found["holds"], found["capacity"], found["capacity_private_fd_tables"]) == (
+    assert (found["holds"], found["capacity"], found["capacity_private_fds"]) == (
         True,
         19968,
         64 * 19968,
     )
     assert found["loops_for_target"] == 6
     assert found["limits"][0] == "RLIMIT_NOFILE"
-    assert "  first      RLIMIT_NOFILE, 1,277,952\n" in doctor("--private-fd-tables")[1]
+    assert "  first      RLIMIT_NOFILE, 1,277,952\n" in doctor("--private-fds")[1]
 
 
 def test_memory_alone_cannot_be_lifted(doctor: Run, machine: Machine) -> None:
@@ -175,10 +175,10 @@ def test_json_is_whole(doctor: Run, machine: Machine) -> None:
         "subject",
         "target",
         "bytes_per_connection",
-        "private_fd_tables",
+        "private_fds",
         "holds",
         "capacity",
-        "capacity_private_fd_tables",
+        "capacity_private_fds",
         "loops_for_target",
         "limits",
         "findings",
@@ -195,7 +195,7 @@ def test_json_is_whole(doctor: Run, machine: Machine) -> None:
         "why": nofile["why"],
         "counts": True,
         "holds": 4064,
-        "holds_private_fd_tables": 260096,
+        "holds_private_fds": 260096,
         "lifts": [{"rlimit": "nofile", "value": 131072}],
     }
     by_knob = {each["knob"]: each for each in found["findings"]}
