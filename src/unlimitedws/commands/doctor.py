@@ -85,30 +85,25 @@ def _run(args: argparse.Namespace) -> int:
     """Examine, apply what is asked for, and show it; the exit status is that of `_EPILOG`."""
     try:
         question = Question(args.connections, args.bytes_per_connection, args.private_fds)
+        for name in (args.unit, args.user):
+            if name is not None:
+                remedies.check_name(name)
     except ValueError as exc:
         args.usage_error(str(exc))
     if args.pid is not None and args.pid < 1:
         args.usage_error("--pid: must be at least 1")
     if args.unit is not None and args.root != Path("/"):
         args.usage_error("--unit: not with --root, systemd is asked")
+    deeds: list[Deed] | None = None
     try:
-        for name in (args.unit, args.user):
-            if name is not None:
-                remedies.check_name(name)
-        facts = _facts(args)
-    except ValueError as exc:
-        args.usage_error(str(exc))
+        report = examine(_facts(args), question)
+        if args.apply:
+            deeds = apply(remedies.plan(report), root=args.root, pid=args.pid, unit=args.unit, user=args.user)
+            # What was raised, as the kernel has it now.
+            report = examine(_facts(args), question)
     except (NoSuchProcess, units.NoSuchUnit) as exc:
         print(f"unlimitedws: {exc}", file=sys.stderr)
         return 2
-    report = examine(facts, question)
-    deeds: list[Deed] | None = None
-    if args.apply:
-        deeds = apply(
-            remedies.plan(report), facts, root=args.root, pid=args.pid, unit=args.unit, user=args.user
-        )
-        # What was raised, as the kernel has it now.
-        report = examine(_facts(args), question)
     if args.json:
         json.dump(showing.as_json(report, unit=args.unit, user=args.user, deeds=deeds), sys.stdout, indent=2)
         print()

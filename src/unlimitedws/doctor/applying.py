@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from . import units
-from .facts import UNLIMITED, Facts, Limit
+from .facts import UNLIMITED, Limit
 from .reading import sysctl_path
 from .remedies import (
     FILE_NAME,
@@ -61,7 +61,6 @@ class Deed:
 
 def apply(
     plan: Plan,
-    facts: Facts,
     *,
     root: Path = Path("/"),
     pid: int | None = None,
@@ -76,7 +75,6 @@ def apply(
 
     Args:
         plan: What is to be raised.
-        facts: What is set now.
         root: Directory below which /proc and /etc are.
         pid: A process whose resource limits are raised, now.
         unit: A unit that gets a drop-in, for its next start.
@@ -86,7 +84,7 @@ def apply(
     Returns:
         What was done and what was not, in order.
     """
-    deeds = list(_sysctls(plan, facts, root))
+    deeds = list(_sysctls(plan, root))
     if unit is not None:
         deeds += _unit(plan, unit, root, run)
     if user is not None and plan.rlimits:
@@ -108,7 +106,7 @@ def apply(
 # ---- sysctls
 
 
-def _sysctls(plan: Plan, facts: Facts, root: Path) -> Iterator[Deed]:
+def _sysctls(plan: Plan, root: Path) -> Iterator[Deed]:
     kept: dict[str, tuple[int, ...]] = {}
     for name, wanted in plan.sysctls.items():
         path = sysctl_path(root, name)

@@ -16,7 +16,7 @@ from library.programs import ROOT
 
 from unlimitedws.doctor import units
 from unlimitedws.doctor.applying import Deed, apply
-from unlimitedws.doctor.facts import UNLIMITED, Facts
+from unlimitedws.doctor.facts import UNLIMITED
 from unlimitedws.doctor.lifts import GroupLimit
 from unlimitedws.doctor.reading import Reader
 from unlimitedws.doctor.remedies import Plan
@@ -52,7 +52,7 @@ def files(root: Path) -> dict[str, str]:
 
 
 def test_sysctl_is_raised_now_and_for_every_start(machine: Machine) -> None:
-    deeds = apply(sysctls(net__core__somaxconn="5000"), Facts(), root=machine.root)
+    deeds = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
     assert deeds == [
         Deed(True, "net.core.somaxconn: 4096 -> 5000"),
         Deed(True, f"/{SYSCTL_FILE}: written"),
@@ -67,18 +67,18 @@ def test_sysctl_is_raised_now_and_for_every_start(machine: Machine) -> None:
 
 def test_doing_it_again_changes_nothing(machine: Machine) -> None:
     plan = sysctls(net__core__somaxconn="5000", net__ipv4__tcp_mem="1 300000 500000")
-    apply(plan, Facts(), root=machine.root)
+    apply(plan, root=machine.root)
     path = machine.root / SYSCTL_FILE
     before = path.read_text(), path.stat().st_mtime_ns, path.stat().st_ino
-    deeds = apply(plan, Facts(), root=machine.root)
+    deeds = apply(plan, root=machine.root)
     assert (path.read_text(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert deeds[-1] == Deed(True, f"/{SYSCTL_FILE}: has it all")
 
 
 def test_no_number_is_lowered(machine: Machine) -> None:
-    apply(sysctls(net__ipv4__tcp_mem="1 300000 400000"), Facts(), root=machine.root)
+    apply(sysctls(net__ipv4__tcp_mem="1 300000 400000"), root=machine.root)
     assert value(machine, "net.ipv4.tcp_mem") == "190089 300000 400000"
-    apply(sysctls(net__ipv4__tcp_mem="200000 200000 200000"), Facts(), root=machine.root)
+    apply(sysctls(net__ipv4__tcp_mem="200000 200000 200000"), root=machine.root)
     assert value(machine, "net.ipv4.tcp_mem") == "200000 300000 400000"
     assert settings(machine.root / SYSCTL_FILE) == ["net.ipv4.tcp_mem = 200000 300000 400000"]
 
@@ -86,7 +86,7 @@ def test_no_number_is_lowered(machine: Machine) -> None:
 def test_file_keeps_what_it_has_and_what_is_higher_there(machine: Machine) -> None:
     text = "# by hand\nvm.swappiness = 1\n-net/core/somaxconn=9000\nfs.nr_open = 5\n"
     machine.write(SYSCTL_FILE, text)
-    apply(sysctls(net__core__somaxconn="5000", fs__nr_open="2097152"), Facts(), root=machine.root)
+    apply(sysctls(net__core__somaxconn="5000", fs__nr_open="2097152"), root=machine.root)
     assert (machine.root / SYSCTL_FILE).read_text() == (
         "# by hand\nvm.swappiness = 1\nnet.core.somaxconn = 9000\nfs.nr_open = 2097152\n"
     )
@@ -95,14 +95,14 @@ def test_file_keeps_what_it_has_and_what_is_higher_there(machine: Machine) -> No
 @pytest.mark.parametrize("place", ["etc/sysctl.d/10-a.conf", "usr/lib/sysctl.d/50-b.conf", "etc/sysctl.conf"])
 def test_what_another_file_sets_higher_is_not_lowered_at_the_next_start(machine: Machine, place: str) -> None:
     machine.write(place, "net.core.somaxconn = 8192\n")
-    apply(sysctls(net__core__somaxconn="5000"), Facts(), root=machine.root)
+    apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
     assert settings(machine.root / SYSCTL_FILE) == ["net.core.somaxconn = 8192"]
 
 
 @pytest.mark.parametrize("place", ["etc/sysctl.d/99-late.conf", "run/sysctl.d/95-x.conf", "etc/sysctl.conf"])
 def test_file_that_comes_later_and_says_less_is_told_of(machine: Machine, place: str) -> None:
     machine.write(place, "; note\n net/core/somaxconn = 128 \n")
-    deeds = apply(sysctls(net__core__somaxconn="5000"), Facts(), root=machine.root)
+    deeds = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
     assert deeds[-1] == Deed(
         False, f"net.core.somaxconn at the next start: /{place} comes later and says 128"
     )
@@ -112,13 +112,13 @@ def test_file_that_comes_later_and_says_less_is_told_of(machine: Machine, place:
 def test_file_that_comes_earlier_or_is_hidden_is_not(machine: Machine, place: str) -> None:
     machine.write("etc/sysctl.d/99-late.conf", "vm.swappiness = 1\n")
     machine.write(place, "net.core.somaxconn = 128\n") if place != "etc/sysctl.d/99-late.conf" else None
-    deeds = apply(sysctls(net__core__somaxconn="5000"), Facts(), root=machine.root)
+    deeds = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
     assert all(deed.done for deed in deeds)
 
 
 def test_sysctl_that_cannot_be_written_is_said_and_not_kept_for_later(machine: Machine) -> None:
     path = machine.sysctl("net.core.somaxconn", None)
-    deeds = apply(sysctls(net__core__somaxconn="5000", fs__nr_open="2097152"), Facts(), root=machine.root)
+    deeds = apply(sysctls(net__core__somaxconn="5000", fs__nr_open="2097152"), root=machine.root)
     assert not path.exists()
     assert deeds[0] == Deed(False, "net.core.somaxconn 5000: No such file or directory")
     assert deeds[1].done
@@ -128,7 +128,7 @@ def test_sysctl_that_cannot_be_written_is_said_and_not_kept_for_later(machine: M
 @pytest.mark.parametrize("text", ["many", "1 2", ""])
 def test_sysctl_that_is_not_what_was_expected_is_left_alone(machine: Machine, text: str) -> None:
     machine.sysctl("net.core.somaxconn", text)
-    (deed,) = apply(sysctls(net__core__somaxconn="5000"), Facts(), root=machine.root)
+    (deed,) = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
     assert not deed.done
     assert value(machine, "net.core.somaxconn") == text
     assert files(machine.root) == {}
@@ -139,13 +139,13 @@ def test_sysctl_that_takes_less_than_it_is_given_is_said(
 ) -> None:
     # Some round, or keep to what they are, and no write fails.
     monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))
-    (deed,) = apply(sysctls(net__core__somaxconn="5000"), Facts(), root=machine.root)
+    (deed,) = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
     assert deed == Deed(False, "net.core.somaxconn 5000: was given 5000, and is 4096")
 
 
 def test_file_that_cannot_be_written_is_said(machine: Machine) -> None:
     machine.write("etc/sysctl.d", "a file")
-    deeds = apply(sysctls(net__core__somaxconn="5000"), Facts(), root=machine.root)
+    deeds = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
     assert [deed.done for deed in deeds] == [True, False]
     assert deeds[1].what.startswith(f"/{SYSCTL_FILE}: ")
 
@@ -155,7 +155,7 @@ def test_file_that_cannot_be_written_is_said(machine: Machine) -> None:
 
 def test_limits_of_nobody_are_asked_for(machine: Machine) -> None:
     plan = Plan({}, {"nofile": 5000}, (GroupLimit("/a", "memory.max", 7),), ())
-    deeds = apply(plan, Facts(), root=machine.root)
+    deeds = apply(plan, root=machine.root)
     assert deeds == [
         Deed(False, "RLIMIT_NOFILE 5000: say whose: --unit, --user or --pid"),
         Deed(False, "memory.max of /a 7: only a unit's own, with --unit"),
@@ -164,7 +164,7 @@ def test_limits_of_nobody_are_asked_for(machine: Machine) -> None:
 
 
 def test_nothing_to_do_is_nothing_done(machine: Machine) -> None:
-    assert apply(Plan({}, {}, (), ("think",)), Facts(), root=machine.root, user="bob") == []
+    assert apply(Plan({}, {}, (), ("think",)), root=machine.root, user="bob") == []
     assert files(machine.root) == {}
 
 
@@ -183,24 +183,24 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def test_running_process_gets_its_limit_now(sleeper: subprocess.Popen[bytes]) -> None:
     pid = sleeper.pid
     plan = Plan({}, {"nofile": 256}, (), ())
-    assert apply(plan, Facts(), pid=pid) == [Deed(True, f"RLIMIT_NOFILE of process {pid}: 50 -> 256")]
+    assert apply(plan, pid=pid) == [Deed(True, f"RLIMIT_NOFILE of process {pid}: 50 -> 256")]
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (256, 500)
     # Not lowered.
-    apply(Plan({}, {"nofile": 100}, (), ()), Facts(), pid=pid)
+    apply(Plan({}, {"nofile": 100}, (), ()), pid=pid)
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (256, 500)
 
 
 def test_unlimited_limit_of_a_process_stays_unlimited(sleeper: subprocess.Popen[bytes]) -> None:
     infinity = resource.RLIM_INFINITY
     assert resource.prlimit(sleeper.pid, resource.RLIMIT_AS) == (infinity, infinity)
-    (deed,) = apply(Plan({}, {"as": 1 << 30}, (), ()), Facts(), pid=sleeper.pid)
+    (deed,) = apply(Plan({}, {"as": 1 << 30}, (), ()), pid=sleeper.pid)
     assert deed == Deed(True, f"RLIMIT_AS of process {sleeper.pid}: unlimited -> unlimited")
     assert resource.prlimit(sleeper.pid, resource.RLIMIT_AS) == (infinity, infinity)
 
 
 def test_limit_that_the_kernel_refuses_is_said(sleeper: subprocess.Popen[bytes]) -> None:
     above = int(Path("/proc/sys/fs/nr_open").read_text()) * 2
-    (deed,) = apply(Plan({}, {"nofile": above}, (), ()), Facts(), pid=sleeper.pid)
+    (deed,) = apply(Plan({}, {"nofile": above}, (), ()), pid=sleeper.pid)
     assert not deed.done
     assert deed.what.startswith(f"RLIMIT_NOFILE of process {sleeper.pid} {above}: ")
     assert resource.prlimit(sleeper.pid, resource.RLIMIT_NOFILE) == (50, 500)
@@ -209,7 +209,7 @@ def test_limit_that_the_kernel_refuses_is_said(sleeper: subprocess.Popen[bytes])
 def test_process_of_another_root_is_not_taken_for_ours(
     machine: Machine, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    (deed,) = apply(Plan({}, {"nofile": 256}, (), ()), Facts(), root=machine.root, pid=sleeper.pid)
+    (deed,) = apply(Plan({}, {"nofile": 256}, (), ()), root=machine.root, pid=sleeper.pid)
     assert not deed.done
     assert resource.prlimit(sleeper.pid, resource.RLIMIT_NOFILE) == (50, 500)
 
@@ -238,7 +238,7 @@ UNIT_PLAN = Plan(
 
 def test_unit_gets_a_dropin_and_systemd_is_told(machine: Machine) -> None:
     told = Systemd()
-    deeds = apply(UNIT_PLAN, Facts(), root=machine.root, unit="chat", run=told)
+    deeds = apply(UNIT_PLAN, root=machine.root, unit="chat", run=told)
     assert [deed.done for deed in deeds] == [True, True]
     assert settings(machine.root / UNIT_FILE) == [
         "[Service]",
@@ -255,7 +255,6 @@ def test_dropin_lowers_nothing_that_the_unit_or_the_file_has(machine: Machine) -
     machine.write(UNIT_FILE, "[Service]\nLimitNOFILE=3000000\nNice=5\n")
     apply(
         UNIT_PLAN,
-        Facts(),
         root=machine.root,
         unit="chat",
         run=Systemd(MemoryMax="2147483648", LimitNOFILE="2000000"),
@@ -267,13 +266,13 @@ def test_dropin_lowers_nothing_that_the_unit_or_the_file_has(machine: Machine) -
         "LimitAS=infinity",
         "MemoryMax=2147483648",
     ]
-    apply(UNIT_PLAN, Facts(), root=machine.root, unit="chat", run=Systemd(MemoryMax="infinity"))
+    apply(UNIT_PLAN, root=machine.root, unit="chat", run=Systemd(MemoryMax="infinity"))
     assert "MemoryMax=infinity" in settings(machine.root / UNIT_FILE)
 
 
 def test_new_lines_of_a_dropin_stand_in_their_section(machine: Machine) -> None:
     machine.write(UNIT_FILE, "[Service]\nLimitNOFILE=1\n[Unit]\nAfter=network.target\n")
-    apply(UNIT_PLAN, Facts(), root=machine.root, unit="chat", run=Systemd())
+    apply(UNIT_PLAN, root=machine.root, unit="chat", run=Systemd())
     assert settings(machine.root / UNIT_FILE)[:5] == [
         "[Service]",
         "LimitNOFILE=1048576",
@@ -284,7 +283,7 @@ def test_new_lines_of_a_dropin_stand_in_their_section(machine: Machine) -> None:
 
 
 def test_unit_that_cannot_be_asked_about_gets_nothing(machine: Machine) -> None:
-    deeds = apply(UNIT_PLAN, Facts(), root=machine.root, unit="chat", run=Systemd(LoadState="not-found"))
+    deeds = apply(UNIT_PLAN, root=machine.root, unit="chat", run=Systemd(LoadState="not-found"))
     assert deeds == [Deed(False, "drop-in for chat.service: unit chat.service: not-found")]
     assert files(machine.root) == {}
 
@@ -295,13 +294,13 @@ def test_daemon_reload_that_fails_is_said(machine: Machine) -> None:
             return systemd()(command)
         raise OSError(1, "no")
 
-    deeds = apply(UNIT_PLAN, Facts(), root=machine.root, unit="chat", run=run)
+    deeds = apply(UNIT_PLAN, root=machine.root, unit="chat", run=run)
     assert deeds[-1] == Deed(False, "systemctl daemon-reload: no")
 
 
 def test_groups_that_are_not_the_units_own_are_said(machine: Machine) -> None:
     plan = Plan({}, {}, (GroupLimit("/system.slice", "memory.max", 5),), ())
-    assert apply(plan, Facts(), root=machine.root, unit="chat", run=Systemd()) == [
+    assert apply(plan, root=machine.root, unit="chat", run=Systemd()) == [
         Deed(False, "memory.max of /system.slice 5: only a unit's own, with --unit")
     ]
 
@@ -312,19 +311,15 @@ USER_PLAN = Plan({}, {"nofile": 100000}, (), ())
 
 
 def test_user_gets_a_line(machine: Machine) -> None:
-    assert apply(USER_PLAN, Facts(), root=machine.root, user="bob") == [
-        Deed(True, f"/{LIMITS_FILE}: written")
-    ]
+    assert apply(USER_PLAN, root=machine.root, user="bob") == [Deed(True, f"/{LIMITS_FILE}: written")]
     assert settings(machine.root / LIMITS_FILE) == ["bob - nofile 100000"]
-    assert apply(USER_PLAN, Facts(), root=machine.root, user="bob") == [
-        Deed(True, f"/{LIMITS_FILE}: has it all")
-    ]
-    apply(USER_PLAN, Facts(), root=machine.root, user="eve")
+    assert apply(USER_PLAN, root=machine.root, user="bob") == [Deed(True, f"/{LIMITS_FILE}: has it all")]
+    apply(USER_PLAN, root=machine.root, user="eve")
     assert settings(machine.root / LIMITS_FILE) == ["bob - nofile 100000", "eve - nofile 100000"]
 
 
 def test_address_space_of_a_user_is_in_kilobytes(machine: Machine) -> None:
-    apply(Plan({}, {"as": 1 << 30}, (), ()), Facts(), root=machine.root, user="bob")
+    apply(Plan({}, {"as": 1 << 30}, (), ()), root=machine.root, user="bob")
     assert settings(machine.root / LIMITS_FILE) == [f"bob - as {1 << 20}"]
 
 
@@ -346,17 +341,17 @@ def test_line_of_a_user_lowers_nothing_that_he_has(
     machine: Machine, place: str, line: str, wanted: str
 ) -> None:
     machine.write(place, f"{line}\n")
-    apply(USER_PLAN, Facts(), root=machine.root, user="bob")
+    apply(USER_PLAN, root=machine.root, user="bob")
     assert f"bob - nofile {wanted}" in settings(machine.root / LIMITS_FILE)
 
 
 def test_line_of_a_users_group_counts_for_him(machine: Machine) -> None:
     group = grp.getgrgid(pwd.getpwnam("root").pw_gid).gr_name
     machine.write("etc/security/limits.conf", f"@{group} - nofile 200000\n@others - nofile 300000\n")
-    apply(USER_PLAN, Facts(), root=machine.root, user="root")
+    apply(USER_PLAN, root=machine.root, user="root")
     assert settings(machine.root / LIMITS_FILE) == ["root - nofile 200000"]
     # Of whom the groups are not known, any may be his.
-    apply(USER_PLAN, Facts(), root=machine.root, user="nobody-we-know")
+    apply(USER_PLAN, root=machine.root, user="nobody-we-know")
     assert "nobody-we-know - nofile 300000" in settings(machine.root / LIMITS_FILE)
 
 
@@ -377,7 +372,7 @@ before = Reader(root).read()
 assert "net.ipv4.tcp_mem" in [each.what for each in before.unread], before.unread
 wanted = plan(examine(before, Question(10)))
 assert wanted.sysctls == {"net.core.somaxconn": (4096,)}, wanted
-print(apply(wanted, before, root=root))
+print(apply(wanted, root=root))
 assert somaxconn.read_text() == "4096\\n"
 assert not plan(examine(Reader(root).read(), Question(10))).sysctls
 """
