@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import raw
 from library.doctor.machine import Machine
 from library.doctor.test_units import SAID
 from library.programs import Program
+from raw import TIMEOUT
 
 from unlimitedws.cli import main
 
@@ -394,6 +398,23 @@ def test_limit_of_the_shell_that_starts_it_binds(program: Callable[..., Program]
     assert (status, err) == (1, "")
     assert "  can hold   268\n" in out
     assert program("-c", text, "doctor", "-n", "268").end()[0] == 0
+
+
+def test_server_holds_what_the_doctor_says(program: Callable[..., Program]) -> None:
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 200)); "
+        "from unlimitedws.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    said = json.loads(program("-c", limited, "doctor", "--json", "-n", "1").end()[1])["capacity"]
+    assert said == 168
+    server = program("-c", limited, "echo", "--addr", "127.0.0.1:0")
+    match = re.match(r"listening on \S+:(\d+)", server.line())
+    assert match
+    with contextlib.ExitStack() as opened:
+        for _ in range(said):
+            client = opened.enter_context(socket.create_connection(("127.0.0.1", int(match[1])), TIMEOUT))
+            client.sendall(raw.request())
+            assert client.recv(12) == b"HTTP/1.1 101"
 
 
 def test_running_server_is_judged_with_what_it_holds(program: Callable[..., Program]) -> None:
