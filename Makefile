@@ -20,7 +20,7 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-smoke pool isolation liveness beside senders \
-	idle handshake orphans compression lint versions tsan free-threaded clean
+	instructions idle handshake orphans compression lint versions tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make liveness     pings and newcomers of 10,000 connections while the GIL is held for a minute"
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 10,000 idle connections"
 	@echo "make handshake    CPU of a handshake that comes byte by byte"
 	@echo "make orphans      CPU of looking after 100,000 idle connections"
@@ -89,6 +90,9 @@ beside: $(DEV)/built
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
+
+instructions: $(DEV)/built
+	$(PY) bench/instructions.py $(ARGS)
 
 idle: $(DEV)/built
 	$(PY) bench/idle.py $(ARGS)

@@ -129,15 +129,23 @@ def version_of(dist: str) -> str:
 
 def native_tool(name: str) -> Path:
     """Return the path of a tool of bench/native, compiled if it is missing or older than its source."""
+    return compiled(name, BIN / name)
+
+
+def native_library(name: str) -> Path:
+    """Return the path of a library of bench/native, likewise."""
+    return compiled(name, BIN / f"{name}.so", "-shared", "-fPIC")
+
+
+def compiled(name: str, target: Path, *options: str) -> Path:
     source = NATIVE / f"{name}.c"
-    target = BIN / name
     newest = max(path.stat().st_mtime for path in (source, *NATIVE.glob("*.h")))
     if not target.exists() or target.stat().st_mtime < newest:
         BIN.mkdir(exist_ok=True)
         # Written beside and moved: two runs at once never execute half a file.
-        fresh = BIN / f"{name}.{os.getpid()}"
+        fresh = BIN / f"{target.name}.{os.getpid()}"
         compiler = os.environ.get("CC", "gcc")
-        subprocess.run([compiler, "-O3", "-Wall", "-Wextra", "-Werror", "-o", fresh, source], check=True)
+        subprocess.run([compiler, "-O3", "-Wall", "-Wextra", "-Werror", *options, "-o", fresh, source], check=True)
         fresh.replace(target)
     return target
 

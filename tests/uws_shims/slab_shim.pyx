@@ -4,8 +4,21 @@ from libc.stdint cimport uint8_t, uintptr_t
 from libc.string cimport memset
 
 from _uws.slab cimport (
-    UWS_SLAB_ARENA_BYTES, UWS_SLAB_CLASSES, UWS_SLAB_KEEP_BYTES, UWS_SLAB_MAX_CLASS_BYTES, UwsSlab,
-    slab_block_bytes, slab_destroy, slab_give, slab_grow, slab_held_bytes, slab_init, slab_take, slab_trim,
+    UWS_SLAB_ARENA_BYTES,
+    UWS_SLAB_CLASSES,
+    UWS_SLAB_KEEP_BYTES,
+    UWS_SLAB_MAX_CLASS_BYTES,
+    UWS_SLAB_MAX_EXTRA,
+    UwsSlab,
+    slab_block_bytes,
+    slab_destroy,
+    slab_ease,
+    slab_give,
+    slab_grow,
+    slab_held_bytes,
+    slab_init,
+    slab_take,
+    slab_trim,
     slab_used_bytes,
 )
 
@@ -13,6 +26,7 @@ ARENA_BYTES = UWS_SLAB_ARENA_BYTES
 CLASSES = UWS_SLAB_CLASSES
 KEEP_BYTES = UWS_SLAB_KEEP_BYTES
 MAX_CLASS_BYTES = UWS_SLAB_MAX_CLASS_BYTES
+MAX_EXTRA = UWS_SLAB_MAX_EXTRA
 
 
 cdef class Slab:
@@ -47,6 +61,9 @@ cdef class Slab:
         assert slab_block_bytes(new) == got
         return <uintptr_t>new, got
 
+    def ease(self):
+        slab_ease(&self.slab)
+
     def trim(self):
         slab_trim(&self.slab)
 
@@ -62,6 +79,7 @@ cdef class Slab:
             "live_large": self.slab.live_large,
             "arenas": self.slab.arenas,
             "maps": self.slab.maps,
+            "extra": self.slab.n_extra,
         }
 
 
