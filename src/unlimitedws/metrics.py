@@ -142,16 +142,18 @@ class Collector(_Base):
         yield closes
         memory = self._server.memory()
         parts = GaugeMetricFamily(
-            f"{self._prefix}_memory_bytes", "Memory of the engine, by part; the sum is all of it.", labels=["part"]
+            f"{self._prefix}_memory_bytes",
+            "Memory of the engine, by part; the sum is all of it.",
+            labels=["part", *names],
         )
         purposes = GaugeMetricFamily(
             f"{self._prefix}_slab_bytes",
             "Buffers of connections, which are the part slab of the memory, by what they are used for.",
-            labels=["purpose"],
+            labels=["purpose", *names],
         )
         for family, amounts in ((parts, memory.parts), (purposes, memory.purposes)):
             for name, amount in amounts.items():
-                family.add_metric([name], amount)
+                family.add_metric([name, *values], amount)
         yield parts
         yield purposes
 
