@@ -15,8 +15,9 @@ cdef enum:
 
 cdef inline bint send_may_go_straight(const UwsConn* c) noexcept nogil:
     """Nothing is queued, or put off, or waits to be written, that would have to go first."""
-    return not (c.flags & (UWS_F_DIRTY | UWS_F_OUT_ON)) and (c.side == NULL or (c.side.out.head == NULL
-                                                                               and not c.side.pong_waits))
+    if c.flags & (UWS_F_DIRTY | UWS_F_OUT_ON):
+        return False
+    return c.side == NULL or (c.side.out.head == NULL and not c.side.pong_waits)
 
 
 # All with the loop's lock held. UWS_OK, UWS_SEND_FLUSH, UWS_SEND_HIGH or UWS_E_NOMEM.

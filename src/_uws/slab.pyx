@@ -173,8 +173,8 @@ cdef bint large_bytes(UwsSlab* slab, size_t want_bytes, size_t* need) noexcept n
 cdef UwsArena* large_fitting(UwsSlab* slab, size_t need, bint growing) noexcept nogil:
     """One of the mappings kept; NULL: none of them fits."""
     cdef UwsArena* arena = slab.kept_large
-    cdef uint32_t i
-    for i in range(slab.n_kept_large):
+    cdef uint32_t _
+    for _ in range(slab.n_kept_large):
         # A message that grows will go on growing and may have all of what was kept; anybody else may not sit on more
         # than twice what it asked for.
         if arena.mapped_bytes >= need and (growing or arena.mapped_bytes // 2 <= need):
