@@ -272,7 +272,7 @@ class Reader:
         """
         self._unread = []
         mounts = self._try("control groups", self._mounts) or {}
-        groups = tuple(self._groups(mounts, dict.fromkeys(mounts, path)))
+        groups = tuple(self._groups(mounts, dict.fromkeys(("", *mounts), path)))
         return groups, tuple(self._unread)
 
     def _own_groups(self) -> tuple[Group, ...]:
@@ -281,17 +281,15 @@ class Reader:
         return () if mounts is None or paths is None else tuple(self._groups(mounts, paths))
 
     def _groups(self, mounts: dict[str, tuple[str, Path]], paths: dict[str, str]) -> Iterator[Group]:
-        unified = mounts.get("")
-        if unified is not None and "" in paths:
-            for directory, name in self._ancestors(unified, paths[""]):
-                group = self._group_v2(directory, name)
-                if group is not None:
-                    yield group
-        for controller, read in (("memory", self._memory_v1), ("pids", self._pids_v1)):
-            mount = mounts.get(controller)
-            if mount is None or controller not in paths:
+        for controller in ("memory", "pids"):
+            # It is in a hierarchy of version 1, or in the one of version 2.
+            if (controller if controller in paths else "") not in mounts:
+                self._miss(f"{controller} of control groups", "their hierarchy is not mounted here")
+        readers = (("", self._group_v2), ("memory", self._memory_v1), ("pids", self._pids_v1))
+        for hierarchy, read in readers:
+            if hierarchy not in mounts or hierarchy not in paths:
                 continue
-            for directory, name in self._ancestors(mount, paths[controller]):
+            for directory, name in self._ancestors(mounts[hierarchy], paths[hierarchy]):
                 group = read(directory, name)
                 if group is not None:
                     yield group
