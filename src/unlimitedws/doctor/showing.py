@@ -95,7 +95,9 @@ def _verdict(report: Report) -> Iterator[str]:
     yield f"{target:,} connections, {report.facts.subject}: {answer}"
     yield ""
     yield f"  can hold   {_at_most(report, report.capacity)}"
-    loops = f", {report.loops} are enough for {target:,}" if report.loops is not None else ""
+    loops = ""
+    if report.loops is not None and report.capacity < target:
+        loops = f", {report.loops} {'is' if report.loops == 1 else 'are'} enough for {target:,}"
     yield (
         f"             {_at_most(report, report.capacity_private)} with private descriptor tables"
         f" ({MAX_LOOPS} loops{loops})"

@@ -56,6 +56,7 @@ def test_machine_that_can_hold_the_target_is_status_0(doctor: Run) -> None:
     assert (status, err) == (0, "")
     assert out.startswith("100,000 connections, this process: yes\n")
     assert "  can hold   1,048,544\n" in out
+    assert "             2,425,263 with private descriptor tables (64 loops)\n" in out
     assert "  first      RLIMIT_NOFILE, 1,048,544\n" in out
     assert "  second     fs.nr_open, 1,048,544\n" in out
     assert "  memory     434.9 MiB for 100,000, at 4,560 bytes each\n" in out
@@ -105,6 +106,11 @@ def test_private_tables_are_another_verdict(doctor: Run, machine: Machine) -> No
     assert found["loops_for_target"] == 6
     assert found["limits"][0] == "RLIMIT_NOFILE"
     assert "  first      RLIMIT_NOFILE, 1,278,464\n" in doctor("--private-fds")[1]
+
+
+def test_one_loop_may_be_enough(doctor: Run, machine: Machine) -> None:
+    machine.limits(hard=5032)
+    assert "(64 loops, 1 is enough for 5,008)\n" in doctor("-n", "5008")[1]
 
 
 def test_memory_alone_cannot_be_lifted(doctor: Run, machine: Machine) -> None:
