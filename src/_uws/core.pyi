@@ -9,6 +9,12 @@ from _uws.conn import Conn
 from _uws.dispatch import Dispatch
 from unlimitedws.address import Address
 
+def seats_of_own() -> int:
+    """Return how many connections a loop has room for that has a descriptor table of its own (private_fds).
+
+    That is RLIMIT_NOFILE, as it is now, less what the engine needs there itself.
+    """
+
 @final
 class Crowd:
     """The connections of several loops, counted together: `max_connections` is then a limit on all of them."""

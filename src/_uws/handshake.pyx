@@ -12,7 +12,7 @@ from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UWS_P_OURS_KEPT, UWS_P_PEER
 from _uws.proxy cimport UWS_A_NONE, UWS_A_UNIX, UwsProxy, proxy_collect, proxy_parse, proxy_trusts
 from _uws.response cimport response_accept
 from _uws.slab cimport slab_give, slab_grow, slab_take
-from _uws.slot cimport conn_at, conn_extra, conn_index, conn_side, side_give_request
+from _uws.slot cimport conn_at, conn_extra, conn_index, conn_side, loop_foreign, side_give_request
 from _uws.sock cimport sock_compose, sock_kind, sock_peer, sockaddr_storage
 from _uws.state cimport (
     UWS_C_MEMORY,
@@ -185,7 +185,7 @@ cdef bint _trusted(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogil:
     """c's peer: whom a PROXY header named, or who is at the other end of the socket. Whether it speaks TLS, as far as a
-    PROXY header said."""
+    PROXY header said. Of a loop with a descriptor table of its own other threads find in out what the keeper told them."""
     cdef const uint8_t* text
     cdef size_t len_bytes = 0
     if c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].peer != 0:
@@ -193,7 +193,8 @@ cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogi
         text = intern_get(&l.intern, l.extra[conn_index(l, c)].peer, &len_bytes)
         memcpy(out, text, len_bytes - 1)
         return text[len_bytes - 1]
-    sock_peer(conn_index(l, c), out)
+    if not loop_foreign(l):
+        sock_peer(conn_index(l, c), out)
     return False
 
 
