@@ -327,7 +327,8 @@ cdef void _ask(UwsLoop* l, UwsConn* c) noexcept nogil:
 cdef UwsConn* conn_asking(UwsLoop* l, int32_t index, uint32_t generation) noexcept nogil:
     """The connection whose request a handle means, if it still waits for its answer; NULL if not."""
     cdef UwsConn* c = conn_at(l, index, generation)
-    return c if c != NULL and c.state == UWS_S_ASKING else NULL
+    # Where the loop stops it is dropped, if the keeper has not come to it yet.
+    return c if c != NULL and c.state == UWS_S_ASKING and not l.stopping else NULL
 
 
 cdef bint conn_accept(UwsLoop* l, UwsConn* c, const UwsAcceptance* with_) noexcept nogil:

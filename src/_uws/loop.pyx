@@ -289,7 +289,8 @@ cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
     cdef int wait = loop_next_ms(l), look
     if b.taken < b.n or l.owner == UWS_O_GUEST:
         return 0
-    if l.owner == UWS_O_DOG and (l.role_wanted or l.dog_quit):
+    if l.owner == UWS_O_DOG and (l.role_wanted or l.dog_quit or l.told != 0 or l.asks != NULL
+                                 or (l.stopping and l.n_conns == 0 and not l.finished)):
         # Whoever said so while the flushing before this let go of the lock found nobody in epoll to be woken.
         return 0
     if l.owner != UWS_O_DOG and post_near(l) != 0 and l.guest == NULL:
