@@ -150,11 +150,12 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[-1]
 
 
-def pinned(core: int) -> Callable[[], None]:
-    """Return what a child does before exec: take one core, and as many descriptors as it may have."""
+def pinned(core: int | None) -> Callable[[], None]:
+    """Return what a child does before exec: take one core (None: any), and as many descriptors as it may have."""
 
     def prepare() -> None:
-        os.sched_setaffinity(0, {core})
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -164,7 +165,7 @@ def pinned(core: int) -> Callable[[], None]:
 class Peer:
     """A server or a client in a process of its own, and what is said with it, line by line."""
 
-    def __init__(self, name: str, command: list[str], core: int, path: list[str]) -> None:
+    def __init__(self, name: str, command: list[str], core: int | None, path: list[str]) -> None:
         self.name = name
         self.process = subprocess.Popen(
             command,
@@ -209,8 +210,8 @@ class Peer:
 
 
 @contextmanager
-def serving(server: Server, core: int) -> Iterator[tuple[Peer, int]]:
-    """Run a server on one core. Yields it and its port; it is killed at the end."""
+def serving(server: Server, core: int | None) -> Iterator[tuple[Peer, int]]:
+    """Run a server on one core; None: on any. Yields it and its port; it is killed at the end."""
     path = [str(ROOT / "src")] if built_in_place() and server.script else []
     peer = Peer(server.name, server.command(), core, path)
     try:

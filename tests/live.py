@@ -36,8 +36,8 @@ STOP_TIMEOUT = 5.0
 each_mode = pytest.mark.parametrize("pool", [None, (8, 8)], ids=["inline", "pool"])
 
 
-# Whether to serve with descriptor tables of the loops' own wherever a test does not say: see loops.SETTINGS.
-PRIVATE_FDS = bool(int(os.environ.get("UWS_PRIVATE_FDS", "0")))
+# Of every server here whose test does not say: see the fixture `both_tables`.
+PRIVATE_FDS = False
 
 
 # --- waiting ---
@@ -258,8 +258,7 @@ def serve(
         record_connects: False sets no on_connect, so that upgrading needs no callback.
         options: of NewServer.
     """
-    if PRIVATE_FDS and options.get("workers", 1) == 1:
-        options.setdefault("private_fds", True)
+    options.setdefault("private_fds", PRIVATE_FDS)
     server = unlimitedws.NewServer(addr, **options)
     live = Live(server)
     if pool is not None:

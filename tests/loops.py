@@ -6,7 +6,6 @@ Owns the life of a loop in a test, and the check that it leaves nothing behind. 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import socket
 import sys
@@ -56,8 +55,7 @@ SETTINGS = {
     "runners": 1,
     "jobs": 0,
     "proxy_protocol": 0,
-    # All tests of loops may be run with descriptor tables of their own: what is true of one is true of the other.
-    "private_fds": int(os.environ.get("UWS_PRIVATE_FDS", "0")),
+    "private_fds": 0,
     "compression": 0,
     "compression_level": 1,
     "compression_mem_level": 8,
