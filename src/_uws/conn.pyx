@@ -532,9 +532,8 @@ cdef class Conn:
     def abort(self):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        if self._memory() is None and self.is_open:
-            # on_close still wants to know them, and the socket will not.
-            self._remember()
+        # on_close still wants to know them, and the socket will not; also where it is about to be called.
+        self._remember()
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL:
