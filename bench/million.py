@@ -20,8 +20,8 @@ import json
 import math
 import resource
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ RESERVED_FDS = 32
 # Before the count begins, so that code and tables which all share are no part of what one costs.
 FIRST = 100
 OPEN_TIMEOUT_S = 600.0
+# Of a slab that is worth a line, for each connection.
+LEAST_BYTES = 12
 SETTLE_S = 1.0
 
 
@@ -215,7 +217,7 @@ def print_kernel(figures: Figures) -> None:
     rows = []
     for name, (objects, size) in held.slabs.items():
         had_objects, had = before.slabs.get(name, (0, 0))
-        if size - had >= count:
+        if size - had >= LEAST_BYTES * count:
             rows.append([name, f"{(objects - had_objects) / count:.2f}", f"{(size - had) / count:.0f}"])
     rows.sort(key=lambda row: -int(row[2]))
     if rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypedDict
@@ -293,8 +292,7 @@ class Options:
             _check_int("max_stream_bytes", self.max_stream_bytes, 1, _MAX_LONG)
         _check_int("max_buffered_total_bytes", self.max_buffered_total_bytes, 1, _MAX_LONG)
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in ("streaming", "tcp_nodelay", "raise_nofile_limit", "keep_request", "proxy_protocol",
-                     "private_fds"):
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
         if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
@@ -342,6 +340,9 @@ class Options:
         names = [field.name for field in fields(cls)]
         for name in keywords:
             if name not in names:
+                # Here, as most programs never need it: a quarter of a megabyte.
+                import difflib
+
                 near = difflib.get_close_matches(name, names, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
@@ -502,6 +503,7 @@ _TIMES_OR_NONE = (
     "tcp_keepalive",
     "tcp_user_timeout",
 )
+_SWITCHES = ("streaming", "tcp_nodelay", "raise_nofile_limit", "keep_request", "proxy_protocol", "private_fds")
 _DEADLINES = ("handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -214,8 +216,6 @@ def test_all_leave_in_turn_when_it_drains() -> None:
 
 
 def test_a_signal_stops_a_server_whose_callback_computes() -> None:
-    import signal
-
     with ServerProcess(
         'server = unlimitedws.NewServer("127.0.0.1:0", loops=2, private_fds=True, drain_time=0, close_timeout=0.5)\n'
         "server.on_message = lambda conn, message: conn.send(message)\n",
@@ -238,8 +238,12 @@ def test_workers_have_tables_of_their_own_anyway() -> None:
 
 
 def test_an_event_loop_of_others_cannot_drive_it() -> None:
-    with pytest.raises(ValueError, match="private_fds"):
-        aio.Server("127.0.0.1:0", private_fds=True)
+    async def serve_there() -> None:
+        async with aio.serve(lambda _: None, "127.0.0.1", 0, private_fds=True):
+            pass
+
+    with pytest.raises(ValueError, match="private_fds: must be False"):
+        asyncio.run(serve_there())
 
 
 def test_seats_follow_the_limit_that_is_in_force() -> None:
