@@ -2,10 +2,10 @@
 
     python bench/million.py [--connections 1000000]
 
-The server is servers/ours_many.py: as many loops as it takes with a descriptor table each, since RLIMIT_NOFILE counts per
-table. The client is wsmany, which checks each handshake and each reply. Both ends are on this machine, so the kernel holds
-both ends of every connection: some 9 KB a pair, whatever either program does. Where memory does not allow that, fewer
-connections are opened, and this says so.
+The server is servers/ours_many.py: as many loops as it takes with a descriptor table each, since RLIMIT_NOFILE counts
+per table. The client is wsmany, which checks each handshake and each reply. Both ends are on this machine, so the
+kernel holds both ends of every connection: some 9 KB a pair, whatever either program does. Where memory does not allow
+that, fewer connections are opened, and this says so.
 
 Printed: how long it takes to open them and for all to echo; the server's resident memory before, with all of them, and
 after a message on each; what one connection takes in the process, and in the kernel, slab by slab. `run` is also what
@@ -34,6 +34,8 @@ SPARE_BYTES = 1 << 30
 PAGE_BYTES = resource.getpagesize()
 # Of a table that cannot be used for connections: a few more than the engine needs.
 RESERVED_FDS = 32
+# Of one server: the library's own limit.
+MAX_LOOPS = 64
 # Before the count begins, so that code and tables which all share are no part of what one costs.
 FIRST = 100
 OPEN_TIMEOUT_S = 600.0
@@ -117,12 +119,13 @@ def affordable(connections: int) -> int:
     available = kernel().available
     files = int(Path("/proc/sys/fs/file-max").read_text())
     used = int(Path("/proc/sys/fs/file-nr").read_text().split()[0])
-    most = min((available - SPARE_BYTES) // PAIR_BYTES, (files - used) // 2 - 10_000)
+    most = min((available - SPARE_BYTES) // PAIR_BYTES, (files - used) // 2 - 10_000, MAX_LOOPS * seats())
     if most >= connections:
         return connections
     print(
-        f"not {connections:,} but {max(most, 0):,} connections: {available / 2**30:.1f} GiB of memory are free, of which a"
-        f" pair takes {PAIR_BYTES:,} bytes and {SPARE_BYTES / 2**30:.0f} GiB are for others; {files - used:,} files may be opened",
+        f"not {connections:,} but {max(most, 0):,} connections: {available / 2**30:.1f} GiB of memory are free, of"
+        f" which a pair takes {PAIR_BYTES:,} bytes and {SPARE_BYTES / 2**30:.0f} GiB are for others;"
+        f" {files - used:,} files may be opened; {MAX_LOOPS} loops have room for {MAX_LOOPS * seats():,}",
         flush=True,
     )
     return max(most, 0)
@@ -244,9 +247,10 @@ def main() -> None:
     figures = run(connections)
     print()
     print(
-        f"{figures.connections:,} connections in {figures.loops} loops of one process, from {figures.processes} processes:"
-        f" opened in {figures.ramp_s:.1f} s ({figures.connections / figures.ramp_s:,.0f} a second), echoed in"
-        f" {', '.join(f'{one:.1f}' for one in figures.echo_s)} s ({figures.connections / min(figures.echo_s):,.0f} a second)"
+        f"{figures.connections:,} connections in {figures.loops} loops of one process, from {figures.processes}"
+        f" processes: opened in {figures.ramp_s:.1f} s ({figures.connections / figures.ramp_s:,.0f} a second),"
+        f" echoed in {', '.join(f'{one:.1f}' for one in figures.echo_s)} s"
+        f" ({figures.connections / min(figures.echo_s):,.0f} a second)"
     )
     print()
     print_process(figures)

@@ -185,7 +185,9 @@ cdef bint _trusted(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogil:
     """c's peer: whom a PROXY header named, or who is at the other end of the socket. Whether it speaks TLS, as far as a
-    PROXY header said. Of a loop with a descriptor table of its own other threads find in out what the keeper told them."""
+    PROXY header said.
+
+    Other threads than the keeper of a loop's own table find in out what they have put there: what it has told them."""
     cdef const uint8_t* text
     cdef size_t len_bytes = 0
     if c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].peer != 0:

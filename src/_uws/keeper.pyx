@@ -32,7 +32,8 @@ cdef void keeper_wait(UwsLoop* l) noexcept nogil:
 
 
 cdef void keeper_tend(UwsLoop* l) noexcept nogil:
-    """Have the keeper see to it that all queues together hold less, and wait for it. Any slot may be free afterwards."""
+    """Have the keeper see to it that all queues together hold less, and wait for it. Any slot may be free
+    afterwards."""
     keeper_tell(l, UWS_TOLD_TEND)
     while l.kept and l.told & UWS_TOLD_TEND:
         keeper_wait(l)

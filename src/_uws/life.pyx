@@ -173,8 +173,8 @@ cdef void conn_sweep(UwsLoop* l) noexcept nogil:
 
 
 cdef void _flush_there(UwsLoop* l, UwsConn* c) noexcept nogil:
-    """Have the keeper send what c has queued, and wait until it has: the caller wants to know what the kernel left. Lets
-    go of the lock meanwhile."""
+    """Have the keeper send what c has queued, and wait until it has: the caller wants to know what the kernel left.
+    Lets go of the lock meanwhile."""
     cdef uint32_t generation = c.generation, round = l.rounds
     if c.side == NULL:
         return
@@ -665,9 +665,10 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     l.n_conns -= 1
     seat_give(l)
     if l.is_full:
-        # There is room again, and this turn's end is the time.
         l.is_full = 0
-        l.accept_at_ms = l.now_ms
+        if l.accepting and l.accept_at_ms != 0:
+            # There is room again, and this turn's end is the time.
+            l.accept_at_ms = l.now_ms
     if l.stopping and l.n_conns == 0:
         # The thread that polls is to find out: this may be one that waited for room.
         post_nudge(l)

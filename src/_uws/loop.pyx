@@ -590,7 +590,7 @@ cdef void _stop_all(UwsLoop* l) noexcept nogil:
         elif c.state == UWS_S_OPEN:
             conn_leave(l, c, UWS_C_SHUTDOWN, l.stop_code, l.stop_reason, l.stop_reason_len)
         if l.kept and i % FLUSH_EVERY == FLUSH_EVERY - 1:
-            # Some twenty thousand close frames at a time, in each of many loops, would be memory that nobody else needs.
+            # Twenty thousand close frames at a time, in each of many loops, would be memory that nobody else needs.
             conn_flush_all(l)
 
 

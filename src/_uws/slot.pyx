@@ -4,7 +4,16 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
 from _uws.errs cimport UWS_OK
-from _uws.poller cimport EPOLLIN, EPOLLOUT, UWS_TAG_CONN, poll_tag, poller_add, poller_change, poller_remove, poller_wake
+from _uws.poller cimport (
+    EPOLLIN,
+    EPOLLOUT,
+    UWS_TAG_CONN,
+    poll_tag,
+    poller_add,
+    poller_change,
+    poller_remove,
+    poller_wake,
+)
 from _uws.slab cimport slab_give, slab_take
 from _uws.state cimport (
     UWS_F_DIRTY,

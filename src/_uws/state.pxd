@@ -382,7 +382,7 @@ cdef struct UwsLoop:
     pthread_t dog
 
     # where it has a descriptor table of its own
-    pthread_t keeper          # whose table it is: the watchdog, which has the role for good; 0: it has not come, or gone
+    pthread_t keeper          # whose table it is: the watchdog, which has the role for good; 0: not yet, or no more
     uint8_t told              # UwsTold
     uint8_t kept              # the keeper is at work
     uint8_t is_full           # accepting rests until one of its own connections has gone

@@ -223,10 +223,10 @@ class Options:
     their sum. Under the GIL they run the engine in parallel, never two callbacks. See docs/scaling.md."""
 
     private_fds: bool = False
-    """Whether each loop has a table of descriptors of its own, so that RLIMIT_NOFILE limits each loop and not the process:
-    for more connections than that, where it cannot be raised. Callbacks run on other threads than the I/O then, and pay for
-    the way there and back. Not with `workers`, whose processes have tables of their own, nor in `unlimitedws.aio`. See
-    docs/scaling.md."""
+    """Whether each loop has a table of descriptors of its own, so that RLIMIT_NOFILE limits each loop and not the
+    process: for more connections than that, where it cannot be raised. Callbacks run on other threads than the I/O
+    then, and pay for the way there and back. Not with `workers`, whose processes have tables of their own, nor in
+    `unlimitedws.aio`. See docs/scaling.md."""
 
     workers: int = 1
     """Processes that share the listening sockets, at most 256. With more than one, `Server.run` supervises them and

@@ -34,7 +34,7 @@ def index_of_open(Loop loop):
 
 
 def set_paused(Loop loop, int index, bint paused):
-    """Change what is wanted of a connection's descriptor as where there was no memory to say so, and tell the keeper."""
+    """Change what is wanted of a descriptor, as where there was no memory to say whose, and tell the keeper."""
     conn_lock(loop.l)
     if paused:
         loop.l.table[index].flags |= UWS_F_PAUSED
