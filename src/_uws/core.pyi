@@ -75,6 +75,7 @@ class Loop(Dispatch):
                 io_timeout_us             how long a call of a callback waits; 0: without limit
                 runners                   1: callbacks run inline; n: on up to n runner threads
                 proxy_protocol            1: every connection begins with a PROXY header, from `set_proxies`' networks
+                private_fds               1: its descriptors are in a table of its own; max_connections is what that holds
                 compression               1: permessage-deflate is agreed on with clients that offer it
                 compression_level         -1 to 9
                 compression_mem_level     1 to 9
@@ -113,6 +114,7 @@ class Loop(Dispatch):
 
         Raises:
             OSError: epoll does not take it.
+            ValueError: There are 16 already; or the loop runs, with a table of its own that this one is not in.
 
         Thread: any, before `run`.
         """
@@ -193,7 +195,7 @@ class Loop(Dispatch):
             `visit`.
 
         Raises:
-            RuntimeError: The loop runs already, or has run.
+            RuntimeError: The loop runs already, or has run; or its descriptors are in another table.
             OSError, MemoryError: The kernel, or the allocator, refuses what is needed.
 
         Thread: any; from then on the guest's.

@@ -14,6 +14,9 @@
 # A guest is away whenever it is not visiting. That is no sign of anything: so the watchdog looks whether there is
 # something to do, and for how long the guest has let it lie. When it takes the role it rings the bell, and polls until
 # the guest comes. Timers alone are no reason to call the guest: the watchdog sees to those by itself.
+#
+# Where the descriptors are in a table of the loop's own (private_fds), the watchdog is their keeper: it leaves the
+# process's table when it begins, and has the role from then on until its end. Runners only run callbacks.
 
 from libc.errno cimport ENOMEM, errno
 from posix.signal cimport SIG_SETMASK, sigfillset, sigset_t
