@@ -75,7 +75,7 @@ class Loop(Dispatch):
                 io_timeout_us             how long a call of a callback waits; 0: without limit
                 runners                   1: callbacks run inline; n: on up to n runner threads
                 proxy_protocol            1: every connection begins with a PROXY header, from `set_proxies`' networks
-                private_fds               1: its descriptors are in a table of its own; max_connections is what that holds
+                private_fds               1: its descriptors are in a table of its own, which limits max_connections
                 compression               1: permessage-deflate is agreed on with clients that offer it
                 compression_level         -1 to 9
                 compression_mem_level     1 to 9
