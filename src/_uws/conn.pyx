@@ -23,6 +23,7 @@ from _uws.frame cimport (
     close_code_valid,
 )
 from _uws.intern cimport intern_get, intern_give, intern_ref
+from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_abort, conn_close, conn_flush, conn_hold, conn_release
 from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.lock cimport conn_lock, conn_unlock
@@ -153,6 +154,11 @@ cdef class Conn:
         # No object is made under the lock: that may collect garbage, a Conn perhaps, which takes the lock.
         memset(&storage, 0, sizeof(storage))
         memset(&remote, 0, sizeof(remote))
+        if l.limits.private_fds and what < KNOWN_TARGET:
+            with nogil:
+                pthread_mutex_lock(&l.lock)
+                keeper_addresses(l, self.index, self.generation, &remote.peer, &storage)
+                conn_unlock(l)
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL and what >= KNOWN_TARGET:
@@ -166,7 +172,7 @@ cdef class Conn:
         elif c != NULL:
             if what == KNOWN_REMOTE:
                 remote_take(l, c, &remote)
-            else:
+            elif not l.limits.private_fds:
                 sock_local(self.index, &storage)
         conn_unlock(l)
         if c == NULL:
@@ -410,7 +416,7 @@ cdef class Conn:
                         status = send_leave(l, index, generation, send_own(l, c, opcode, data, len_bytes))
                     break
                 status = send_own(l, c, opcode, data, len_bytes)
-            elif len_bytes >= UWS_STRAIGHT_BYTES and send_may_go_straight(c) and self._has_nothing_to_follow():
+            elif len_bytes >= UWS_STRAIGHT_BYTES and send_may_go_straight(l, c) and self._has_nothing_to_follow():
                 if len_bytes > KERNEL_GIL_BYTES:
                     with nogil:
                         status = send_leave(l, index, generation, send_straight(l, c, opcode, data, len_bytes))
@@ -540,9 +546,8 @@ cdef class Conn:
     def abort(self):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        if self._memory() is None and self.is_open:
-            # on_close still wants to know them, and the socket will not.
-            self._remember()
+        # on_close still wants to know them, and the socket will not; also where it is about to be called.
+        self._remember()
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL:

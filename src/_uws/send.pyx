@@ -3,11 +3,12 @@
 from _uws.deflate cimport UwsDeflate, deflate_own_forget, deflate_own_run
 from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_MORE, UWS_OK
 from _uws.frame cimport UWS_MAX_HEAD_BYTES, UWS_RSV1, frame_head
+from _uws.keeper cimport keeper_tend
 from _uws.life cimport conn_abort, conn_dirty, conn_flush
 from _uws.outq cimport outq_make_room, outq_put, outq_put_frame
 from _uws.proto cimport UWS_P_OURS_KEPT
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_index, conn_side, conn_takes, side_count, tick_now
+from _uws.slot cimport conn_at, conn_index, conn_side, conn_takes, loop_foreign, side_count, tick_now
 from _uws.sock cimport iovec
 from _uws.state cimport (
     UWS_C_MEMORY,
@@ -119,8 +120,11 @@ cdef int send_leave(UwsLoop* l, int32_t index, uint32_t generation, int status) 
         if not (c.flags & UWS_F_OUT_ON):
             conn_flush(l, c)
         if l.out_bytes > l.limits.max_out_bytes:
-            tend_queues(l)
-            c = conn_at(l, index, generation)
+            if loop_foreign(l):
+                keeper_tend(l)
+            else:
+                tend_queues(l)
+        c = conn_at(l, index, generation)
         status = _level(l, c) if conn_takes(c) else UWS_E_ARG
     pthread_mutex_unlock(&l.lock)
     return status
@@ -132,8 +136,11 @@ cdef int send_overflow(UwsLoop* l, UwsConn* c) noexcept nogil:
     UWS_OK: there is room after all. UWS_SEND_OLDER: there is, older messages were dropped. UWS_SEND_DROP: there is
     none, and the message is dropped. UWS_E_ARG: the connection is.
     """
+    cdef uint32_t generation = c.generation
     # Perhaps it is only our own cork that is full; and whoever polls may be away while the kernel has room.
     conn_flush(l, c)
+    if c.generation != generation:
+        return UWS_E_ARG
     if c.side == NULL or c.side.out.bytes < l.limits.max_buffered_bytes:
         return UWS_OK
     if l.limits.overflow == UWS_OVERFLOW_CLOSE:

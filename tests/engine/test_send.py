@@ -16,7 +16,7 @@ from uws_shims.deliver_shim import Bare
 
 from unlimitedws import ConnectionClosed
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 Make = Callable[..., tuple[Bare, list[int]]]
 each_runners = pytest.mark.parametrize("runners", [1, 4])
 
