@@ -14,7 +14,7 @@ cdef enum:
     UWS_STRAIGHT_BYTES = 8192
 
 cdef inline bint send_may_go_straight(const UwsLoop* l, const UwsConn* c) noexcept nogil:
-    """The descriptor is at hand, and nothing is queued, or put off, or waits to be written, that would have to go first."""
+    """The descriptor is at hand, and nothing is queued, or put off, that would have to go first."""
     if l.limits.private_fds or c.flags & (UWS_F_DIRTY | UWS_F_OUT_ON):
         return False
     return c.side == NULL or (c.side.out.head == NULL and not c.side.pong_waits)
