@@ -215,7 +215,10 @@ cdef class Load:
         l.request = <uint8_t*>PyMem_RawCalloc(1, p.request_len)
         l.scratch = <uint8_t*>PyMem_RawCalloc(1, UWS_LOAD_SCRATCH_BYTES)
         l.inbuf = <uint8_t*>PyMem_RawCalloc(1, UWS_LOAD_SCRATCH_BYTES)
-        l.stamps = <uint64_t*>PyMem_RawCalloc(l.takers * p.pipelining if p.gap_ns == 0 and l.takers else 1, 8)
+        l.stamp_count = 1
+        while l.stamp_count < p.pipelining:
+            l.stamp_count *= 2
+        l.stamps = <uint64_t*>PyMem_RawCalloc(l.takers * l.stamp_count if p.gap_ns == 0 and l.takers else 1, 8)
         l.seqs = <uint32_t*>PyMem_RawCalloc(
             connections * <size_t>p.publishers if p.mode == UWS_LOAD_BROADCAST and connections else 1, 4)
         if l.conns == NULL or l.request == NULL or l.scratch == NULL or l.inbuf == NULL or l.stamps == NULL \

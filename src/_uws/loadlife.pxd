@@ -19,7 +19,7 @@ cdef inline uint64_t load_due(const UwsLoad* l, const UwsLoadConn* c, uint64_t m
         return l.load_ns + <uint64_t>(
             l.offset_ns + (m * l.takers + <uint64_t>load_number(l, c)) * l.step_ns
         )
-    return l.stamps[<uint64_t>load_number(l, c) * l.plan.pipelining + m % l.plan.pipelining]
+    return l.stamps[<uint64_t>load_number(l, c) * l.stamp_count + (m & (l.stamp_count - 1))]
 
 
 cdef inline int load_measured(const UwsLoad* l, uint64_t due_ns) noexcept nogil:

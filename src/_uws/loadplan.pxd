@@ -203,7 +203,8 @@ cdef struct UwsLoad:
     UwsHistogram latency
     UwsHistogram opening      # from connect() to the end of the handshake
     UwsLoadConn* conns
-    uint64_t* stamps          # closed loop: when each outstanding message was sent; pipelining per connection
+    uint64_t* stamps          # closed loop: when each outstanding message was sent; stamp_count per connection
+    uint64_t stamp_count      # a power of two: pipelining or more
     uint32_t* seqs            # broadcast: next publication of each publisher; publishers per connection
     UwsSlab slab
     UwsPoller poller

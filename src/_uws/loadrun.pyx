@@ -94,14 +94,14 @@ cdef void _obey(UwsLoad* l) noexcept nogil:
         return
     l.now_ns = clock_ns()
     l.phase = wanted
-    if wanted >= UWS_PHASE_MEASURE > before:
+    if wanted == UWS_PHASE_MEASURE:
         # Before the load, where there is no warm-up: what it sends first is measured then.
         l.begin_ns = l.now_ns
         l.begin_cpu_ns = _cpu_ns()
         l.at_begin = l.count
     if wanted >= UWS_PHASE_WARM > before and wanted < UWS_PHASE_DRAIN:
         _begin_load(l)
-    if wanted > UWS_PHASE_MEASURE >= before:
+    if before == UWS_PHASE_MEASURE:
         l.end_ns = l.now_ns
         l.end_cpu_ns = _cpu_ns()
         l.at_end = l.count

@@ -195,9 +195,9 @@ cdef void load_queue(UwsLoad* l, UwsLoadConn* c, uint64_t count, uint64_t now_ns
     cdef uint64_t* stamps
     cdef uint64_t i
     if l.plan.gap_ns == 0:
-        stamps = l.stamps + <uint64_t>load_number(l, c) * l.plan.pipelining
+        stamps = l.stamps + <uint64_t>load_number(l, c) * l.stamp_count
         for i in range(c.queued, c.queued + count):
-            stamps[i % l.plan.pipelining] = now_ns
+            stamps[i & (l.stamp_count - 1)] = now_ns
     c.queued += count
     if l.plan.mode == UWS_LOAD_ECHO:
         l.outstanding += count
