@@ -4,7 +4,6 @@ from libc.string cimport memset
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_E_PROTOCOL, UWS_E_UTF8, UWS_MORE, UWS_OK
 from _uws.frame cimport (
-    UWS_MAX_CONTROL_BYTES,
     UWS_OP_CLOSE,
     UWS_OP_CONTINUATION,
     UWS_OP_PING,

@@ -109,9 +109,9 @@ cdef int dial_private_table() noexcept nogil:
     """Give this thread a table of descriptors of its own, with as many as RLIMIT_NOFILE allows, and none but the
     standard three in it.
 
-    What the thread opens from now on nobody else in the process can name, and it can name nothing of theirs; all of it is
-    closed when the thread ends. Not for a process's only thread: what it has is its own already, and would be closed.
-    Returns UWS_OK or UWS_E_SYS (errno says why; nothing has changed).
+    What the thread opens from now on nobody else in the process can name, and it can name nothing of theirs; all of
+    it is closed when the thread ends. Not for a process's only thread: what it has is its own already, and would be
+    closed. Returns UWS_OK or UWS_E_SYS (errno says why; nothing has changed).
     """
     # Containers that filter system calls often refuse unshare(), for the namespaces that it makes, and not
     # close_range(); kernels before 5.9 have only the former.

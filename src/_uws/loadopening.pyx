@@ -2,7 +2,7 @@
 
 from libc.errno cimport errno
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from _uws.clock cimport clock_ns

@@ -1,6 +1,6 @@
 # F5. Load generator: a thread's turns. See loadrun.pxd.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport clock_gettime, timespec
 
 from _uws.atomic cimport atomic_read, atomic_write
@@ -14,7 +14,6 @@ from _uws.loadplan cimport (
     UWS_LOAD_ECHO,
     UWS_LOAD_ERRORS,
     UWS_LOAD_HANDSHAKES,
-    UWS_LS_CLOSING,
     UWS_LS_CONNECTING,
     UWS_LS_NONE,
     UWS_LS_OPEN,
@@ -139,8 +138,8 @@ cdef void _pace(UwsLoad* l) noexcept nogil:
     """Open loop: queue the messages that are due, whatever became of those before."""
     cdef UwsLoadConn* c
     cdef uint64_t now = clock_ns()
-    cdef int i
-    for i in range(BURST):
+    cdef int _i
+    for _i in range(BURST):
         if _message_due(l) > now:
             break
         c = &l.conns[l.next % l.takers]
@@ -248,11 +247,11 @@ cdef void _handle(UwsLoad* l, UwsLoadConn* c, uint32_t what) noexcept nogil:
 cdef void _look(UwsLoad* l) noexcept nogil:
     """Look at some connections' deadlines."""
     cdef UwsLoadConn* c
-    cdef uint32_t i
+    cdef uint32_t _i
     if l.n == 0 or l.now_ns < l.looked_ns or l.now_ns - l.looked_ns < LOOK_NS:
         return
     l.looked_ns = l.now_ns
-    for i in range(l.n // LOOKS + 1):
+    for _i in range(l.n // LOOKS + 1):
         l.cursor = l.cursor + 1 if l.cursor + 1 < l.n else 0
         c = &l.conns[l.cursor]
         if l.cursor >= l.n_begun:

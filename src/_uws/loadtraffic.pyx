@@ -1,6 +1,6 @@
 # F5. Load generator: messages and control frames out, replies in. See loadtraffic.pxd.
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memcpy
 
 from _uws.client cimport (

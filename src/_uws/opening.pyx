@@ -3,7 +3,7 @@
 from libc.string cimport memchr, memcmp
 
 from _uws.errs cimport UWS_E_PROTOCOL, UWS_MORE, UWS_OK
-from _uws.http cimport C_LIST, C_SPACE, C_TOKEN, C_VALUE, http_is, http_is_all, http_skip, http_skip_value
+from _uws.http cimport C_LIST, C_SPACE, C_TOKEN, http_is, http_is_all, http_skip, http_skip_value
 
 cdef extern from "sha1.h" nogil:
     void uws_accept_key(const uint8_t* key, uint8_t* out) noexcept

@@ -1,4 +1,4 @@
-"""What a server sends, in pieces: whole, byte by byte and randomly cut it says the same; each of the RFC's rules holds."""
+"""What a server sends, in pieces: whole, byte by byte and randomly cut it says the same; each rule holds."""
 
 from __future__ import annotations
 
@@ -184,4 +184,6 @@ def test_frames_of_another_implementation_are_read() -> None:
     for _ in range(200):
         payload = rng.randbytes(rng.choice([0, 1, 125, 126, 1000, 65536]))
         wire = Frame(Opcode.BINARY, payload).serialize(mask=False)
-        assert chopped(Client(), wire, sorted(rng.sample(range(len(wire) + 1), 2)))[1] == [("message", 2, payload)]
+        assert chopped(Client(), wire, sorted(rng.sample(range(len(wire) + 1), 2)))[1] == [
+            ("message", 2, payload)
+        ]

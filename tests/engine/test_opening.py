@@ -68,7 +68,15 @@ def test_it_opens_however_the_head_is_cut() -> None:
     [
         (b"upgrade: WebSocket", b"CONNECTION: keep-alive, Upgrade", ACCEPTS),
         (b"Upgrade:websocket\t ", b"Connection:  ,upgrade ,", b"Sec-WebSocket-Accept:\t" + ACCEPT + b"  "),
-        (b"Server: x", b"X-Empty:", UPGRADE, b"Connection: a", CONNECTION, ACCEPTS, b"Sec-WebSocket-Extensions:"),
+        (
+            b"Server: x",
+            b"X-Empty:",
+            UPGRADE,
+            b"Connection: a",
+            CONNECTION,
+            ACCEPTS,
+            b"Sec-WebSocket-Extensions:",
+        ),
         (UPGRADE, CONNECTION, ACCEPTS, b"X-Latin: \xe9\xff"),
     ],
 )
@@ -139,7 +147,10 @@ def test_two_subprotocols_are_none() -> None:
 @pytest.mark.parametrize("status", [100, 200, 301, 400, 401, 403, 404, 426, 429, 500, 503, 599])
 def test_another_status_is_told(status: int) -> None:
     opening = Opening(KEY)
-    assert opening.parse(b"HTTP/1.1 %d Something\r\nContent-Length: 0\r\n\r\n" % status) == (E_PROTOCOL, "status")
+    assert opening.parse(b"HTTP/1.1 %d Something\r\nContent-Length: 0\r\n\r\n" % status) == (
+        E_PROTOCOL,
+        "status",
+    )
     assert opening.http_status == status
 
 

@@ -109,7 +109,9 @@ class RawServer:
     """Calls talk for each connection, in a thread of its own; what it raises is raised again at the end. The end of a
     stream ends a talk."""
 
-    def __init__(self, talk: Callable[[Talk], None], receive_buffer: int | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, talk: Callable[[Talk], None], receive_buffer: int | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._talk = talk
         self._listener = socket.socket()
         if receive_buffer is not None:

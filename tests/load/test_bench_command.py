@@ -28,7 +28,9 @@ def url_of(server: EchoServer) -> str:
 
 
 def test_a_person_gets_a_summary_and_lines_of_progress(echo_server: EchoServer) -> None:
-    done = bench(url_of(echo_server), "-c", "20", "-d", "200ms", "-w", "0.1s", "-p", "2", "-s", "1k", "--text")
+    done = bench(
+        url_of(echo_server), "-c", "20", "-d", "200ms", "-w", "0.1s", "-p", "2", "-s", "1k", "--text"
+    )
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == f"{url_of(echo_server)}  echo, 20 connections, 1,024 bytes text, 2 under way each"
@@ -61,8 +63,8 @@ def test_the_handshake_is_told_what_it_says() -> None:
 
     with RawServer(serve) as server:
         done = bench(
-            server.url, "-c", "1", "-d", "50ms", "-w", "0", "-q", "-H", "X-A: b: c", "--cookie", "a=1", "--cookie", "b=2",
-            "--token", "t0k", "--origin", "https://a.example", "--subprotocol", "v1", "--subprotocol", "v2",
+            server.url, "-c", "1", "-d", "50ms", "-w", "0", "-q", "-H", "X-A: b: c", "--cookie", "a=1",
+            "--cookie", "b=2", "--token", "t0k", "--origin", "https://a.example", "--subprotocol", "v1", "--subprotocol", "v2",
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (b"X-A: b: c", b"Cookie: a=1; b=2", b"Authorization: Bearer t0k", b"Origin: https://a.example",
@@ -132,7 +134,10 @@ def test_on_a_terminal_there_is_a_bar() -> None:
     ours, theirs = pty.openpty()
     with RawServer(echo) as server:
         running = subprocess.Popen(
-            [*COMMAND, server.url, "-c", "2", "-d", "300ms", "-w", "0"], env=ENV, stdout=subprocess.PIPE, stderr=theirs
+            [*COMMAND, server.url, "-c", "2", "-d", "300ms", "-w", "0"],
+            env=ENV,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
         )
         os.close(theirs)
         drawn = b""
@@ -154,6 +159,8 @@ def test_on_a_terminal_there_is_a_bar() -> None:
 def test_a_missing_extra_is_named(module: str) -> None:
     program = f"import sys; sys.modules['{module}'] = None\nfrom unlimitedws.loadgen import display, Run, LoadOptions\n"
     program += "Run(LoadOptions('ws://127.0.0.1:9/'))\ndisplay.Bar()\n"
-    done = subprocess.run([sys.executable, "-c", program], env=ENV, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENV, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1
     assert "pip install 'unlimitedws[load]'" in done.stderr.splitlines()[-1]

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,9 @@ def test_a_refusal_without_the_end_of_its_head_has_its_status_too() -> None:
         ((b"\r\n\r\n", b"\r\nX: " + b"x" * 17000 + b"\r\n\r\n"), "too_long"),
     ],
 )
-def test_a_response_that_breaks_a_rule_is_counted_by_the_rule(change: tuple[bytes, bytes], fault: str) -> None:
+def test_a_response_that_breaks_a_rule_is_counted_by_the_rule(
+    change: tuple[bytes, bytes], fault: str
+) -> None:
     def wrong(talk: Talk) -> None:
         talk.hear_request()
         talk.sock.sendall(talk.response().replace(*change))
@@ -165,10 +168,8 @@ def test_a_unix_socket_whose_backlog_is_short_takes_all_in_time(tmp_path: Path) 
 
         def quietly(talk: Talk) -> None:
             with talk.sock:
-                try:
+                with suppress(EOFError, ConnectionError):
                     echo(talk)
-                except (EOFError, ConnectionError):
-                    pass
 
         thread = threading.Thread(target=serve)
         thread.start()

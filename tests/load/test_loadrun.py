@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fixtures import EchoServer
-from raw_server import RawServer, Talk, echo, frame
+from raw_server import RawServer, Talk, frame
 
 import unlimitedws
 from unlimitedws import loadgen
@@ -90,7 +90,9 @@ def test_handshakes_are_made_one_after_the_other_and_all_end_in_order(echo_serve
 
 
 def test_handshakes_that_are_aborted(echo_server: EchoServer) -> None:
-    result = loadgen.run(url_of(echo_server), mode="handshakes", connections=4, duration=0.2, warmup=0.0, abort=True)
+    result = loadgen.run(
+        url_of(echo_server), mode="handshakes", connections=4, duration=0.2, warmup=0.0, abort=True
+    )
     assert result.errors == {} and result.handshakes > 8
 
 
@@ -107,7 +109,14 @@ def test_a_handshake_that_fails_is_tried_again_after_a_while() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
-    "how", [{"pipelining": 4}, {"publishers": 3}, {"rate": 100.0}, {"others_only": True}, {"text": True, "size": 24}]
+    "how",
+    [
+        {"pipelining": 4},
+        {"publishers": 3},
+        {"rate": 100.0},
+        {"others_only": True},
+        {"text": True, "size": 24},
+    ],
 )
 def test_a_broadcast_reaches_everybody(no_fd_leaks: None, threads: int, how: dict[str, Any]) -> None:
     server = unlimitedws.Server("127.0.0.1:0", pool=None)
@@ -150,14 +159,23 @@ def test_publications_that_are_lost_are_missed() -> None:
 
     with RawServer(forgetful) as server:
         result = loadgen.run(
-            server.url, mode="broadcast", connections=1, size=64, rate=100, duration=0.3, warmup=0.0, reply_timeout=0.2
+            server.url,
+            mode="broadcast",
+            connections=1,
+            size=64,
+            rate=100,
+            duration=0.3,
+            warmup=0.0,
+            reply_timeout=0.2,
         )
     assert result.errors.keys() == {"missing"}
     assert result.errors["missing"] >= 5
 
 
 def test_several_threads_have_tables_of_their_own(echo_server: EchoServer) -> None:
-    result = loadgen.run(url_of(echo_server), connections=30, threads=4, duration=0.2, warmup=0.0, pipelining=3)
+    result = loadgen.run(
+        url_of(echo_server), connections=30, threads=4, duration=0.2, warmup=0.0, pipelining=3
+    )
     assert result.errors == {} and result.opened == result.held == 30
     assert len(result.busy) == 4
 
@@ -177,8 +195,8 @@ def test_more_connections_than_this_process_may_have_descriptors(tmp_path: Path)
     server.start()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program, "bench", f"ws://127.0.0.1:{server.local_addr.port}/", "-c", "300", "-d", "0.3",
-             "-w", "0", "--json", "-q"],
+            [sys.executable, "-c", program, "bench", f"ws://127.0.0.1:{server.local_addr.port}/", "-c", "300",
+             "-d", "0.3", "-w", "0", "--json", "-q"],
             env={"PYTHONPATH": str(SRC), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
     finally:

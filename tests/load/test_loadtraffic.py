@@ -23,11 +23,15 @@ def load(talk: Callable[[Talk], None], **options: Any) -> loadgen.Result:
 
 
 @pytest.mark.parametrize("text", [False, True])
-@pytest.mark.parametrize(("size", "pipelining"), [(0, 1), (1, 3), (32, 1), (125, 16), (126, 100), (65536, 2), (1 << 20, 2)])
-def test_an_honest_server_gets_no_errors(echo_server: EchoServer, size: int, pipelining: int, text: bool) -> None:
+@pytest.mark.parametrize(
+    ("size", "pipelining"), [(0, 1), (1, 3), (32, 1), (125, 16), (126, 100), (65536, 2), (1 << 20, 2)]
+)
+def test_an_honest_server_gets_no_errors(
+    echo_server: EchoServer, size: int, pipelining: int, text: bool
+) -> None:
     result = loadgen.run(
-        f"ws://127.0.0.1:{echo_server.port}/", connections=5, duration=0.2, warmup=0.1, size=size, pipelining=pipelining,
-        text=text,
+        f"ws://127.0.0.1:{echo_server.port}/", connections=5, duration=0.2, warmup=0.1, size=size,
+        pipelining=pipelining, text=text,
     )  # fmt: skip
     assert result.errors == {}
     assert result.messages > 0 and result.opened == result.held == 5
@@ -93,7 +97,9 @@ def test_a_ping_within_a_large_message_is_answered_behind_it_the_last_of_several
         _end(talk)
 
     with RawServer(slow_reader, receive_buffer=4096) as server:
-        result = loadgen.run(server.url, connections=1, duration=0.01, warmup=0.0, size=size, reply_timeout=20.0)
+        result = loadgen.run(
+            server.url, connections=1, duration=0.01, warmup=0.0, size=size, reply_timeout=20.0
+        )
     assert result.errors == {} and result.pings == 5
 
 
@@ -156,7 +162,15 @@ def test_a_message_that_nobody_asked_for_is_counted() -> None:
 
 @pytest.mark.parametrize(
     "wire",
-    [b"\x82\x80\x01\x02\x03\x04", b"\xc2\x00", b"\x80\x00", b"\x83\x00", b"\x09\x00", b"\x82\x7e\x00\x05hello", b"\x88\x01x"],
+    [
+        b"\x82\x80\x01\x02\x03\x04",
+        b"\xc2\x00",
+        b"\x80\x00",
+        b"\x83\x00",
+        b"\x09\x00",
+        b"\x82\x7e\x00\x05hello",
+        b"\x88\x01x",
+    ],
     ids=["masked", "rsv1", "continues nothing", "opcode 3", "cut ping", "long form", "close of one byte"],
 )
 def test_frames_that_break_the_rfc_are_counted_as_such(wire: bytes) -> None:

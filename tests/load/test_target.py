@@ -73,7 +73,9 @@ def test_headers_that_cannot_be_sent(header: tuple[str, str]) -> None:
 def test_a_host_of_the_users_takes_the_place_of_the_urls() -> None:
     head, key_at = request(Target.parse("ws://h:1/"), [("host", "other"), ("X", " \u00e9 ")], [])
     assert head.count(b"ost: ") == 1 and b"\r\nHost: other\r\n" in head and b"\r\nX: \xe9\r\n" in head
-    assert head[key_at - 21 : key_at] == b"\r\nSec-WebSocket-Key: " and head[key_at:] == b"=" * 24 + b"\r\n\r\n"
+    assert (
+        head[key_at - 21 : key_at] == b"\r\nSec-WebSocket-Key: " and head[key_at:] == b"=" * 24 + b"\r\n\r\n"
+    )
 
 
 @pytest.mark.parametrize("names", [("a b",), ("",), ("a", "a"), ("a,b",)])

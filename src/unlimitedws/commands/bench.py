@@ -33,41 +33,92 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser(
         "bench",
         help="put load on a WebSocket server, and measure",
-        description="Put load on a WebSocket server, ours or not, and measure. Every reply is compared with its message.",
+        description="Put load on a WebSocket server, ours or not, and measure. Every reply is compared.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("url", help="ws://host:port/path, ws://[::1]:8000/, or unix:/path/of/a/socket")
     what = parser.add_argument_group("what")
-    what.add_argument("--mode", choices=("echo", "idle", "handshakes", "broadcast"), default="echo", help="default: echo")
+    what.add_argument(
+        "--mode", choices=("echo", "idle", "handshakes", "broadcast"), default="echo", help="default: echo"
+    )
     what.add_argument("-c", "--connections", type=_count, default=100, metavar="N", help="default: 100")
-    what.add_argument("-d", "--duration", type=_seconds, default=10.0, metavar="TIME", help="measured; default: 10s")
-    what.add_argument("-w", "--warmup", type=_seconds, default=1.0, metavar="TIME", help="before it; default: 1s")
-    what.add_argument("-s", "--size", type=_size, default=32, metavar="BYTES", help="of a message; default: 32; also 64K, 1M")
-    what.add_argument("-p", "--pipelining", type=_count, default=1, metavar="N", help="messages under way each; default: 1")
-    what.add_argument("-r", "--rate", type=float, default=0.0, metavar="N", help="messages per second on all together")
+    what.add_argument(
+        "-d", "--duration", type=_seconds, default=10.0, metavar="TIME", help="measured; default: 10s"
+    )
+    what.add_argument(
+        "-w", "--warmup", type=_seconds, default=1.0, metavar="TIME", help="before it; default: 1s"
+    )
+    what.add_argument(
+        "-s",
+        "--size",
+        type=_size,
+        default=32,
+        metavar="BYTES",
+        help="of a message; default: 32; also 64K, 1M",
+    )
+    what.add_argument(
+        "-p", "--pipelining", type=_count, default=1, metavar="N", help="messages under way each; default: 1"
+    )
+    what.add_argument(
+        "-r", "--rate", type=float, default=0.0, metavar="N", help="messages per second on all together"
+    )
     what.add_argument("--text", action="store_true", help="text messages; default: binary")
-    what.add_argument("--any-reply", action="store_true", help="count whatever comes as a reply, compare nothing")
-    what.add_argument("--greeting", type=int, default=0, metavar="N", help="first messages of a connection, no replies")
+    what.add_argument(
+        "--any-reply", action="store_true", help="count whatever comes as a reply, compare nothing"
+    )
+    what.add_argument(
+        "--greeting", type=int, default=0, metavar="N", help="first messages of a connection, no replies"
+    )
     what.add_argument("--publishers", type=_count, default=1, metavar="N", help="of a broadcast; default: 1")
-    what.add_argument("--others-only", action="store_true", help="a publisher does not get its own publications")
+    what.add_argument(
+        "--others-only", action="store_true", help="a publisher does not get its own publications"
+    )
     come = parser.add_argument_group("how they come and go")
-    come.add_argument("--ramp", type=_seconds, default=0.0, metavar="TIME", help="to connect; default: as fast as it goes")
-    come.add_argument("--connecting", type=_count, default=128, metavar="N", help="handshakes at once; default: 128")
-    come.add_argument("--hold", type=_seconds, default=0.0, metavar="TIME", help="between the ramp and the load")
+    come.add_argument(
+        "--ramp", type=_seconds, default=0.0, metavar="TIME", help="to connect; default: as fast as it goes"
+    )
+    come.add_argument(
+        "--connecting", type=_count, default=128, metavar="N", help="handshakes at once; default: 128"
+    )
+    come.add_argument(
+        "--hold", type=_seconds, default=0.0, metavar="TIME", help="between the ramp and the load"
+    )
     come.add_argument("--abort", action="store_true", help="end with RST, without a closing handshake")
-    come.add_argument("--timeout", type=_seconds, default=10.0, metavar="TIME", help="for connecting, and for a reply; default: 10s")
+    come.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="TIME",
+        help="for connecting, and for a reply; default: 10s",
+    )
     ask = parser.add_argument_group("the handshake")
-    ask.add_argument("-H", "--header", action="append", default=[], metavar="'NAME: VALUE'", help="more than once")
+    ask.add_argument(
+        "-H", "--header", action="append", default=[], metavar="'NAME: VALUE'", help="more than once"
+    )
     ask.add_argument("--subprotocol", action="append", default=[], metavar="NAME", help="more than once")
     ask.add_argument("--cookie", action="append", default=[], metavar="NAME=VALUE", help="more than once")
     ask.add_argument("--token", metavar="TOKEN", help="Authorization: Bearer TOKEN")
     ask.add_argument("--origin", metavar="ORIGIN", help="as a browser would send it")
     ends = parser.add_argument_group("both ends")
     ends.add_argument("--unix", metavar="PATH", help="connect to a Unix socket instead of the URL's host")
-    ends.add_argument("--source", action="append", default=[], metavar="LIST", help="local addresses: 10.0.0.5,10.0.0.10-10.0.0.20")
-    ends.add_argument("--destination", action="append", default=[], metavar="LIST", help="addresses instead of the URL's host")
-    ends.add_argument("--threads", type=_count, metavar="N", help="default: 1, more where descriptors are short")
+    ends.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="LIST",
+        help="local addresses: 10.0.0.5,10.0.0.10-10.0.0.20",
+    )
+    ends.add_argument(
+        "--destination",
+        action="append",
+        default=[],
+        metavar="LIST",
+        help="addresses instead of the URL's host",
+    )
+    ends.add_argument(
+        "--threads", type=_count, metavar="N", help="default: 1, more where descriptors are short"
+    )
     out = parser.add_argument_group("output")
     out.add_argument("--json", action="store_true", help="the result on stdout as one object")
     out.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
@@ -143,8 +194,8 @@ def _options(args: argparse.Namespace) -> LoadOptions:
     plain: dict[str, Any] = {
         name: getattr(args, name)
         for name in (
-            "url", "unix", "mode", "connections", "duration", "warmup", "size", "pipelining", "rate", "text", "any_reply",
-            "greeting", "publishers", "others_only", "ramp", "connecting", "hold", "abort", "threads",
+            "url", "unix", "mode", "connections", "duration", "warmup", "size", "pipelining", "rate", "text",
+            "any_reply", "greeting", "publishers", "others_only", "ramp", "connecting", "hold", "abort", "threads",
         )
     }  # fmt: skip
     return LoadOptions(

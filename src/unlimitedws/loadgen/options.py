@@ -100,13 +100,17 @@ class LoadOptions:
         if self.threads is not None:
             self._within("threads", 1, 1024)
         if self.rate and self.pipelining > 1:
-            raise ValueError("rate and pipelining: at a rate messages leave when they are due, however many are under way")
+            raise ValueError(
+                "rate and pipelining: at a rate messages leave when they are due, however many are under way"
+            )
         if self.mode == "broadcast":
             self._within("publishers", 1, 1000)
             if self.publishers > self.connections:
                 raise ValueError(f"publishers: {self.publishers} of {self.connections} connections")
             if self.size < _MIN_PUBLICATION:
-                raise ValueError(f"size: a publication has at least {_MIN_PUBLICATION} bytes, not {self.size}")
+                raise ValueError(
+                    f"size: a publication has at least {_MIN_PUBLICATION} bytes, not {self.size}"
+                )
             if self.any_reply:
                 raise ValueError("any_reply: what a broadcast delivers has to be told apart")
         for name in ("sources", "destinations"):

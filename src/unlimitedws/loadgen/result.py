@@ -50,7 +50,9 @@ class Durations:
 
     def __init__(self, parts: Iterable[tuple[int, list[tuple[int, int]]]]) -> None:
         """parts: what `Load.latency` of the engine gives, of each thread."""
-        self.histogram: Any = need("hdrh.histogram", "load", "the load generator").HdrHistogram(1, _LONGEST_NS, 3)
+        self.histogram: Any = need("hdrh.histogram", "load", "the load generator").HdrHistogram(
+            1, _LONGEST_NS, 3
+        )
         longest = 0
         for part_longest, counts in parts:
             longest = max(longest, part_longest)
@@ -70,7 +72,9 @@ class Durations:
 
     def percentile(self, percent: float) -> float:
         """Seconds that so many percent of the samples took at most."""
-        return min(float(self.histogram.get_value_at_percentile(percent)) / 1e9, self.max) if self.count else 0.0
+        return (
+            min(float(self.histogram.get_value_at_percentile(percent)) / 1e9, self.max) if self.count else 0.0
+        )
 
     def as_dict(self) -> dict[str, float | int]:
         figures: dict[str, float | int] = {"count": self.count, "mean": self.mean, "max": self.max}
@@ -166,7 +170,10 @@ class Result:
         if self.mode != "handshakes":
             speed = f" ({self.opened / self.ramp_seconds:,.0f}/s)" if self.ramp_seconds else ""
             rows.append(
-                ("connections", f"{self.opened:,} of {self.connections:,} opened in {self.ramp_seconds:.2f} s{speed}")
+                (
+                    "connections",
+                    f"{self.opened:,} of {self.connections:,} opened in {self.ramp_seconds:.2f} s{speed}",
+                )
             )
             if self.held != self.opened:
                 rows.append(("", f"{self.held:,} held to the end"))
@@ -192,16 +199,23 @@ class Result:
         busiest = max(self.busy, default=0.0)
         if self.offered:
             if self.sent < 0.99 * self.offered:
-                rows.append(("", f"{self.offered:,} messages were due, {self.sent:,} could be sent: the rate was not kept"))
+                rows.append(
+                    (
+                        "",
+                        f"{self.offered:,} messages were due, {self.sent:,} could be sent: the rate was not kept",
+                    )
+                )
         elif busiest > 0.9:
             threads = "its thread" if len(self.busy) == 1 else "its busiest thread"
-            rows.append(("load", f"{threads} used {busiest:.0%} of a core: the limit may be here (--threads)"))
+            rows.append(
+                ("load", f"{threads} used {busiest:.0%} of a core: the limit may be here (--threads)")
+            )
         return rows
 
     def _errors(self) -> list[tuple[str, str]]:
         if not self.errors:
             return [("errors", "none")]
-        rows = []
+        rows: list[tuple[str, str]] = []
         for kind, count in sorted(self.errors.items(), key=lambda item: -item[1]):
             for text, some in self._parts(kind, count):
                 rows.append(("errors" if not rows else "", f"{some:,} {text}"))
@@ -216,7 +230,9 @@ class Result:
         if kind == "handshake":
             return [(f"handshakes: {_FAULTS[name]}", n) for name, n in self.details["fault"].items()]
         if kind == "closed":
-            return [(f"closed by the server with {code}", n) for code, n in self.details["close_code"].items()]
+            return [
+                (f"closed by the server with {code}", n) for code, n in self.details["close_code"].items()
+            ]
         return [(_KINDS[kind], count)]
 
 

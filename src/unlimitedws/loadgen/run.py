@@ -158,8 +158,8 @@ class Run:
                 thread.join()
         if self._failures:
             raise LoadError(
-                f"the kernel gives a thread no descriptors of its own ({self._failures[0]}); raise RLIMIT_NOFILE, or use "
-                f"fewer connections and one thread"
+                f"the kernel gives a thread no descriptors of its own ({self._failures[0]}): raise RLIMIT_NOFILE, "
+                "or use fewer connections and one thread"
             ) from self._failures[0]
         return self._result()
 
@@ -202,7 +202,7 @@ class Run:
         shares = [base + (i < more) for i in range(threads)]
         if o.mode == "broadcast" and o.publishers > shares[0]:
             raise LoadError(
-                f"the first of {threads} threads has {shares[0]:,} connections, and is to have {o.publishers:,} publishers"
+                f"the first of {threads} threads has {shares[0]:,} connections, too few for {o.publishers:,} publishers"
             )
         return shares
 
@@ -226,10 +226,14 @@ class Run:
 
     def _show(self, phase: str, done: float, total: float) -> Counter[str]:
         now = self._sum()
-        self._report(Progress(phase, done, total, now["open"], now["replies"], now["upgraded"], now["errors"]))
+        self._report(
+            Progress(phase, done, total, now["open"], now["replies"], now["upgraded"], now["errors"])
+        )
         return now
 
-    def _until(self, phase: str, over: Callable[[Counter[str]], bool], seconds: float, patient: bool = False) -> bool:
+    def _until(
+        self, phase: str, over: Callable[[Counter[str]], bool], seconds: float, patient: bool = False
+    ) -> bool:
         """Wait until something is so. False: the time was over first, or (unless patient) it was interrupted."""
         began = time.monotonic()
         interrupts = self._interrupts
@@ -240,7 +244,9 @@ class Run:
             passed = time.monotonic() - began
             if passed >= seconds or self._interrupts > 1 or (self._interrupts > interrupts and not patient):
                 return False
-            self._report(Progress(phase, passed, seconds, now["open"], now["replies"], now["upgraded"], now["errors"]))
+            self._report(
+                Progress(phase, passed, seconds, now["open"], now["replies"], now["upgraded"], now["errors"])
+            )
             time.sleep(min(_LOOK, max(seconds - passed, 0.001)))
         return False
 
@@ -291,16 +297,15 @@ class Run:
             self._until(phase, lambda now: False, seconds)
         else:
             self._until(phase, lambda now: not now["open"], seconds)
-        return not self._interrupts and not self._failures and (
-            self.options.mode == "handshakes" or self._sum()["open"] > 0
+        return (
+            not self._interrupts
+            and not self._failures
+            and (self.options.mode == "handshakes" or self._sum()["open"] > 0)
         )
 
     def _drain(self) -> None:
         o = self.options
-        if o.mode == "handshakes":
-            patience = o.handshake_timeout + o.close_timeout
-        else:
-            patience = o.reply_timeout
+        patience = o.handshake_timeout + o.close_timeout if o.mode == "handshakes" else o.reply_timeout
         self._until(
             "waiting for replies",
             lambda now: self._in_phase(engine.DRAIN) and not now["outstanding"],
@@ -324,8 +329,10 @@ class Run:
             errors["missing"] += self._lacking
         codes = _summed(one["codes"] for one in figures)
         details = {
-            "errno": {errnos.errorcode.get(number, str(number)): n
-                      for number, n in _summed(one["errnos"] for one in figures).items()},
+            "errno": {
+                errnos.errorcode.get(number, str(number)): n
+                for number, n in _summed(one["errnos"] for one in figures).items()
+            },
             "status": {str(code): n for code, n in _summed(one["statuses"] for one in figures).items()},
             "fault": dict(_summed(one["faults"] for one in figures)),
             "close_code": {str(code): n for code, n in codes.items()},

@@ -111,7 +111,9 @@ def _unix(path: str) -> str:
     return path
 
 
-def request(target: Target, headers: Iterable[tuple[str, str]], subprotocols: Iterable[str]) -> tuple[bytes, int]:
+def request(
+    target: Target, headers: Iterable[tuple[str, str]], subprotocols: Iterable[str]
+) -> tuple[bytes, int]:
     """Write the opening request (RFC 6455, section 4.1). Returns it and where in it the key goes, 24 bytes.
 
     Args:
