@@ -64,7 +64,8 @@ def test_the_handshake_is_told_what_it_says() -> None:
     with RawServer(serve) as server:
         done = bench(
             server.url, "-c", "1", "-d", "50ms", "-w", "0", "-q", "-H", "X-A: b: c", "--cookie", "a=1",
-            "--cookie", "b=2", "--token", "t0k", "--origin", "https://a.example", "--subprotocol", "v1", "--subprotocol", "v2",
+            "--cookie", "b=2", "--token", "t0k", "--origin", "https://a.example", "--subprotocol", "v1",
+            "--subprotocol", "v2",
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (b"X-A: b: c", b"Cookie: a=1; b=2", b"Authorization: Bearer t0k", b"Origin: https://a.example",

@@ -167,9 +167,8 @@ def test_a_unix_socket_whose_backlog_is_short_takes_all_in_time(tmp_path: Path) 
                 thread.join()
 
         def quietly(talk: Talk) -> None:
-            with talk.sock:
-                with suppress(EOFError, ConnectionError):
-                    echo(talk)
+            with talk.sock, suppress(EOFError, ConnectionError):
+                echo(talk)
 
         thread = threading.Thread(target=serve)
         thread.start()
