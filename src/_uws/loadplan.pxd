@@ -112,11 +112,11 @@ cdef struct UwsLoadOpening:
 
 # Control frames that wait for the end of a data frame, or whose end the kernel did not take. From the slab.
 cdef struct UwsLoadControl:
-    uint8_t pos               # bytes of `now` that were sent
-    uint8_t now_len
-    uint8_t next_len          # 0: there is no other
-    uint8_t now[131]
-    uint8_t next[131]
+    uint8_t pos               # bytes of the first that were sent
+    uint8_t first_len
+    uint8_t second_len        # 0: there is no other
+    uint8_t first[131]
+    uint8_t second[131]
 
 cdef struct UwsLoadConn:
     int32_t fd                # -1: none

@@ -128,21 +128,21 @@ cdef bint _send_control(UwsLoad* l, UwsLoadConn* c) noexcept nogil:
     cdef UwsLoadControl* control = <UwsLoadControl*>c.side
     cdef ssize_t n
     while control != NULL:
-        n = sock_plain().send(c.fd, control.now + control.pos, control.now_len - control.pos)
+        n = sock_plain().send(c.fd, control.first + control.pos, control.first_len - control.pos)
         if n < 0:
             if n != UWS_SOCK_AGAIN:
                 load_fail(l, c, UWS_LERR_CUT, True)
             return False
         control.pos += <uint8_t>n
-        if control.pos < control.now_len:
+        if control.pos < control.first_len:
             return False
-        if control.next_len == 0:
+        if control.second_len == 0:
             slab_give(&l.slab, control)
             c.side = NULL
             return True
-        memcpy(control.now, control.next, control.next_len)
-        control.now_len = control.next_len
-        control.next_len = control.pos = 0
+        memcpy(control.first, control.second, control.second_len)
+        control.first_len = control.second_len
+        control.second_len = control.pos = 0
     return True
 
 
@@ -220,16 +220,16 @@ cdef void _control(UwsLoad* l, UwsLoadConn* c, int opcode, const uint8_t* payloa
         if control == NULL:
             load_fail(l, c, UWS_LERR_NOMEM, True)
             return
-        control.pos = control.next_len = 0
+        control.pos = control.second_len = 0
         c.side = control
-    out = &control.now[0] if control.pos == 0 else &control.next[0]
+    out = &control.first[0] if control.pos == 0 else &control.second[0]
     n = client_head(out, opcode, True, len_bytes, key)
     mask_copy(out + n, payload, len_bytes, key, 0)
     n += len_bytes
     if control.pos == 0:
-        control.now_len = <uint8_t>n
+        control.first_len = <uint8_t>n
     else:
-        control.next_len = <uint8_t>n
+        control.second_len = <uint8_t>n
     c.ours_sent = opcode == UWS_OP_CLOSE
     if c.send_pos == 0:
         load_send(l, c)
@@ -359,15 +359,22 @@ cdef uint64_t _message(UwsLoad* l, UwsLoadConn* c, const UwsPiece* piece) noexce
 
 
 cdef void _their_close(UwsLoad* l, UwsLoadConn* c, const UwsPiece* piece) noexcept nogil:
+    cdef uint8_t[UWS_MAX_MASKED_HEAD_BYTES + 2] answer
     cdef uint8_t[2] code
+    cdef uint32_t key
+    cdef size_t n, code_len = 0 if piece.code == 1005 else 2
     c.theirs_come = True
     if c.state != UWS_LS_OPEN:
         return
     load_count_code(l, piece.code)
-    code[0] = <uint8_t>(piece.code >> 8)
-    code[1] = <uint8_t>piece.code
-    # It is answered (section 5.5.1), with what the kernel takes at once.
-    _control(l, c, UWS_OP_CLOSE, code, 0 if piece.code == 1005 else 2)
+    if c.send_pos == 0 and (c.side == NULL or (<UwsLoadControl*>c.side).pos == 0):
+        # It is answered (section 5.5.1), where no frame is under way; whether that arrives changes nothing any more.
+        key = entropy_key(&l.entropy)
+        code[0] = <uint8_t>(piece.code >> 8)
+        code[1] = <uint8_t>piece.code
+        n = client_head(answer, UWS_OP_CLOSE, True, code_len, key)
+        mask_copy(answer + n, code, code_len, key, 0)
+        sock_plain().send(c.fd, answer, n + code_len)
     load_fail(l, c, UWS_LERR_CLOSED, False)
 
 
