@@ -1,12 +1,13 @@
 # F6. A connection as Python sees it. Owns the Conn: (loop, index, generation), never a pointer to a slot.
 # Used by dispatch, which makes them and runs their callbacks, and by messages.
 
+from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from _uws.atomic cimport atomic_read
 from _uws.deliver cimport UwsDelivery
-from _uws.state cimport UwsConn, UwsLoop
+from _uws.state cimport UWS_F_PINNED, UwsConn, UwsLoop
 
 
 # Which messages are compressed, where the client has agreed to it.
@@ -32,6 +33,7 @@ cdef extern from *:
     #define UWS_FREE_THREADED 0
     #endif
     """
+    Py_ssize_t Py_REFCNT(PyObject*)
     # Where there is no GIL to keep an object from going away while it is looked for, a slot owns its Conn.
     const bint UWS_FREE_THREADED
 
@@ -69,6 +71,31 @@ cdef class Conn:
 cdef inline bint conn_runs_here(Conn conn) noexcept:
     """Whether this thread runs a callback of it, and may so touch what is the callback's own."""
     return atomic_read(&conn.thread) == PyThread_get_thread_ident()
+
+
+cdef inline bint conn_is_blank(Conn conn) noexcept:
+    """Whether nothing has been written on it: for another connection it would be like a new one."""
+    return (conn is not None and conn.said is None and conn.end is None and conn.memory is None
+            and conn.about is None and conn._data is None)
+
+
+cdef inline void conn_attach(Conn conn, UwsConn* c, int32_t index, uint32_t generation) noexcept:
+    """Let a blank Conn of this loop be that of a slot which has none. The GIL and the lock are held."""
+    conn.index = index
+    conn.generation = generation
+    conn.reading = 0
+    c.conn = <void*>conn
+
+
+cdef inline bint conn_detach(Conn conn, UwsConn* c) noexcept:
+    """Take it from its slot, if the caller alone has it. The GIL and the lock are held: so nobody can come and find it.
+    False: somebody keeps it, or it may not be told who does."""
+    if UWS_FREE_THREADED or c == NULL or c.conn != <void*>conn or c.flags & UWS_F_PINNED \
+            or Py_REFCNT(<PyObject*>conn) != 1:
+        return False
+    c.conn = NULL
+    conn.index = -1
+    return True
 
 
 cdef void conns_fork(bint is_under_way) noexcept

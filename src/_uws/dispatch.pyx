@@ -10,7 +10,7 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t
 
 from _uws.atomic cimport atomic_read, atomic_write
-from _uws.conn cimport Conn, conn_make
+from _uws.conn cimport Conn, Py_REFCNT, conn_attach, conn_detach, conn_is_blank, conn_make
 from _uws.deliver cimport (
     UwsDelivery,
     deliver_begin,
@@ -29,6 +29,7 @@ from _uws.proto cimport (
     UWS_EV_CLOSE,
     UWS_EV_DRAIN,
     UWS_EV_FRAGMENT,
+    UWS_EV_MESSAGE,
     UWS_EV_OPEN,
     UWS_EV_PONG,
     UWS_EV_REQUEST,
@@ -52,9 +53,6 @@ from _uws.state cimport (
     UwsConn,
     UwsLoop,
 )
-
-cdef extern from *:
-    Py_ssize_t Py_REFCNT(PyObject*)
 
 cdef enum:
     # What a hook gets beside the connection: nothing, a message, a fragment.
@@ -132,19 +130,36 @@ cdef class Dispatch:
         """Run the callbacks of all that waits. The GIL is held, the lock is not."""
         cdef UwsLoop* l = self.l
         cdef UwsDelivery d
-        cdef Conn conn
+        cdef Conn conn = None, spare = None
         cdef void* known
+        cdef bint lent, done
         d.role = role
         conn_lock(l)
         while deliver_begin(l, b, &d):
             known = l.table[d.index].conn
+            lent = spare is not None and known == NULL and d.batch != NULL \
+                and d.batch.events[d.at].kind == UWS_EV_MESSAGE
+            if lent:
+                conn_attach(spare, &l.table[d.index], d.index, d.generation)
             conn_unlock(l)
-            conn = <Conn>known if known != NULL else None
+            # The last one's may go only now: dropping it takes the lock.
+            if lent:
+                conn = spare
+                spare = None
+            else:
+                conn = <Conn>known if known != NULL else None
+            done = False
             try:
                 self._callbacks(&d, conn)
+                done = True
             finally:
-                conn = None
+                if not done or spare is not None or not conn_is_blank(conn):
+                    conn = None
                 conn_lock(l)
+                if conn is not None and conn_detach(conn, conn_at(l, d.index, d.generation)):
+                    # Nobody has kept it: the next connection may have it.
+                    spare = conn
+                    conn = None
                 deliver_done(l, &d)
         conn_unlock(l)
         return 0

@@ -31,7 +31,7 @@ from _uws.poller cimport (
 from _uws.post cimport post_near, post_nudge
 from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
-from _uws.slab cimport slab_destroy, slab_init
+from _uws.slab cimport slab_destroy, slab_ease, slab_init
 from _uws.slot cimport conn_reading, conn_unpoll, tick_now
 from _uws.sock cimport sock_plain, sock_spare
 from _uws.state cimport (
@@ -86,6 +86,7 @@ from posix.time cimport CLOCK_MONOTONIC
 
 cdef enum:
     YIELD_EVERY = 16              # events between two chances for the threads that send
+    EASE_MS = 1000                # for so long memory is kept that the loop might need again
 
 
 cdef void* _map(size_t len_bytes) noexcept nogil:
@@ -275,6 +276,8 @@ cdef int loop_next_ms(UwsLoop* l) noexcept nogil:
         wait = _sooner(wait, at, now)
     if l.accept_at_ms != 0:
         wait = _sooner(wait, l.accept_at_ms, now)
+    if l.ease_at_ms != 0:
+        wait = _sooner(wait, l.ease_at_ms, now)
     if l.draining and not l.stopping:
         # With the last one gone since the turn's beginning it is over already.
         wait = _sooner(wait, l.drain_at_ms if l.n_open != 0 else now, now)
@@ -381,6 +384,17 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     conn_flush_all(l)
     if l.out_bytes > l.limits.max_out_bytes:
         tend_queues(l)
+    if l.slab.n_extra != 0 or l.ease_at_ms != 0:
+        _ease(l)
+
+
+cdef void _ease(UwsLoop* l) noexcept nogil:
+    """After a busy time, give memory back."""
+    if l.ease_at_ms == 0:
+        l.ease_at_ms = l.now_ms + EASE_MS
+    elif l.now_ms >= l.ease_at_ms:
+        slab_ease(&l.slab)
+        l.ease_at_ms = l.now_ms + EASE_MS if l.slab.n_extra != 0 else 0
 
 
 # ---- draining

@@ -10,7 +10,7 @@ from _uws.state cimport UwsChunk
 
 cdef enum:
     FIRST_CHUNK_BYTES = 448       # with its header in a 512-byte class: one reply of most connections
-    NEXT_CHUNK_BYTES = 16000
+    MAX_CHUNK_BYTES = 16000       # each is four times the one before it, up to this
     MAX_PARTS = 64                # of one sendmsg
     # Of the first byte of a frame.
     FIN = 0x80
@@ -28,7 +28,7 @@ cdef uint8_t* outq_room(UwsOutq* q, UwsSlab* slab, size_t len_bytes) noexcept no
     cdef uint8_t* at
     cdef size_t want, got = 0
     if c == NULL or c.cap_bytes - c.end < len_bytes:
-        want = FIRST_CHUNK_BYTES if c == NULL else NEXT_CHUNK_BYTES
+        want = FIRST_CHUNK_BYTES if c == NULL else min(4 * c.cap_bytes, <size_t>MAX_CHUNK_BYTES)
         if want < len_bytes:
             want = len_bytes
         if want > <size_t>-1 - sizeof(UwsChunk):

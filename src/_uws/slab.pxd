@@ -11,6 +11,7 @@ cdef enum:
     UWS_SLAB_ARENA_BYTES = 262144     # size and alignment of an arena
     UWS_SLAB_HEAD_BYTES = 64          # of UwsArena; blocks follow, the first of them on a cache line
     UWS_SLAB_KEEP_BYTES = 2097152     # the largest mapping of its own that is kept for the next taker
+    UWS_SLAB_MAX_EXTRA = 32           # empty arenas that are kept beside one a class: what a turn takes the next takes
 
 
 # At the start of every arena and of every large block's mapping.
@@ -29,7 +30,10 @@ cdef struct UwsArena:
 
 cdef struct UwsSlab:
     UwsArena* room[UWS_SLAB_CLASSES]   # arenas with a free block, the one in use first
-    UwsArena* kept[UWS_SLAB_CLASSES]   # an empty one, so that a lone block does not map and unmap
+    UwsArena* kept[UWS_SLAB_CLASSES]   # empty ones, linked by next
+    uint32_t n_kept[UWS_SLAB_CLASSES]
+    uint32_t n_idle[UWS_SLAB_CLASSES]  # of those, how many nobody has needed since slab_ease() was called last
+    uint32_t n_extra                   # of all classes' kept ones those beside one a class
     UwsArena* full
     UwsArena* large
     UwsArena* kept_large
@@ -62,6 +66,10 @@ cdef void* slab_grow(UwsSlab* slab, void* p, size_t used_bytes, size_t want_byte
 
 # What may be used of p.
 cdef size_t slab_block_bytes(const void* p) noexcept nogil
+
+# Unmap the empty arenas that were not needed since the last call, but for one a class. To be called now and then, as
+# long as there are any (n_extra).
+cdef void slab_ease(UwsSlab* slab) noexcept nogil
 
 # Unmap the empty arenas kept for the next taker.
 cdef void slab_trim(UwsSlab* slab) noexcept nogil

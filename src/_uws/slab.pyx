@@ -2,7 +2,8 @@
 # Owns the arenas it maps. One per loop, not thread-safe: the caller holds the loop's lock.
 #
 # An arena is 256 KiB at an address divisible by 256 KiB, holds blocks of one class, and is touched from its
-# start on only as far as it is used. It goes back to the kernel with its last block, except one per class.
+# start on only as far as it is used. Empty it is kept for a while: the replies of a turn are what the next one's will
+# need. What was not needed for longer goes back to the kernel, except one per class.
 # Malloc was not an answer: a burst of a million partial messages leaves its free lists full of holes, and an
 # idle server keeps it all.
 
@@ -116,12 +117,39 @@ cdef inline void arena_reset(UwsArena* arena) noexcept nogil:
     arena.fresh = 0
 
 
+cdef UwsArena* kept_pop(UwsSlab* slab, unsigned int index) noexcept nogil:
+    """Take one of the class's empty arenas; there is one."""
+    cdef UwsArena* arena = slab.kept[index]
+    slab.kept[index] = arena.next
+    slab.n_kept[index] -= 1
+    if slab.n_kept[index] != 0:
+        slab.n_extra -= 1
+    if slab.n_kept[index] < slab.n_idle[index]:
+        slab.n_idle[index] = slab.n_kept[index]
+    arena.next = arena.prev = NULL
+    return arena
+
+
+cdef bint kept_push(UwsSlab* slab, UwsArena* arena) noexcept nogil:
+    """Keep an empty arena that is in no ring. False: there are enough of them."""
+    cdef unsigned int index = arena.index
+    if slab.n_kept[index] != 0:
+        if slab.n_extra == UWS_SLAB_MAX_EXTRA:
+            return False
+        slab.n_extra += 1
+    # From its start again, so that a lone block keeps to the pages that are touched already.
+    arena_reset(arena)
+    arena.next = slab.kept[index]
+    slab.kept[index] = arena
+    slab.n_kept[index] += 1
+    return True
+
+
 cdef UwsArena* arena_new(UwsSlab* slab, unsigned int index) noexcept nogil:
     """An empty arena of the class, in no list."""
     cdef UwsArena* arena = slab.kept[index]
     if arena != NULL:
-        slab.kept[index] = NULL
-        return arena
+        return kept_pop(slab, index)
     arena = arena_map(slab, UWS_SLAB_ARENA_BYTES)
     if arena == NULL:
         return NULL
@@ -248,11 +276,7 @@ cdef void block_give(UwsSlab* slab, UwsArena* arena, void* p) noexcept nogil:
     arena.free = p
     if arena.used == 0:
         ring_remove(&slab.room[index], arena)
-        if slab.kept[index] == NULL:
-            # From its start again, so that a lone block keeps to the pages that are touched already.
-            arena_reset(arena)
-            slab.kept[index] = arena
-        else:
+        if not kept_push(slab, arena):
             slab.arenas -= 1
             arena_unmap(slab, arena)
 
@@ -305,14 +329,28 @@ cdef void slab_destroy(UwsSlab* slab) noexcept nogil:
     slab.arenas = 0
 
 
+cdef void kept_drop(UwsSlab* slab, unsigned int index, uint32_t n_left) noexcept nogil:
+    """Unmap empty arenas of a class until n_left are kept."""
+    while slab.n_kept[index] > n_left:
+        arena_unmap(slab, kept_pop(slab, index))
+        slab.arenas -= 1
+    slab.n_idle[index] = slab.n_kept[index]
+
+
+cdef void slab_ease(UwsSlab* slab) noexcept nogil:
+    """Unmap the empty arenas that were not needed since the last call, but for one a class."""
+    cdef unsigned int i
+    cdef uint32_t n_idle
+    for i in range(UWS_SLAB_CLASSES):
+        n_idle = slab.n_idle[i]
+        kept_drop(slab, i, slab.n_kept[i] - (n_idle - 1 if n_idle > 1 else 0))
+
+
 cdef void slab_trim(UwsSlab* slab) noexcept nogil:
     """Unmap the empty arenas kept for the next taker."""
-    cdef size_t i
+    cdef unsigned int i
     for i in range(UWS_SLAB_CLASSES):
-        if slab.kept[i] != NULL:
-            arena_unmap(slab, slab.kept[i])
-            slab.kept[i] = NULL
-            slab.arenas -= 1
+        kept_drop(slab, i, 0)
     if slab.kept_large != NULL:
         arena_unmap(slab, slab.kept_large)
         slab.kept_large = NULL

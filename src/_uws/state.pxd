@@ -324,6 +324,7 @@ cdef struct UwsLoop:
     int spare_fd
     uint8_t accepting
     uint64_t accept_at_ms     # accepting pauses until then; 0: it does not
+    uint64_t ease_at_ms       # what memory the slab has too much goes back then; 0: it has not
     uint8_t* page             # body and head of the page at "/"; NULL: none
     size_t page_len
     UwsNet trusted[64]        # the proxies that are believed

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from _uws.relay import Relay
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -35,9 +37,8 @@ class SignalWaiter:
 
     Args:
         handler: Called with a signal's number between two steps of whatever the main thread does: it must take no
-            lock. Where it returns False it wants no more of them, and they are ignored until the end of the
-            context: in a storm of signals each handler would be interrupted by the next, and in the end there is
-            no stack.
+            lock. The next one waits until it returns. Where it returns False it wants no more of them, and they are
+            ignored until the end of the context.
         numbers: The signals.
         also: One that only ends a `pause`, also where it is ignored: SIGCHLD.
     """
@@ -49,6 +50,7 @@ class SignalWaiter:
         also: signal.Signals | None = None,
     ) -> None:
         self._handler = handler
+        self._relay = Relay(self._on_signal)
         self._numbers = numbers
         self._also = also
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
@@ -66,7 +68,7 @@ class SignalWaiter:
             self._previous_fd = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             for number in self._numbers:
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                    self._previous[number] = signal.signal(number, self._on_signal)
+                    self._previous[number] = signal.signal(number, self._relay)
             if self._also is not None and signal.getsignal(self._also) is not None:
                 self._previous[self._also] = signal.signal(self._also, _hear)
         return self
@@ -118,11 +120,13 @@ class SignalWaiter:
         self._lock = threading.RLock()
         self.__exit__(None, None, None)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._handler(number) is False:
-            for each in self._numbers:
-                if each in self._previous:
-                    signal.signal(each, _nothing)
+    def _on_signal(self, number: int) -> object:
+        if self._handler(number) is not False:
+            return True
+        for each in self._numbers:
+            if each in self._previous:
+                signal.signal(each, _nothing)
+        return False
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

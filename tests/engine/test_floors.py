@@ -69,6 +69,7 @@ FLOORS = {
     "messages": (6, 3),
     "dispatch": (6, 4),
     "core": (6, 5),
+    "relay": (6, 0),
     "wire": (6, 0),
     "load": (6, 0),
 }

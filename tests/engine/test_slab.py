@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 from uws_shims import slab_shim
-from uws_shims.slab_shim import ARENA_BYTES, CLASSES, KEEP_BYTES, MAX_CLASS_BYTES, Slab, fill, holds
+from uws_shims.slab_shim import (
+    ARENA_BYTES,
+    CLASSES,
+    KEEP_BYTES,
+    MAX_CLASS_BYTES,
+    MAX_EXTRA,
+    Slab,
+    fill,
+    holds,
+)
 
 SIZES = sorted([64 << i for i in range(11)] + [96 << i for i in range(10)])
 PAGE = 4096
@@ -35,7 +44,7 @@ def resident_kb() -> int:
 
 
 def test_a_new_slab_maps_nothing() -> None:
-    assert Slab().figures() == EMPTY | {"held_bytes": 0, "arenas": 0, "maps": 0}
+    assert Slab().figures() == EMPTY | {"held_bytes": 0, "arenas": 0, "maps": 0, "extra": 0}
 
 
 def test_each_size_gets_the_smallest_class_that_holds_it(slab: Slab) -> None:
@@ -202,8 +211,14 @@ def test_no_mapping_beyond_the_cap_and_only_one_is_kept(slab: Slab) -> None:
     assert slab.figures()["held_bytes"] == KEEP_BYTES
 
 
+def give_back(slab: Slab) -> None:
+    """What was needed before the first call is known to be idle by the second."""
+    slab.ease()
+    slab.ease()
+
+
 @pytest.mark.parametrize("order", ["as taken", "reverse", "random"])
-def test_after_a_burst_one_arena_a_class_is_held(slab: Slab, order: str) -> None:
+def test_after_a_burst_one_arena_a_class_is_held_in_the_end(slab: Slab, order: str) -> None:
     rng = random.Random(5)
     blocks = [p for size in SIZES for p in slab_shim.take_many(slab, size, 20 * ARENA_BYTES // size // 4)]
     assert slab.figures()["arenas"] > 4 * CLASSES
@@ -212,8 +227,40 @@ def test_after_a_burst_one_arena_a_class_is_held(slab: Slab, order: str) -> None
     elif order == "random":
         rng.shuffle(blocks)
     slab_shim.give_many(slab, blocks)
+    assert slab.figures()["extra"] == MAX_EXTRA
+    assert slab.figures()["arenas"] == CLASSES + MAX_EXTRA
+    give_back(slab)
+    assert slab.figures()["extra"] == 0
     assert slab.figures()["arenas"] == CLASSES
     assert slab.figures()["held_bytes"] == CLASSES * ARENA_BYTES
+
+
+@pytest.mark.parametrize("size", [512, 16384])
+def test_what_every_turn_takes_is_mapped_once(slab: Slab, size: int) -> None:
+    count = 20 * (ARENA_BYTES // size)
+    maps = None
+    for turn in range(50):
+        slab_shim.give_many(slab, slab_shim.take_many(slab, size, count))
+        if turn % 7 == 6:
+            slab.ease()
+        maps = maps or slab.figures()["maps"]
+    assert slab.figures()["maps"] == maps
+
+
+def test_what_is_not_needed_any_more_goes_back_while_the_rest_stays(slab: Slab) -> None:
+    per_arena = (ARENA_BYTES - 64) // 512
+    slab_shim.give_many(slab, slab_shim.take_many(slab, 512, 20 * per_arena))
+    assert slab.figures()["arenas"] == 20
+    slab.ease()
+    for _ in range(3):
+        slab_shim.give_many(slab, slab_shim.take_many(slab, 512, 5 * per_arena))
+        slab.ease()
+        # Five in use, and one more in case.
+        assert slab.figures()["arenas"] == 6
+    blocks = slab_shim.take_many(slab, 512, 6 * per_arena)
+    assert slab.figures()["extra"] == 0
+    slab_shim.give_many(slab, blocks)
+    assert slab.figures()["extra"] == 5
 
 
 def test_a_burst_leaves_the_resident_set_as_it_was(slab: Slab) -> None:
@@ -225,6 +272,8 @@ def test_a_burst_leaves_the_resident_set_as_it_was(slab: Slab) -> None:
     slab_shim.give_many(slab, blocks)
     slab_shim.give_many(slab, rest)
     del blocks, rest
+    assert resident_kb() - before < 5_000 + MAX_EXTRA * ARENA_BYTES // 1024
+    give_back(slab)
     assert resident_kb() - before < 5_000
 
 

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 import raw  # noqa: E402 (it is where we have just said)
 from library.programs import FORK_IS_FINE  # noqa: E402
-from raw import CLOSE, TEXT, RawClient  # noqa: E402
+from raw import CLOSE, PONG, TEXT, RawClient  # noqa: E402
 
 KINDS = ("NewServer", "DefaultServer")
 LIMIT_S = 5.0
@@ -66,6 +66,8 @@ HOOKS = (
     "on_message",
     "on_fragment",
     "on_close",
+    "on_pong",
+    "on_drain",
     "on_error",
     "on_request",
     "async on_request",
@@ -91,6 +93,10 @@ class Auth:
 def raise_for_on_error(*args):
     raise ValueError("for on_error")
 
+def send_much(conn, message):
+    # More than the kernel takes for a client that does not read yet.
+    conn.send(bytes(16 << 20))
+
 server.on_message = echo
 hook = {hook!r}
 if hook == "auth":
@@ -105,6 +111,8 @@ else:
     setattr(server, hook, go)
     if hook == "on_error":
         server.on_message = raise_for_on_error
+    elif hook == "on_drain":
+        server.on_message = send_much
 """
 
 
@@ -251,9 +259,14 @@ def call(process: Process, hook: str) -> None:
     client = process.connect()
     if hook == "on_close":
         client.send_close()
+    elif hook == "on_pong":
+        client.send_frame(PONG, b"not asked for")
     elif hook != "on_connect":
-        with contextlib.suppress(OSError):
+        # The end may come before, or in between.
+        with contextlib.suppress(OSError, EOFError):
             client.send_frame(TEXT, "hello")
+            if hook == "on_drain":
+                client.recv_message()
 
 
 # ---- the scenarios
