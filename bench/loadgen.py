@@ -2,9 +2,10 @@
 
     python bench/loadgen.py [--rounds 7] [--seconds 1.5] [--server floor|inline] [--other DIR]
 
-Against one server, on a core of its own, each client in turn on another; contaminated samples are dropped. For each work:
-what the load generator says in terms of what the client in C says, round by round, with the interval that holds the
-median with 95 % certainty (see compare.py). Above 1 in a rate is more load, below 1 in a round trip is a faster client.
+Against one server, on a core of its own, each client in turn on another; contaminated samples are dropped. For each
+work: what the load generator says in terms of what the client in C says, round by round, with the interval that holds
+the median with 95 % certainty (see compare.py). Above 1 in a rate is more load, below 1 in a round trip is a faster
+client.
 DIR holds a client of other authorship, wsbench.c, which is then measured as well.
 """
 

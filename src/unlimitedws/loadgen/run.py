@@ -27,6 +27,7 @@ _RING = 256
 _RING_BYTES = 4 << 20
 # Descriptors that this process needs for other things.
 _SPARE_FDS = 64
+_MAX_FDS = 1 << 24
 _MAX_HEAD_BYTES = 16384
 # A look costs the GIL and some microseconds of a core that may be the one that makes the load.
 _LOOK = 0.05
@@ -190,7 +191,7 @@ class Run:
         """Connections of each thread."""
         o = self.options
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        room = max(1, min(limit, 1 << 24) - _SPARE_FDS)
+        room = max(1, (_MAX_FDS if limit == resource.RLIM_INFINITY else limit) - _SPARE_FDS)
         threads = o.threads or 1
         if threads == 1:
             # In this process's own table, where others have descriptors too.
