@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from raw_server import RawServer, Talk, echo, frame
 
+import unlimitedws
 from unlimitedws import loadgen
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
@@ -208,3 +209,17 @@ def test_connections_go_to_the_destinations_in_turn() -> None:
         )  # fmt: skip
     assert result.errors == {}
     assert sorted(seen) == ["127.0.0.1", "127.0.0.1", "127.0.7.7", "127.0.7.7"]
+
+
+def test_ipv6() -> None:
+    server = unlimitedws.Server("[::1]:0", pool=None)
+    server.on_message = lambda conn, message: conn.send(message)
+    try:
+        server.start()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    try:
+        result = loadgen.run(f"ws://[::1]:{server.local_addr.port}/", **QUICK, sources=("::1",))
+    finally:
+        server.stop(5)
+    assert result.errors == {} and result.messages > 0
