@@ -72,12 +72,13 @@ class Load:
             first: Number of its first connection among those of all threads.
         """
 
-    def run(self, private_table: bool = False) -> None:
+    def run(self, private_table: bool = False, required: bool = True) -> None:
         """Do it, without the GIL, until `END` is ordered.
 
         Args:
             private_table: Give this thread descriptors of its own, as many as RLIMIT_NOFILE allows. Not in a process's
                 only thread: it would lose those that it has.
+            required: Whether it is an error if the kernel refuses that table.
 
         Raises:
             OSError: The kernel refuses the table or an epoll instance.

@@ -240,13 +240,13 @@ cdef class Load:
             PyMem_RawFree(l.seqs)
             PyMem_RawFree(l)
 
-    def run(self, bint private_table=False):
+    def run(self, bint private_table=False, bint required=True):
         cdef int status, error
         if self.started:
             raise RuntimeError("a load runs once")
         self.started = True
         with nogil:
-            status = load_run(self.l, private_table)
+            status = load_run(self.l, private_table, required)
             error = errno
         if status != UWS_OK:
             raise OSError(error, "no table of descriptors, or no epoll, for a thread of the load")

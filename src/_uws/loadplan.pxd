@@ -176,6 +176,7 @@ cdef struct UwsLoad:
     uint32_t n_begun          # conns below this one were begun
     uint32_t cursor           # next one to be looked at for a timeout, ...
     uint64_t looked_ns        # ... and when that was done last
+    uint64_t shown_ns         # when others were told last
     uint64_t now_ns           # as of this turn, or the last reply
     uint64_t ramp_ns          # when the ramp began, ...
     uint64_t ramped_ns        # ... and when all connections were open, or would not be; 0: not yet

@@ -3,5 +3,5 @@
 
 from _uws.loadplan cimport UwsLoad
 
-# UWS_OK at the end of the run; UWS_E_SYS: there is no epoll (errno), or no private table where one was asked for.
-cdef int load_run(UwsLoad* l, int private_table) noexcept nogil
+# UWS_OK at the end of the run; UWS_E_SYS: there is no epoll (errno), or no private table where one is required.
+cdef int load_run(UwsLoad* l, int private_table, int required) noexcept nogil

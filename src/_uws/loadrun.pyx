@@ -112,10 +112,12 @@ cdef void _obey(UwsLoad* l) noexcept nogil:
 
 cdef bint _ramp(UwsLoad* l) noexcept nogil:
     """Begin the connections that are due. False: the server's backlog is full."""
-    cdef uint64_t now = clock_ns()
+    cdef uint64_t now
     # Handshakes are the load, where they are what is measured.
-    if not (l.phase == UWS_PHASE_RAMP or (l.plan.mode == UWS_LOAD_HANDSHAKES and _loading(l))):
+    if l.n_begun == l.n or not (
+            l.phase == UWS_PHASE_RAMP or (l.plan.mode == UWS_LOAD_HANDSHAKES and _loading(l))):
         return True
+    now = clock_ns()
     while l.n_begun < l.n and l.n_pending < l.plan.connecting:
         if l.plan.connect_gap_ns != 0 and now - l.ramp_ns < _connect_due(l):
             break
@@ -209,8 +211,12 @@ cdef void _publish(UwsLoad* l) noexcept nogil:
 cdef int _patience_ms(UwsLoad* l, bint ramping) noexcept nogil:
     """How long a turn may wait. Less than a millisecond is not waited for but spent asking: epoll would come late, and
     what leaves late counts against the server."""
-    cdef uint64_t now = clock_ns(), due
+    cdef uint64_t now, due
     cdef uint64_t patience = TURN_MS
+    if ramping and l.n_begun == l.n and l.plan.gap_ns == 0 and l.plan.mode != UWS_LOAD_BROADCAST:
+        # Nothing is due but what comes.
+        return TURN_MS
+    now = clock_ns()
     if not ramping:
         patience = 1
     elif l.plan.connect_gap_ns != 0 and l.n_begun < l.n and l.n_pending < l.plan.connecting:
@@ -261,13 +267,19 @@ cdef void _look(UwsLoad* l) noexcept nogil:
             load_start(l, c)
 
 
-cdef void _show(UwsLoad* l) noexcept nogil:
+cdef void _show(UwsLoad* l, bint now) noexcept nogil:
+    """Tell those who watch how far it is. now: also where that was told a moment ago."""
     cdef uint64_t errors = 0, outstanding = l.outstanding
     cdef int i
+    if l.plan.mode == UWS_LOAD_BROADCAST:
+        # The first thread waits for it.
+        atomic_write(&l.plan.told[l.index].delivered, l.count.replies)
+    if not now and l.now_ns - l.shown_ns < MS:
+        return
+    l.shown_ns = l.now_ns
     for i in range(UWS_LOAD_ERRORS):
         errors += l.errors[i]
     if l.plan.mode == UWS_LOAD_BROADCAST:
-        atomic_write(&l.plan.told[l.index].delivered, l.count.replies)
         outstanding = _lacking(l) if l.index == 0 and l.published else 0
     elif l.plan.mode == UWS_LOAD_HANDSHAKES:
         outstanding = l.n_pending + l.n_closing
@@ -284,14 +296,18 @@ cdef void _show(UwsLoad* l) noexcept nogil:
     atomic_write(&l.shown.phase, l.phase)
 
 
-cdef int load_run(UwsLoad* l, int private_table) noexcept nogil:
-    """Take turns until the order to end. Every socket is closed afterwards."""
+cdef int load_run(UwsLoad* l, int private_table, int required) noexcept nogil:
+    """Take turns until the order to end. Every socket is closed afterwards.
+
+    private_table: without it the limit of descriptors is that of all threads together. Each system call on one is
+        quicker with it: a table that is shared has to be held on to meanwhile.
+    """
     cdef uint32_t i
     cdef bint ramping
     cdef int ready, k, status
     if private_table:
         status = dial_private_table()
-        if status != UWS_OK:
+        if status != UWS_OK and required:
             return status
     status = poller_init(&l.poller)
     if status != UWS_OK:
@@ -315,11 +331,11 @@ cdef int load_run(UwsLoad* l, int private_table) noexcept nogil:
         _look(l)
         if l.ramped_ns == 0 and l.n_begun == l.n and l.n_pending == 0:
             l.ramped_ns = l.now_ns
-        _show(l)
+        _show(l, False)
     for i in range(l.n_begun):
         if l.conns[i].fd >= 0:
             dial_end(l.conns[i].fd, True)
             l.conns[i].fd = -1
     poller_destroy(&l.poller)
-    _show(l)
+    _show(l, True)
     return UWS_OK
