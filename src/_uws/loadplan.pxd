@@ -174,6 +174,7 @@ cdef struct UwsLoad:
     uint32_t n_pending        # connecting or upgrading
     uint32_t n_closing
     uint32_t n_begun          # conns below this one were begun
+    uint32_t n_asked          # conns below this one were asked to close
     uint32_t cursor           # next one to be looked at for a timeout, ...
     uint64_t looked_ns        # ... and when that was done last
     uint64_t shown_ns         # when others were told last

@@ -48,6 +48,7 @@ cdef enum:
     LOOK_NS = 10000000            # from one look at some deadlines to the next: all of them in half a second
     LOOKS = 50
     RETRY_NS = 100000000          # handshakes: after one that failed
+    CLOSING = 256                 # closing handshakes under way at once: a server that gets all in one second is late
     BURST = 1024                  # messages that were due in a turn; then what has come is read
 
 
@@ -74,11 +75,12 @@ cdef void _begin_load(UwsLoad* l) noexcept nogil:
                 load_queue(l, &l.conns[i], l.plan.pipelining, clock_ns())
 
 
-cdef void _close_all(UwsLoad* l) noexcept nogil:
+cdef void _close_some(UwsLoad* l) noexcept nogil:
+    """Begin closing handshakes, and give up on what is still being opened."""
     cdef UwsLoadConn* c
-    cdef uint32_t i
-    for i in range(l.n_begun):
-        c = &l.conns[i]
+    while l.n_asked < l.n_begun and l.n_closing < CLOSING:
+        c = &l.conns[l.n_asked]
+        l.n_asked += 1
         if c.state == UWS_LS_OPEN:
             load_close(l, c)
         elif c.state == UWS_LS_CONNECTING or c.state == UWS_LS_UPGRADING:
@@ -104,8 +106,6 @@ cdef void _obey(UwsLoad* l) noexcept nogil:
         l.end_ns = l.now_ns
         l.end_cpu_ns = _cpu_ns()
         l.at_end = l.count
-    if wanted >= UWS_PHASE_CLOSE > before:
-        _close_all(l)
 
 
 # ---- what is due
@@ -317,6 +317,8 @@ cdef int load_run(UwsLoad* l, int private_table, int required) noexcept nogil:
         _obey(l)
         if l.phase == UWS_PHASE_END:
             break
+        if l.phase == UWS_PHASE_CLOSE:
+            _close_some(l)
         ramping = _ramp(l)
         if _loading(l) and l.takers:
             if l.plan.gap_ns != 0:

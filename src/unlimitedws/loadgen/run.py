@@ -30,6 +30,8 @@ _MAX_FDS = 1 << 24
 _MAX_HEAD_BYTES = 16384
 # A look costs the GIL and some microseconds of a core that may be the one that makes the load.
 _LOOK = 0.05
+# They are not asked to close all at once; a server that is slower than this is late.
+_CLOSES_PER_SECOND = 2000
 # Beyond what the engine's own deadlines allow for, which it looks at twice a second.
 _GRACE = 1.5
 _TEXT = bytes(range(0x20, 0x7F))
@@ -92,6 +94,7 @@ class Run:
         self._failures: list[BaseException] = []
         self._lacking = 0
         self._held = 0
+        self._unclosed = 0
         self._threads: list[threading.Thread] = []
         sources, destinations = self._ends()
         shares = self._shares()
@@ -268,10 +271,13 @@ class Run:
         self._order(engine.CLOSE)
         self._until(
             "closing",
-            lambda now: self._in_phase(engine.CLOSE) and not now["closing"],
-            o.close_timeout + _GRACE,
+            lambda now: self._in_phase(engine.CLOSE) and not now["open"] and not now["closing"],
+            o.close_timeout + _GRACE + o.connections / _CLOSES_PER_SECOND,
             patient=True,
         )
+        if not self._interrupts:
+            now = self._sum()
+            self._unclosed = now["open"] + now["closing"]
 
     def _connect(self) -> bool:
         """Wait for all connections. Whether there is one, and nobody wants to go on no longer."""
@@ -322,6 +328,8 @@ class Run:
         errors = _summed(one["errors"] for one in figures)
         if self._lacking:
             errors["missing"] += self._lacking
+        if self._unclosed:
+            errors["close_timeout"] += self._unclosed
         codes = _summed(one["codes"] for one in figures)
         details = {
             "errno": {
