@@ -222,29 +222,24 @@ class Run:
             total.update(load.shown())
         return total
 
-    def _show(self, phase: str, done: float, total: float) -> Counter[str]:
-        now = self._sum()
+    def _show(self, phase: str, done: float, total: float, now: Counter[str]) -> None:
         self._report(
             Progress(phase, done, total, now["open"], now["replies"], now["upgraded"], now["errors"])
         )
-        return now
 
     def _until(
         self, phase: str, over: Callable[[Counter[str]], bool], seconds: float, patient: bool = False
     ) -> bool:
         """Wait until something is so. False: the time was over first, or (unless patient) it was interrupted."""
         began = time.monotonic()
-        interrupts = self._interrupts
         while not self._failures:
             now = self._sum()
             if over(now):
                 return True
             passed = time.monotonic() - began
-            if passed >= seconds or self._interrupts > 1 or (self._interrupts > interrupts and not patient):
+            if passed >= seconds or self._interrupts > patient:
                 return False
-            self._report(
-                Progress(phase, passed, seconds, now["open"], now["replies"], now["upgraded"], now["errors"])
-            )
+            self._show(phase, passed, seconds, now)
             time.sleep(min(_LOOK, max(seconds - passed, 0.001)))
         return False
 
@@ -280,15 +275,13 @@ class Run:
             self._unclosed = now["open"] + now["closing"]
 
     def _connect(self) -> bool:
-        """Wait for all connections. Whether there is one, and nobody wants to go on no longer."""
+        """Wait until all connections are open, or will not be. Whether there is one, and nobody wants to stop."""
         o = self.options
-        interrupts = self._interrupts
-        while not self._failures:
-            now = self._show("connecting", min(self._sum()["settled"], o.connections), o.connections)
+        while not self._failures and not self._interrupts:
+            now = self._sum()
+            self._show("connecting", now["settled"], o.connections, now)
             if now["settled"] >= o.connections:
                 return now["open"] > 0
-            if self._interrupts > interrupts:
-                return False
             time.sleep(_LOOK)
         return False
 
