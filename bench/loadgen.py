@@ -16,11 +16,13 @@ import json
 import os
 import re
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,23 @@ def line(work: str, unit: str, samples: dict[str, dict[int, float]]) -> list[str
     return [*cells, str(min(len(found) for found in samples.values()))]
 
 
+def one_round(
+    number: int,
+    work: str,
+    takes: dict[str, Take],
+    found: dict[str, dict[int, float]],
+    where: tuple[int, int, int],
+) -> None:
+    own, native_options, other_flags, _ = WORK[work]
+    more = {OURS: {"flags": own}, NATIVE: {"options": native_options}, OTHER: {"flags": other_flags}}
+    names = list(takes)
+    # Each is as often the first.
+    for name in names[number % len(names) :] + names[: number % len(names)]:
+        sample, _ = rig.measure(*where, take=takes[name], **more[name])
+        if sample is not None:
+            found[name][number] = sample["value"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -176,24 +195,17 @@ def main() -> None:
     if args.other:
         takes[OTHER] = other(agreement.compiled(args.other / "wsbench.c"), args.seconds)
     found: dict[str, dict[str, dict[int, float]]] = {work: {name: {} for name in takes} for work in args.work}
-    dropped = 0
-    for number in range(args.rounds):
-        for work in args.work:
-            own, native_options, other_flags, _ = WORK[work]
-            more = {OURS: {"flags": own}, NATIVE: {"options": native_options}, OTHER: {"flags": other_flags}}
-            with rig.running(server, server_core) as (pid, port):
-                names = list(takes)
-                # Each is as often the first.
-                for name in names[number % len(names) :] + names[: number % len(names)]:
-                    sample, lost = rig.measure(client_core, pid, port, take=takes[name], **more[name])
-                    dropped += lost
-                    if sample is not None:
-                        found[work][name][number] = sample["value"]
-        print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
+    # Whoever has to end it early gets what there is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        for number in range(args.rounds):
+            for work in args.work:
+                with rig.running(server, server_core) as (pid, port):
+                    one_round(number, work, takes, found[work], (client_core, pid, port))
+            print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
     rig.print_facts([server])
     header = ["work", *takes, *(f"to {name} (95 %)" for name in list(takes)[1:]), "rounds"]
     rig.print_table(header, [line(work, WORK[work][3], samples) for work, samples in found.items()])
-    print(f"{dropped} contaminated samples dropped")
 
 
 if __name__ == "__main__":
