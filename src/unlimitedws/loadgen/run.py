@@ -23,7 +23,8 @@ __all__ = ["LoadError", "Progress", "Run", "run"]
 
 # Of neighbours that differ; a power of two of them, at least two.
 _RING = 256
-_RING_BYTES = 4 << 20
+# Within the second-level cache: they are read twice for each message.
+_RING_BYTES = 512 << 10
 # Descriptors of a thread that are no connections.
 _SPARE_FDS = 64
 _MAX_FDS = 1 << 24
