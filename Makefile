@@ -19,8 +19,8 @@ ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential exits bench bench-smoke pool isolation liveness beside senders \
-	instructions idle handshake orphans compression lint versions tsan free-threaded clean
+.PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
+	peers pool isolation liveness beside scaling senders instructions idle handshake orphans compression lint versions tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,15 +30,20 @@ help:
 	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make exits N=200  every way in which a process ends, so many times"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
-	@echo "make bench        throughput beside picows, websockets and a floor in C"
-	@echo "make bench-smoke  one short round of it, and of the four below: do they run at all"
+	@echo "make bench        ours beside the peers and a floor in C: speed, memory, round trips; writes bench/RESULTS.md"
+	@echo "make bench-quick  the same in a few minutes, without those peers that are not near; writes nothing"
+	@echo "make bench-smoke  a moment of all that, and of the four below: do they run at all"
+	@echo "make bench-compare BASE=rev  this tree beside a revision of it"
+	@echo "make growth       CPU of a message by connections, of a tick by idle ones; part of bench/RESULTS.md"
+	@echo "make kernels      kernels and parsers alone, by pyperf"
 	@echo "make pool         throughput with the pool of DefaultServer beside the same server without one"
 	@echo "make isolation    round trips of most while some callbacks sleep or compute"
 	@echo "make liveness     pings and newcomers of 10,000 connections while the GIL is held for a minute"
 	@echo "make beside       throughput beside a Python thread that computes"
+	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
-	@echo "make idle         memory of 10,000 idle connections"
+	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
 	@echo "make handshake    CPU of a handshake that comes byte by byte"
 	@echo "make orphans      CPU of looking after 100,000 idle connections"
 	@echo "make compression  compression beside websockets and uWebSockets"
@@ -66,18 +71,39 @@ differential: $(DEV)/built
 exits: $(DEV)/built
 	$(PY) tests/faults/exits.py --runs $(or $(N),200) $(ARGS)
 
-bench: $(DEV)/built
-	$(PY) bench/echo.py $(ARGS)
+# What cannot be had is left out of the benchmark, which says so.
+bench: $(DEV)/built peers
+	$(PY) bench/run.py $(ARGS)
+
+bench-quick: $(DEV)/built peers
+	$(PY) bench/run.py --quick $(ARGS)
+
+bench-compare: $(DEV)/built
+	$(PY) bench/compare.py $(or $(BASE),$(error BASE=rev is missing)) $(ARGS)
+
+growth: $(DEV)/built peers
+	$(PY) bench/growth.py $(ARGS)
+
+kernels: $(DEV)/built
+	$(PY) bench/kernels.py $(ARGS)
+
+peers: $(DEV)/required
+	-$(PY) -m pip install --quiet socketify
+	-test ! -x "$$(command -v npm)" || test -d tests/peers/node/node_modules/ws || \
+		npm ci --prefix tests/peers/node --no-audit --no-fund --ignore-scripts
 
 bench-smoke: $(DEV)/built
-	$(PY) bench/echo.py --smoke $(ARGS)
+	$(PY) bench/run.py --smoke $(ARGS)
+	$(PY) bench/growth.py --smoke
+	$(PY) bench/kernels.py --debug-single-value --quiet
 	$(PY) bench/isolation.py --smoke
 	$(PY) bench/liveness.py --smoke
 	$(PY) bench/beside.py --smoke
+	$(PY) bench/scaling.py --smoke
 	$(PY) bench/senders.py --smoke
 
 pool: $(DEV)/built
-	$(PY) bench/echo.py --pool --rounds 11 $(ARGS)
+	$(PY) bench/run.py --rows echo-100 echo-100x16 --only on_message --rounds 11 --against "ours, inline on_message" $(ARGS)
 
 isolation: $(DEV)/built
 	$(PY) bench/isolation.py $(ARGS)
@@ -88,6 +114,9 @@ liveness: $(DEV)/built
 beside: $(DEV)/built
 	$(PY) bench/beside.py $(ARGS)
 
+scaling: $(DEV)/built
+	$(PY) bench/scaling.py $(ARGS)
+
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
 
@@ -95,7 +124,7 @@ instructions: $(DEV)/built
 	$(PY) bench/instructions.py $(ARGS)
 
 idle: $(DEV)/built
-	$(PY) bench/idle.py $(ARGS)
+	$(PY) bench/run.py --rows idle $(ARGS)
 
 handshake: $(DEV)/built
 	$(PY) bench/handshake.py $(ARGS)
@@ -103,9 +132,7 @@ handshake: $(DEV)/built
 orphans: $(DEV)/built
 	$(PY) bench/orphans.py $(ARGS)
 
-# socketify is not for every machine; without it the benchmark says that it is left out.
-compression: $(DEV)/built
-	-$(PY) -m pip install --quiet socketify
+compression: $(DEV)/built peers
 	$(PY) bench/compression.py $(ARGS)
 
 # PATH: cython-lint calls pycodestyle by name.

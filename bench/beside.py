@@ -5,7 +5,7 @@
 1,000 connections, 32-byte binary messages, 1 and 16 outstanding. The server and the thread that computes share a
 process, so the GIL, and a core. Whoever wants the GIL from a thread that computes waits for the switch interval, 5 ms:
 how many messages a server gets done each time it has the GIL is what decides. Beside it the same without that thread.
-Samples during which others were at work are taken again, as in echo.py.
+Samples during which others were at work are taken again, as run.py does it.
 """
 
 from __future__ import annotations

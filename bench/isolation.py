@@ -7,7 +7,7 @@ callback that sleeps for 100 ms, over and over; then for one that computes for 1
 the round trip of the other 90: once on a schedule (10,000 messages/s in all, timed from when a message was due), and
 once as fast as replies come. What still waits at the end counts with the time that it has waited so far. Ratios are
 to the same 90 in the same round while the 10 only echo, medians of the rounds.
-Samples during which others were at work are taken again, as in echo.py.
+Samples during which others were at work are taken again, as run.py does it.
 
 What computes holds the GIL. Another thread gets it when the switch interval (5 ms) is over, and of those that
 wait the kernel chooses one: with k callbacks that compute, a message waits for some k times 5 ms, whoever does the I/O.

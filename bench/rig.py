@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import runtimes
+from runtimes import native_library as native_library
+from runtimes import native_tool as native_tool
+
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
-NATIVE = BENCH / "native"
-BIN = BENCH / "bin"
 
 START_TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 130.0
@@ -38,13 +40,20 @@ MAX_OTHER_CPU = 0.15
 TRIES = 4
 
 
+class Failed(SystemExit):
+    """A server or a client did not do what it should have: the message says what. Ends a program that lets it pass."""
+
+
 @dataclass(frozen=True)
 class Server:
-    """A server under test: a file of bench/servers, or the floor.
+    """A server under test.
 
+    script: a file of bench/servers, by its suffix for Python (.py) or Node (.cjs); "go/NAME", a directory there; None:
+        the floor.
     needs: modules without which it is left out.
-    dists: distributions whose versions belong to the result.
+    dists: distributions whose versions belong to the result; of a Go server the module.
     args: of the script.
+    source: where the library is imported from; None: from this tree if it is built in place, or as installed.
     """
 
     name: str
@@ -52,29 +61,67 @@ class Server:
     needs: tuple[str, ...] = ()
     dists: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
+    source: Path | None = None
 
     def missing(self) -> str | None:
-        """Return the first needed module that cannot be imported."""
-        path = [str(ROOT / "src")] if built_in_place() else []
+        """Return why it cannot run here; None if it can."""
+        try:
+            if self._runtime == "node":
+                runtimes.node_versions()
+            elif self._runtime == "go":
+                runtimes.go_server(self._go_name)
+        except runtimes.NotToBeHad as why:
+            return str(why)
         for module in self.needs:
             # In a process of its own: an import that crashes or registers signal handlers must not be ours.
             done = subprocess.run(
                 [sys.executable, "-c", f"import {module}"],
-                env=environment(path),
+                env={**environment(self.path()), **self.environment()},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
             if done.returncode != 0:
-                return module
+                return f"no module {module}"
         return None
 
+    @property
+    def _runtime(self) -> str:
+        if self.script is None:
+            return "native"
+        return "go" if self.script.startswith("go/") else "node" if self.script.endswith(".cjs") else "python"
+
+    @property
+    def is_python(self) -> bool:
+        return self._runtime == "python"
+
+    @property
+    def _go_name(self) -> str:
+        assert self.script is not None
+        return self.script.removeprefix("go/")
+
     def versions(self) -> str:
+        if self._runtime == "node":
+            return runtimes.node_versions()
+        if self._runtime == "go":
+            return runtimes.go_versions(self._go_name, *self.dists)
         return ", ".join(f"{dist} {version_of(dist)}" for dist in self.dists)
 
     def command(self) -> list[str]:
         if self.script is None:
             return [str(native_tool("wsfloor"))]
-        return [sys.executable, str(BENCH / "servers" / self.script), *self.args]
+        if self._runtime == "go":
+            return [str(runtimes.go_server(self._go_name)), *self.args]
+        program = "node" if self._runtime == "node" else sys.executable
+        return [program, str(BENCH / "servers" / self.script), *self.args]
+
+    def path(self) -> list[str]:
+        """Return where Python looks for modules first."""
+        source = self.source or (ROOT / "src" if built_in_place() else None)
+        return [str(source)] if self.is_python and source is not None else []
+
+    def environment(self) -> dict[str, str]:
+        """Return what its process has beside our own environment."""
+        return runtimes.node_environment() if self._runtime == "node" else {}
 
     def in_company(self, company: str) -> Server:
         """Return the same server with another thread in its process: see servers/company.py."""
@@ -82,30 +129,33 @@ class Server:
         return dataclasses.replace(self, script="company.py", args=(company, self.script))
 
 
+def ours(name: str, script: str, *args: str, needs: tuple[str, ...] = ()) -> Server:
+    wanted = ("unlimitedws", *needs)
+    return Server(name, script, wanted, wanted, args)
+
+
+def peer(name: str, script: str, *args: str, needs: tuple[str, ...]) -> Server:
+    return Server(name, script, needs, needs, args)
+
+
 FLOOR = Server("C floor", None)
-OURS_INLINE = Server("ours, inline on_message", "ours_inline.py", ("unlimitedws",), ("unlimitedws",))
-OURS_POOL = Server("ours, DefaultServer on_message", "ours_pool.py", ("unlimitedws",), ("unlimitedws",))
-OURS_GO = Server("ours, DefaultServer on_read", "ours_go.py", ("unlimitedws",), ("unlimitedws",))
-PICOWS = Server("picows + uvloop", "picows_echo.py", ("picows", "uvloop"), ("picows", "uvloop"))
-WEBSOCKETS = Server("websockets", "websockets_echo.py", ("websockets",), ("websockets",))
-WEBSOCKETS_UVLOOP = Server(
-    "websockets + uvloop",
-    "websockets_echo.py",
-    ("websockets", "uvloop"),
-    ("websockets", "uvloop"),
-    args=("uvloop",),
-)
-OURS_AIO = Server("ours, aio", "ours_aio.py", ("unlimitedws",), ("unlimitedws",))
-OURS_AIO_UVLOOP = Server(
-    "ours, aio + uvloop",
-    "ours_aio.py",
-    ("unlimitedws", "uvloop"),
-    ("unlimitedws", "uvloop"),
-    args=("uvloop",),
-)
-UVICORN = Server(
-    "uvicorn", "uvicorn_echo.py", ("uvicorn", "websockets"), ("uvicorn", "websockets")
-)
+OURS_INLINE = ours("ours, inline on_message", "ours_inline.py")
+OURS_POOL = ours("ours, DefaultServer on_message", "ours_pool.py")
+OURS_GO = ours("ours, DefaultServer on_read", "ours_go.py")
+OURS_HOOK_INLINE = ours("ours, inline on_request", "ours_hook.py", "inline")
+OURS_HOOK_POOL = ours("ours, DefaultServer on_request", "ours_hook.py", "pool")
+OURS_AIO = ours("ours, aio", "ours_aio.py")
+OURS_AIO_UVLOOP = ours("ours, aio + uvloop", "ours_aio.py", "uvloop", needs=("uvloop",))
+PICOWS = peer("picows + uvloop", "picows_echo.py", needs=("picows", "uvloop"))
+SOCKETIFY = peer("socketify", "socketify_echo.py", needs=("socketify",))
+SOCKETIFY_HOOK = peer("socketify, upgrade handler", "socketify_echo.py", "hook", needs=("socketify",))
+AIOHTTP = peer("aiohttp + uvloop", "aiohttp_echo.py", needs=("aiohttp", "uvloop"))
+WEBSOCKETS = peer("websockets", "websockets_echo.py", needs=("websockets",))
+WEBSOCKETS_UVLOOP = peer("websockets + uvloop", "websockets_echo.py", "uvloop", needs=("websockets", "uvloop"))
+UVICORN = peer("uvicorn", "uvicorn_echo.py", needs=("uvicorn", "websockets"))
+NODE_WS = Server("ws (Node)", "node_ws_echo.cjs")
+GWS = Server("gws (Go)", "go/gws", dists=("github.com/lxzan/gws",))
+GO_ORIGINAL = Server("the Go original", "go/original", dists=("github.com/hxt365/unlimitedws",))
 
 
 def built_in_place() -> bool:
@@ -127,29 +177,6 @@ def version_of(dist: str) -> str:
         return "from the source tree" if dist == "unlimitedws" else "of unknown version"
 
 
-def native_tool(name: str) -> Path:
-    """Return the path of a tool of bench/native, compiled if it is missing or older than its source."""
-    return compiled(name, BIN / name)
-
-
-def native_library(name: str) -> Path:
-    """Return the path of a library of bench/native, likewise."""
-    return compiled(name, BIN / f"{name}.so", "-shared", "-fPIC")
-
-
-def compiled(name: str, target: Path, *options: str) -> Path:
-    source = NATIVE / f"{name}.c"
-    newest = max(path.stat().st_mtime for path in (source, *NATIVE.glob("*.h")))
-    if not target.exists() or target.stat().st_mtime < newest:
-        BIN.mkdir(exist_ok=True)
-        # Written beside and moved: two runs at once never execute half a file.
-        fresh = BIN / f"{target.name}.{os.getpid()}"
-        compiler = os.environ.get("CC", "gcc")
-        subprocess.run([compiler, "-O3", "-Wall", "-Wextra", "-Werror", *options, "-o", fresh, source], check=True)
-        fresh.replace(target)
-    return target
-
-
 def cores() -> tuple[int, int]:
     """Return the server's core and the client's. Raises SystemExit where there is only one."""
     usable = sorted(os.sched_getaffinity(0))
@@ -158,11 +185,12 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[-1]
 
 
-def pinned(core: int) -> Callable[[], None]:
-    """Return what a child does before exec: take one core, and as many descriptors as it may have."""
+def pinned(core: int | None) -> Callable[[], None]:
+    """Return what a child does before exec: take one core (None: any), and as many descriptors as it may have."""
 
     def prepare() -> None:
-        os.sched_setaffinity(0, {core})
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -172,11 +200,13 @@ def pinned(core: int) -> Callable[[], None]:
 class Peer:
     """A server or a client in a process of its own, and what is said with it, line by line."""
 
-    def __init__(self, name: str, command: list[str], core: int, path: list[str]) -> None:
+    def __init__(
+        self, name: str, command: list[str], core: int | None, path: list[str], env: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self.process = subprocess.Popen(
             command,
-            env=environment(path),
+            env={**environment(path), **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -188,23 +218,23 @@ class Peer:
         self._heard = b""
 
     def say(self, line: str) -> None:
-        """Raises SystemExit if nobody is there to hear it."""
+        """Raises Failed if nobody is there to hear it."""
         try:
             self._stdin.write(line.encode() + b"\n")
         except BrokenPipeError:
-            raise SystemExit(f"{self.name} has ended: exit code {self.process.wait()}") from None
+            raise Failed(f"{self.name} has ended: exit code {self.process.wait()}") from None
 
     def hear(self, timeout: float) -> str:
-        """Return the next line, without its end. Raises SystemExit if none comes within the timeout."""
+        """Return the next line, without its end. Raises Failed if none comes within the timeout."""
         end = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
             while b"\n" not in self._heard:
                 if not selector.select(max(0.0, end - time.monotonic())):
-                    raise SystemExit(f"{self.name} said nothing for {timeout:g} s")
+                    raise Failed(f"{self.name} said nothing for {timeout:g} s")
                 got = os.read(self._stdout.fileno(), 65536)
                 if not got:
-                    raise SystemExit(f"{self.name} has ended: exit code {self.process.wait()}")
+                    raise Failed(f"{self.name} has ended: exit code {self.process.wait()}")
                 self._heard += got
         line, _, self._heard = self._heard.partition(b"\n")
         return line.decode().strip()
@@ -217,17 +247,16 @@ class Peer:
 
 
 @contextmanager
-def serving(server: Server, core: int) -> Iterator[tuple[Peer, int]]:
-    """Run a server on one core. Yields it and its port; it is killed at the end."""
-    path = [str(ROOT / "src")] if built_in_place() and server.script else []
-    peer = Peer(server.name, server.command(), core, path)
+def serving(server: Server, core: int | None) -> Iterator[tuple[Peer, int]]:
+    """Run a server on one core; None: on any. Yields it and its port; it is killed at the end."""
+    peer = Peer(server.name, server.command(), core, server.path(), server.environment())
     try:
         line = peer.hear(START_TIMEOUT_S)
         if not line.isdigit():
-            raise SystemExit(f"{server.name} did not print its port but {line!r}")
+            raise Failed(f"{server.name} did not print its port but {line!r}")
         yield peer, int(line)
         if peer.process.poll() is not None:
-            raise SystemExit(f"{server.name} ended while it was measured: exit code {peer.process.returncode}")
+            raise Failed(f"{server.name} ended while it was measured: exit code {peer.process.returncode}")
     finally:
         peer.end()
 
@@ -253,30 +282,31 @@ def probing(core: int, port: int, mode: str, **options: Any) -> Iterator[Peer]:
     try:
         line = peer.hear(OPEN_TIMEOUT_S)
         if line != "ready":
-            raise SystemExit(f"wsprobe could not open its connections: {line}")
+            raise Failed(f"wsprobe could not open its connections: {line}")
         yield peer
     finally:
         peer.end()
 
 
 def probe(core: int, pid: int, port: int, mode: str, seconds: float, **options: Any) -> dict[str, Any]:
-    """Run wsprobe once against a server. Raises SystemExit if a connection was lost or a reply was wrong."""
+    """Run wsprobe once against a server. Raises Failed if a connection was lost or a reply was wrong."""
     with probing(core, port, mode, server_pid=pid, seconds=seconds, **options) as peer:
         line = peer.hear(seconds + PATIENCE_S)
         if peer.process.wait(PATIENCE_S) != 0:
-            raise SystemExit(f"wsprobe --mode {mode}: {line}")
+            raise Failed(f"wsprobe --mode {mode}: {line}")
     result: dict[str, Any] = json.loads(line)
     return result
 
 
 def load(core: int, pid: int, port: int, **options: Any) -> dict[str, Any]:
-    """Run wsload once against a server. Raises SystemExit if a connection was lost or a reply was wrong."""
+    """Run wsload once against a server. Raises Failed if a connection was lost or a reply was wrong."""
     command = [str(native_tool("wsload")), "--port", str(port), "--server-pid", str(pid)]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(core))
     if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}\nexit code {done.returncode}: {done.stdout.strip()}")
+        # Without the path: the words are recorded, and it says nothing to anybody else.
+        raise Failed(f"wsload {' '.join(command[1:])}: exit code {done.returncode}: {done.stdout.strip()}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -295,7 +325,8 @@ def measure(
     """
     for dropped in range(tries):
         sample = take(core, pid, port, **options)
-        if sample["other_cpu"] <= MAX_OTHER_CPU:
+        # A sample of memory has none: what others compute does not change it.
+        if sample.get("other_cpu", 0.0) <= MAX_OTHER_CPU:
             return sample, dropped
     return None, tries
 
@@ -304,12 +335,20 @@ def present(servers: list[Server]) -> list[Server]:
     """Return the servers that can run here, and say which are left out."""
     kept = []
     for server in servers:
-        module = server.missing()
-        if module is None:
+        reason = server.missing()
+        if reason is None:
             kept.append(server)
         else:
-            print(f"left out: {server.name} (no module {module})", flush=True)
+            print(f"left out: {server.name} ({reason})", flush=True)
     return kept
+
+
+def turns(servers: list[Server], rounds: int) -> Iterator[tuple[int, Server]]:
+    """Whose turn it is, round by round: another one begins each, so that none always follows the same neighbour."""
+    for number in range(rounds):
+        first = number % len(servers)
+        for server in servers[first:] + servers[:first]:
+            yield number, server
 
 
 def cpu_model() -> str:
@@ -328,10 +367,13 @@ def print_facts(servers: list[Server]) -> None:
     )
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print a Markdown table with aligned columns, the first to the left."""
+def table_lines(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lay out a Markdown table with aligned columns, the first to the left."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    for cells in [header, rule, *rows]:
-        padded = [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
-        print(f"| {' | '.join(padded)} |")
+    padded = ([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in [header, rule, *rows])
+    return [f"| {' | '.join(cells)} |" for cells in padded]
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    print("\n".join(table_lines(header, rows)))

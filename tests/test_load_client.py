@@ -70,6 +70,46 @@ def test_idle_mode_holds_what_it_was_asked_to_hold(floor: tuple[int, int]) -> No
     assert (code, result["error"], result["held"]) == (0, "", 500)
 
 
+def test_handshakes_are_counted_and_their_answers_checked(floor: tuple[int, int]) -> None:
+    pid, port = floor
+    code, result = run_load(port, mode="handshakes", server_pid=pid, connections=8)
+    assert (code, result["error"], result["lost"], result["open"]) == (0, "", 0, 0)
+    assert result["handshakes"] > 8
+    assert result["server_us_per_handshake"] > 0
+    # Who answers with the hash of another key is found.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_everybody_alike, args=(listener,))
+        thread.start()
+        code, result = run_load(listener.getsockname()[1], mode="handshakes", connections=1)
+        thread.join()
+    assert (code, result["handshakes"]) == (1, 0)
+    assert "Sec-WebSocket-Accept is wrong" in result["error"]
+
+
+def answer_everybody_alike(listener: socket.socket) -> None:
+    peer, _ = listener.accept()
+    with peer:
+        assert peer.recv(4096).endswith(b"\r\n\r\n")
+        response = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        peer.sendall(response + b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+        with suppress(ConnectionResetError):
+            peer.recv(4096)
+
+
+def test_silent_connections_are_held_and_say_nothing() -> None:
+    said = []
+
+    def handler(connection: Any) -> None:
+        for message in connection:
+            said.append(connection.id)
+            connection.send(message)
+
+    with served_by(handler) as port:
+        code, result = run_load(port, connections=2, silent=7)
+    assert (code, result["error"], result["open"], result["silent"]) == (0, "", 9, 7)
+    assert len(set(said)) == 2
+
+
 def altered(message: bytes) -> bytes:
     return message[:-1] + bytes([message[-1] ^ 1])
 

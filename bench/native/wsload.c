@@ -1,8 +1,10 @@
 /* The load client: one epoll thread, real handshakes, masked frames, every reply checked in length and content.
  *
- *     wsload --port N [--mode echo|idle] [options; see usage()]
+ *     wsload --port N [--mode echo|handshakes|idle] [options; see usage()]
  *
  * echo: closed loop. Each connection keeps --outstanding messages under way; a reply is the permission for the next.
+ *     Beside them --silent more are open, on which nothing happens.
+ * handshakes: --connections at once; whoever is upgraded leaves with RST, and another one comes in his place.
  * idle: opens the connections, holds them, sends one message on each, holds them again; reads the server's memory.
  *
  * Prints one line of JSON. Exits 1 if a connection failed, was lost, or got a wrong reply.
@@ -24,6 +26,7 @@
 #define CLOSE_TIMEOUT_S 5.0
 
 enum state { CONNECTING, UPGRADING, OPEN, CLOSING, GONE };
+enum mode { ECHO, HANDSHAKES, IDLE };
 
 struct conn {
     int fd;
@@ -49,10 +52,11 @@ static struct {
     int port;
     int addresses;
     int connections;
+    int silent;
     int outstanding;
     uint32_t size;
     uint8_t opcode;
-    bool idle;
+    enum mode mode;
     double seconds;
     double warmup;
     double hold;
@@ -82,7 +86,8 @@ static uint32_t frame_bytes;
 
 static int started, open_now, lost, closing;
 static bool echoing;        /* a reply is the permission for the next message */
-static uint64_t queued, replies, bad_replies;
+static bool leaving;        /* handshakes: nobody comes in the place of who is upgraded */
+static uint64_t queued, replies, bad_replies, upgraded_count;
 static char first_error[160];
 
 __attribute__((format(printf, 1, 2))) static void note_error(const char *format, ...)
@@ -354,10 +359,18 @@ static void upgrading(struct conn *c)
     } else if (upgraded && c->handshake->head_len != c->handshake->len) {
         lose(c, "bytes behind the handshake that nobody asked for");
     } else if (upgraded) {
-        c->state = OPEN;
-        open_now++;
         free(c->handshake);
         c->handshake = NULL;
+        upgraded_count++;
+        if (opt.mode == HANDSHAKES) {
+            close(c->fd);
+            c->state = GONE;
+            if (!leaving)
+                start(c);
+            return;
+        }
+        c->state = OPEN;
+        open_now++;
     }
 }
 
@@ -491,15 +504,43 @@ static int finish(void)
     return status;
 }
 
+/* CPU seconds so far: of the machine, of this process, of the server's threads. */
+struct usage {
+    double machine, own, server;
+    int threads;
+};
+
+static struct usage usage_now(void)
+{
+    int own_threads;
+    struct usage u = {.machine = machine_cpu_s(), .own = process_cpu_s(getpid(), &own_threads)};
+    if (opt.server_pid)
+        u.server = process_cpu_s(opt.server_pid, &u.threads);
+    return u;
+}
+
+/* what: the server's CPU time is told for each of them. */
+static void print_usage(const struct usage *before, double elapsed, const char *what, uint64_t count)
+{
+    struct usage now = usage_now();
+    double own = now.own - before->own, server = now.server - before->server;
+    printf(", \"client_cpu\": %.3f", own / elapsed);
+    if (!opt.server_pid)
+        return;
+    if (now.threads < before->threads)
+        note_error("the server had %d threads, then %d: its CPU time is not known", before->threads, now.threads);
+    printf(", \"server_cpu\": %.3f, \"server_us_per_%s\": %.4f, \"other_cpu\": %.3f, \"server_threads\": %d",
+           server / elapsed, what, count ? server * 1e6 / (double)count : 0.0,
+           (now.machine - before->machine - own - server) / elapsed, now.threads);
+}
+
 static int run_echo(void)
 {
-    int threads_before = 0, threads_after = 0, own_threads;
     long rss_before = 0, rss_after = 0;
-    double server_before = 0, server_after = 0;
 
     if (opt.server_pid)
         rss_before = process_rss_kb(opt.server_pid);
-    open_up_to(opt.connections);
+    open_up_to(opt.connections + opt.silent);
     echoing = true;
     for (int i = 0; i < opt.connections; i++)
         if (conns[i].state == OPEN)
@@ -507,40 +548,53 @@ static int run_echo(void)
     turn_for(opt.warmup);
 
     uint64_t replies_before = replies;
-    double machine_before = machine_cpu_s();
-    double own_before = process_cpu_s(getpid(), &own_threads);
-    if (opt.server_pid)
-        server_before = process_cpu_s(opt.server_pid, &threads_before);
+    struct usage before = usage_now();
     double begin = now_s();
     double end = begin + opt.seconds;
     double now;
     /* The clock is read once per batch of events, not per message. */
     while ((now = now_s()) < end && open_now)
         turn(100);
-    if (opt.server_pid)
-        server_after = process_cpu_s(opt.server_pid, &threads_after);
-    double own = process_cpu_s(getpid(), &own_threads) - own_before;
-    double machine = machine_cpu_s() - machine_before;
     double elapsed = now - begin;
     uint64_t count = replies - replies_before;
-    if (opt.server_pid)
-        rss_after = process_rss_kb(opt.server_pid);
     if (!count)
         note_error("no reply while it was measured");
 
-    printf("{\"mode\": \"echo\", \"connections\": %d, \"outstanding\": %d, \"size\": %u, \"seconds\": %.3f, "
-           "\"messages\": %llu, \"messages_per_s\": %.0f, \"client_cpu\": %.3f",
-           opt.connections, opt.outstanding, opt.size, elapsed, (unsigned long long)count, (double)count / elapsed,
-           own / elapsed);
+    printf("{\"mode\": \"echo\", \"connections\": %d, \"silent\": %d, \"outstanding\": %d, \"size\": %u, "
+           "\"seconds\": %.3f, \"messages\": %llu, \"messages_per_s\": %.0f",
+           opt.connections, opt.silent, opt.outstanding, opt.size, elapsed, (unsigned long long)count,
+           (double)count / elapsed);
+    print_usage(&before, elapsed, "message", count);
     if (opt.server_pid) {
-        double server = server_after - server_before;
-        if (threads_after < threads_before)
-            note_error("the server had %d threads, then %d: its CPU time is not known", threads_before, threads_after);
-        printf(", \"server_cpu\": %.3f, \"server_us_per_message\": %.4f, \"other_cpu\": %.3f, "
-               "\"server_threads\": %d, \"rss_before_kb\": %ld, \"rss_after_kb\": %ld",
-               server / elapsed, count ? server * 1e6 / (double)count : 0.0, (machine - own - server) / elapsed,
-               threads_after, rss_before, rss_after);
+        rss_after = process_rss_kb(opt.server_pid);
+        printf(", \"rss_before_kb\": %ld, \"rss_after_kb\": %ld", rss_before, rss_after);
     }
+    return finish();
+}
+
+static int run_handshakes(void)
+{
+    for (; started < opt.connections; started++)
+        start(&conns[started]);
+    turn_for(opt.warmup);
+
+    uint64_t upgraded_before = upgraded_count;
+    struct usage before = usage_now();
+    double begin = now_s();
+    double end = begin + opt.seconds;
+    double now;
+    while ((now = now_s()) < end && lost < opt.connections)
+        turn(100);
+    double elapsed = now - begin;
+    uint64_t count = upgraded_count - upgraded_before;
+    if (!count)
+        note_error("no handshake while it was measured");
+
+    printf("{\"mode\": \"handshakes\", \"connections\": %d, \"seconds\": %.3f, \"handshakes\": %llu, "
+           "\"handshakes_per_s\": %.0f",
+           opt.connections, elapsed, (unsigned long long)count, (double)count / elapsed);
+    print_usage(&before, elapsed, "handshake", count);
+    leaving = true;
     return finish();
 }
 
@@ -576,11 +630,12 @@ static _Noreturn void usage(void)
 {
     fprintf(stderr,
             "usage: wsload --port N [options]\n"
-            "  --mode echo|idle    echo: closed loop; idle: memory of held connections (default echo)\n"
+            "  --mode M            echo: closed loop; handshakes; idle: memory of held connections (default echo)\n"
             "  --host A            IPv4 address (default 127.0.0.1)\n"
             "  --path P            request target (default /)\n"
             "  --connections N     (default 100)\n"
             "  --addresses N       spread them over 127.0.1.1 to 127.0.1.N; 0: as many as needed (default 0)\n"
+            "  --silent N          echo: connections beside those (default 0)\n"
             "  --outstanding N     messages under way per connection (default 1)\n"
             "  --size N            payload bytes (default 32)\n"
             "  --text              text messages instead of binary ones\n"
@@ -597,18 +652,24 @@ static void parse_options(int argc, char **argv)
         {"mode", required_argument, NULL, 'm'},        {"host", required_argument, NULL, 'H'},
         {"port", required_argument, NULL, 'p'},        {"path", required_argument, NULL, 'u'},
         {"connections", required_argument, NULL, 'c'}, {"addresses", required_argument, NULL, 'a'},
-        {"outstanding", required_argument, NULL, 'o'}, {"size", required_argument, NULL, 's'},
-        {"text", no_argument, NULL, 't'},              {"seconds", required_argument, NULL, 'd'},
-        {"warmup", required_argument, NULL, 'w'},      {"hold", required_argument, NULL, 'h'},
-        {"server-pid", required_argument, NULL, 'S'},  {NULL, 0, NULL, 0},
+        {"silent", required_argument, NULL, 'i'},      {"outstanding", required_argument, NULL, 'o'},
+        {"size", required_argument, NULL, 's'},        {"text", no_argument, NULL, 't'},
+        {"seconds", required_argument, NULL, 'd'},     {"warmup", required_argument, NULL, 'w'},
+        {"hold", required_argument, NULL, 'h'},        {"server-pid", required_argument, NULL, 'S'},
+        {NULL, 0, NULL, 0},
     };
     int key;
     while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (key) {
         case 'm':
-            if (strcmp(optarg, "idle") != 0 && strcmp(optarg, "echo") != 0)
+            if (strcmp(optarg, "echo") == 0)
+                opt.mode = ECHO;
+            else if (strcmp(optarg, "handshakes") == 0)
+                opt.mode = HANDSHAKES;
+            else if (strcmp(optarg, "idle") == 0)
+                opt.mode = IDLE;
+            else
                 usage();
-            opt.idle = strcmp(optarg, "idle") == 0;
             break;
         case 'H':
             opt.host = optarg;
@@ -624,6 +685,9 @@ static void parse_options(int argc, char **argv)
             break;
         case 'a':
             opt.addresses = (int)number(optarg, 0, 200);
+            break;
+        case 'i':
+            opt.silent = (int)number(optarg, 0, 1e6);
             break;
         case 'o':
             opt.outstanding = (int)number(optarg, 1, 1e6);
@@ -650,10 +714,10 @@ static void parse_options(int argc, char **argv)
             usage();
         }
     }
-    if (optind < argc || !opt.port || (opt.idle && !opt.server_pid))
+    if (optind < argc || !opt.port || (opt.mode == IDLE && !opt.server_pid))
         usage();
     if (!opt.addresses)
-        opt.addresses = (opt.connections + CONNECTIONS_PER_ADDRESS - 1) / CONNECTIONS_PER_ADDRESS;
+        opt.addresses = (opt.connections + opt.silent + CONNECTIONS_PER_ADDRESS - 1) / CONNECTIONS_PER_ADDRESS;
 }
 
 int main(int argc, char **argv)
@@ -662,10 +726,10 @@ int main(int argc, char **argv)
     raise_nofile_limit();
 
     /* One more than asked for: idle mode's first connection is not counted. */
-    conns = calloc((size_t)opt.connections + 1, sizeof *conns);
+    conns = calloc((size_t)opt.connections + (size_t)opt.silent + 1, sizeof *conns);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (!conns || epoll_fd < 0)
         die("start");
     prepare_ring();
-    return opt.idle ? run_idle() : run_echo();
+    return opt.mode == IDLE ? run_idle() : opt.mode == HANDSHAKES ? run_handshakes() : run_echo();
 }

@@ -1,9 +1,13 @@
 """websockets with its defaults, as its own first example has it. With "uvloop": on uvloop."""
 
 import asyncio
+import logging
 import sys
 
 from websockets.asyncio.server import ServerConnection, serve
+
+# A client that leaves without a close frame is an error with a traceback to it; what that costs is not asked here.
+logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
 
 async def echo(connection: ServerConnection) -> None:

@@ -34,6 +34,8 @@ from _uws.errs cimport UWS_E_DEFLATE, UWS_E_NOMEM, UWS_E_TOO_BIG, UWS_OK, err_cl
 from _uws.slab cimport UwsSlab, slab_block_bytes, slab_destroy, slab_give, slab_init, slab_used_bytes
 from _uws.upgrade cimport UwsUpgrade, UwsUpgradeLimits, upgrade_init, upgrade_parse
 
+from time import perf_counter_ns
+
 OK = UWS_OK
 NO_GAIN = UWS_DEFLATE_NO_GAIN
 E_DEFLATE = UWS_E_DEFLATE
@@ -169,6 +171,22 @@ cdef class Deflater:
         assert status == UWS_OK
         return PyBytes_FromStringAndSize(<char*>out, out_len)
 
+    def time_ns(self, bytes data, size_t rounds, int window_bits=15):
+        """Nanoseconds for compressing this so many times."""
+        cdef const uint8_t* p = <const uint8_t*><char*>data
+        cdef size_t n = len(data)
+        cdef const uint8_t* out = NULL
+        cdef size_t out_len = 0
+        cdef size_t i
+        cdef int status = UWS_OK
+        started = perf_counter_ns()
+        with nogil:
+            for i in range(rounds):
+                status |= deflater_run(&self.d, window_bits, p, n, &out, &out_len)
+        elapsed = perf_counter_ns() - started
+        assert status == UWS_OK and 0 < out_len < n
+        return elapsed
+
     @property
     def buffer_bytes(self):
         return self.d.cap_bytes
@@ -191,6 +209,23 @@ cdef class Inflater:
 
     def __dealloc__(self):
         inflater_destroy(&self.i)
+
+    def time_ns(self, bytes data, size_t rounds, uint64_t limit=1 << 20):
+        """Nanoseconds for inflating this so many times."""
+        cdef const uint8_t* p = <const uint8_t*><char*>data
+        cdef size_t n = len(data)
+        cdef uint8_t* out = NULL
+        cdef size_t out_len = 0
+        cdef size_t i
+        cdef int status = UWS_OK
+        started = perf_counter_ns()
+        with nogil:
+            for i in range(rounds):
+                status |= inflater_run(&self.i, &self.room.slab, p, n, limit, &out, &out_len)
+                slab_give(&self.room.slab, out)
+        elapsed = perf_counter_ns() - started
+        assert status == UWS_OK and out_len > n
+        return elapsed
 
     def run(self, bytes data, uint64_t limit=1 << 20):
         """(status, message)"""

@@ -1,0 +1,134 @@
+"""Growth: what a message costs among more and more connections, and what idle ones cost those that work.
+
+    python bench/growth.py [--rounds 3] [--smoke]
+
+connections: one message under way on each of N connections; CPU of the server per message.
+silent: one message under way on each of 100 connections, and N more are open on which nothing happens: what a turn of
+    the loop costs for having them.
+ticks: N idle connections that are pinged, always so many a second in all: what the timers cost for having more of them.
+
+Servers are interleaved and contaminated samples dropped as run.py does it. Writes bench/results/growth.json and a
+plot; the tables stand in bench/RESULTS.md. One table of descriptors holds some 18,000 connections where RLIMIT_NOFILE
+is 20,000; whoever has more is measured further.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import growth_report
+import orphans
+import report
+import rig
+
+SIZES = [10, 100, 1_000, 10_000, 18_000, 100_000]
+SILENT = [0, 1_000, 10_000, 17_900, 100_000]
+TICKING = [2_000, 6_000, 18_000]
+ACTIVE = 100
+PINGS_PER_S = 4_000.0
+# Descriptors that both ends need beside those of the connections.
+SPARE_FDS = 200
+SERVERS = [rig.FLOOR, rig.OURS_INLINE, rig.OURS_POOL, rig.PICOWS, rig.SOCKETIFY]
+BESIDE_SILENT = [rig.FLOOR, rig.OURS_INLINE, rig.OURS_POOL]
+
+
+def held(sizes: list[int], beside: int = 0) -> list[int]:
+    """Those numbers of connections that one table of descriptors can hold.
+
+    Beyond it both ends need several: for the server `make million` has them, this client has one.
+    """
+    fds = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return [n for n in sizes if fds == resource.RLIM_INFINITY or n + beside + SPARE_FDS <= fds]
+
+
+def sampled(server: rig.Server, options: dict[str, Any], smoke: bool) -> tuple[float | None, int]:
+    """CPU of the server per message in us, None without a clean sample; and how many samples were dropped."""
+    server_core, client_core = rig.cores()
+    with rig.running(server, server_core) as (pid, port):
+        if smoke:
+            return rig.load(client_core, pid, port, **options)["server_us_per_message"], 0
+        sample, dropped = rig.measure(client_core, pid, port, **options)
+    return (None if sample is None else sample["server_us_per_message"]), dropped
+
+
+def curves(
+    part: str, servers: list[rig.Server], points: list[int], rounds: int, times: dict[str, float], smoke: bool
+) -> dict[str, Any]:
+    """Server -> point -> round -> us per message."""
+    taken: dict[str, dict[str, dict[str, float]]] = {s.name: {str(n): {} for n in points} for s in servers}
+    dropped = 0
+    for point in points:
+        options = {"mode": "echo", **times}
+        options.update({"connections": point} if part == "connections" else {"connections": ACTIVE, "silent": point})
+        for number, server in rig.turns(servers, rounds):
+            micros, lost = sampled(server, options, smoke)
+            dropped += lost
+            if micros is not None:
+                taken[server.name][str(point)][str(number)] = micros
+        print(f"{part}: {point:,}", file=sys.stderr, flush=True)
+    return {"curves": taken, "dropped": dropped}
+
+
+def ticks(points: list[int], rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
+    """Connections -> round -> user and system time of a ping in us, and pings/s."""
+    taken: dict[str, dict[str, list[float]]] = {str(n): {} for n in points}
+    for number in range(rounds):
+        for point in points:
+            user, system, rate = orphans.measure(point / PINGS_PER_S, point, seconds)
+            taken[str(point)][str(number)] = [user * 1e4 / rate, system * 1e4 / rate, rate]
+            print(f"ticks: {point:,}, round {number + 1}", file=sys.stderr, flush=True)
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="measured time of a sample")
+    parser.add_argument("--smoke", action="store_true", help="one moment of each part: does it run at all")
+    args = parser.parse_args()
+    rounds, seconds = (1, 0.1) if args.smoke else (args.rounds, args.seconds)
+    times = {"seconds": seconds, "warmup": min(0.3, seconds)}
+    sizes, silent, ticking = held(SIZES), held(SILENT, ACTIVE), held(TICKING)
+    servers, beside = rig.present(SERVERS), rig.present(BESIDE_SILENT)
+    if args.smoke:
+        sizes, silent, ticking, servers = [10, 100], [0, 200], [400], beside
+    facts = report.facts(servers, rounds, seconds, {})
+    print("\n".join(facts.lines()))
+    each = seconds + times["warmup"] + 1.8
+    minutes = rounds * (each * (len(servers) * len(sizes) + len(beside) * len(silent)) + 26 * len(ticking)) / 60
+    print(f"about {minutes:.0f} minutes", flush=True)
+    begun = time.monotonic()
+    growth = {
+        "facts": dataclasses.asdict(facts),
+        "connections": curves("connections", servers, sizes, rounds, times, args.smoke),
+        "silent": curves("silent", beside, silent, rounds, times, args.smoke),
+        "ticks": ticks(ticking, rounds, 1.0 if args.smoke else 10.0),
+    }
+    print(f"it took {(time.monotonic() - begun) / 60:.1f} minutes\n")
+    print(growth_report.render(growth))
+    out = rig.ROOT / "build" / "bench" / "smoke" if args.smoke else rig.BENCH
+    write(growth, out)
+
+
+def write(growth: dict[str, Any], out: Path) -> None:
+    """Record it, plot it, and write RESULTS.md anew where there is one."""
+    import plots
+
+    path = out / "results" / "growth.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(growth, indent=1) + "\n")
+    plots.draw_growth(growth, out / "results")
+    results = report.recorded(out)
+    if results is not None:
+        (out / "RESULTS.md").write_text(report.render(results, growth))
+
+
+if __name__ == "__main__":
+    main()

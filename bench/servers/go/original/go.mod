@@ -1,0 +1,3 @@
+module bench/original
+
+go 1.21
