@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import instructions
 import pytest
+from hot_path import NO_PYTHON, PYTHON
 from instructions import WORKS, Cost, compare, parse, plain, verdict
 
 # Of two libraries; g calls f, and itself.
@@ -176,3 +178,17 @@ def test_pings_of_idle_connections_come_when_they_are_due() -> None:
     # 100 connections are pinged every 25 seconds, give or take 20 %, and a tick has 16 ms; each pong is read.
     pongs = counted["_uws/proto", "__pyx_f_4_uws_5proto_proto_feed"].calls
     assert pongs == pytest.approx(100 / 25 * 0.016, rel=0.25)
+
+
+@counts
+@pytest.mark.parametrize("name", ["echo", "echo, Go API", "handshake"])
+def test_whatever_runs_is_known_to_be_hot(name: str) -> None:
+    known = {(title.partition(".")[0], function) for title, names in NO_PYTHON.items() for function in names.split()}
+    known |= {(title.partition(".")[0], function) for title, names in PYTHON.items() for function in names}
+    for (library, mangled), cost in instructions.count(few(name)).items():
+        # Not what Cython makes beside the source's functions, nor what belongs to being asked to begin and to end.
+        if not library.startswith("_uws/") or not mangled.startswith(("__pyx_f_", "__pyx_pw_")) or cost.calls < 0.01:
+            continue
+        # The compiler clones functions, and says so behind a point.
+        function = re.sub(r"\.(part|constprop|isra|cold)\b.*", "", plain(mangled))
+        assert (library.removeprefix("_uws/"), function) in known, f"{cost.calls:g} calls"

@@ -30,6 +30,17 @@ from _uws.loop cimport (
     loop_stop,
 )
 from _uws.intern cimport intern_give, intern_take
+from _uws.memory cimport (
+    UwsMemory,
+    UwsRange,
+    memory_join,
+    memory_leave,
+    memory_ranges,
+    memory_resident,
+    memory_stack,
+    memory_sums,
+    memory_walk,
+)
 from _uws.post cimport post_call
 from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNet
 from _uws.role cimport (
@@ -337,6 +348,41 @@ cdef class Loop(Dispatch):
                 figures[f"answered_{i}"] = answered[i]
         return figures
 
+    def memory(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsMemory m
+        cdef UwsRange* ranges = NULL
+        cdef size_t room = 64, n = 0
+        cdef uint32_t at = 0
+        cdef bint more = True
+        memset(&m, 0, sizeof(m))
+        if l.forked:
+            return m
+        with nogil:
+            while more:
+                pthread_mutex_lock(&l.lock)
+                more = memory_walk(l, &at, &m)
+                if not more:
+                    memory_sums(l, &m)
+                pthread_mutex_unlock(&l.lock)
+        try:
+            while n == 0 or n > room:
+                # There may be more of them by the time that there is room.
+                room = max(room, n + n // 8)
+                PyMem_RawFree(ranges)
+                ranges = <UwsRange*>PyMem_RawMalloc(room * sizeof(UwsRange))
+                if ranges == NULL:
+                    raise MemoryError
+                with nogil:
+                    pthread_mutex_lock(&l.lock)
+                    n = memory_ranges(l, ranges, room)
+                    pthread_mutex_unlock(&l.lock)
+            with nogil:
+                memory_resident(ranges, n, &m)
+        finally:
+            PyMem_RawFree(ranges)
+        return m
+
     # ---- runners
 
     def run(self):
@@ -347,6 +393,8 @@ cdef class Loop(Dispatch):
         cdef bint started = True
         cdef bint forked, able
         able = batch_init(&b) == UWS_OK
+        if able:
+            memory_stack(&b)
         conn_lock(l)
         self.spawning = False
         forked = l.forked
@@ -356,6 +404,7 @@ cdef class Loop(Dispatch):
                 batch_destroy(&b)
                 raise RuntimeError("a loop stays with the process that made it")
             raise MemoryError
+        memory_join(l, &b)
         l.runners += 1
         l.arriving += 1
         if not self.dog_started and not l.finished:
@@ -426,6 +475,7 @@ cdef class Loop(Dispatch):
             raise OSError(error, "an eventfd or the watchdog thread cannot be had")
         self.dog_started = True
         conn_lock(l)
+        memory_join(l, &self.guest)
         l.runners += 1
         conn_unlock(l)
         return (l.poller.epoll_fd, l.bell_fd)
@@ -453,6 +503,7 @@ cdef class Loop(Dispatch):
         if not self.dog_started or not l.finished or self.visiting:
             raise RuntimeError("the loop has not finished")
         conn_lock(l)
+        memory_leave(l, &self.guest)
         l.runners -= 1
         conn_unlock(l)
         self.dog_started = False

@@ -43,12 +43,14 @@ cdef struct UwsDeflater:
     void* contexts[16]                # by window bits
     uint8_t* buf                      # the message compressed last
     size_t cap_bytes
+    size_t held_bytes                 # of the contexts, as malloc rounds them up
     int8_t level
     uint8_t mem_level
 
 # Inflates messages whose context is not kept: one for all connections of a loop.
 cdef struct UwsInflater:
     void* context
+    size_t held_bytes
 
 # The contexts of one connection that keeps them, each made when it is first used. All of it comes from the
 # slab.

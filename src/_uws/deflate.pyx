@@ -8,9 +8,12 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 
 from _uws.errs cimport UWS_E_DEFLATE, UWS_E_NOMEM, UWS_E_TOO_BIG, UWS_OK
 from _uws.http cimport C_LIST, C_SPACE, C_TOKEN, http_skip, http_skip_quoted
-from _uws.slab cimport slab_give, slab_grow, slab_take
+from _uws.slab cimport slab_block_bytes, slab_give, slab_grow, slab_take
 from _uws.upgrade cimport upgrade_next_value
 
+
+cdef extern from "malloc.h" nogil:
+    size_t malloc_usable_size(void*)
 
 cdef extern from "zlib_any.h" nogil:
     ctypedef struct uws_z_stream:
@@ -246,38 +249,62 @@ cdef size_t deflate_negotiate(const UwsUpgrade* u, const uint8_t* head, const Uw
 # ---- zlib's contexts
 
 cdef void* _slab_alloc(void* opaque, unsigned int items, unsigned int size) noexcept nogil:
+    cdef UwsSlab* slab = <UwsSlab*>opaque
+    cdef size_t got_bytes
+    cdef void* block
     if size != 0 and items > <size_t>-1 // size:
         return NULL
-    return slab_take(<UwsSlab*>opaque, <size_t>items * size, NULL)
+    block = slab_take(slab, <size_t>items * size, &got_bytes)
+    if block != NULL:
+        slab.context_bytes += got_bytes
+    return block
 
 
 cdef void _slab_free(void* opaque, void* block) noexcept nogil:
-    slab_give(<UwsSlab*>opaque, block)
+    cdef UwsSlab* slab = <UwsSlab*>opaque
+    if block != NULL:
+        slab.context_bytes -= slab_block_bytes(block)
+        slab_give(slab, block)
 
 
-cdef uws_z_stream* _new_stream(UwsSlab* slab) noexcept nogil:
-    """A stream whose memory comes from the slab, or from malloc where there is none."""
+cdef void* _heap_alloc(void* opaque, unsigned int items, unsigned int size) noexcept nogil:
+    cdef void* block
+    if size != 0 and items > <size_t>-1 // size:
+        return NULL
+    block = malloc(<size_t>items * size)
+    (<size_t*>opaque)[0] += malloc_usable_size(block)
+    return block
+
+
+cdef void _heap_free(void* opaque, void* block) noexcept nogil:
+    (<size_t*>opaque)[0] -= malloc_usable_size(block)
+    free(block)
+
+
+cdef uws_z_stream* _new_stream(UwsSlab* slab, size_t* held_bytes) noexcept nogil:
+    """A stream whose memory comes from the slab; or from malloc, where there is none, and is counted in held_bytes."""
     cdef uws_z_stream* z
     if slab != NULL:
-        z = <uws_z_stream*>slab_take(slab, sizeof(uws_z_stream), NULL)
+        z = <uws_z_stream*>_slab_alloc(slab, 1, sizeof(uws_z_stream))
         if z != NULL:
             uws_z_prepare(z, _slab_alloc, _slab_free, slab)
     else:
-        z = <uws_z_stream*>malloc(sizeof(uws_z_stream))
+        z = <uws_z_stream*>_heap_alloc(held_bytes, 1, sizeof(uws_z_stream))
         if z != NULL:
-            uws_z_prepare(z, NULL, NULL, NULL)
+            uws_z_prepare(z, _heap_alloc, _heap_free, held_bytes)
     return z
 
 
-cdef void _free_stream(UwsSlab* slab, void* z) noexcept nogil:
+cdef void _free_stream(UwsSlab* slab, size_t* held_bytes, void* z) noexcept nogil:
     if slab != NULL:
-        slab_give(slab, z)
+        _slab_free(slab, z)
     else:
-        free(z)
+        _heap_free(held_bytes, z)
 
 
-cdef uws_z_stream* _new_deflater(UwsSlab* slab, int level, int mem_level, int window_bits) noexcept nogil:
-    cdef uws_z_stream* z = _new_stream(slab)
+cdef uws_z_stream* _new_deflater(UwsSlab* slab, size_t* held_bytes, int level, int mem_level,
+                                 int window_bits) noexcept nogil:
+    cdef uws_z_stream* z = _new_stream(slab, held_bytes)
     cdef int strategy = Z_DEFAULT_STRATEGY
     if window_bits < ZLIB_MIN_BITS:
         # zlib has no raw window of 8 bits. Run-length encoding finds matches at distance 1 only (zlib.h says
@@ -285,16 +312,16 @@ cdef uws_z_stream* _new_deflater(UwsSlab* slab, int level, int mem_level, int wi
         window_bits = ZLIB_MIN_BITS
         strategy = Z_RLE
     if z != NULL and uws_deflate_init(z, level, window_bits, mem_level, strategy) != Z_OK:
-        _free_stream(slab, z)
+        _free_stream(slab, held_bytes, z)
         z = NULL
     return z
 
 
-cdef uws_z_stream* _new_inflater(UwsSlab* slab, int window_bits) noexcept nogil:
-    cdef uws_z_stream* z = _new_stream(slab)
+cdef uws_z_stream* _new_inflater(UwsSlab* slab, size_t* held_bytes, int window_bits) noexcept nogil:
+    cdef uws_z_stream* z = _new_stream(slab, held_bytes)
     # A client that agrees to 8 bits may have a zlib of old, which made that 9 without saying so.
     if z != NULL and uws_inflate_init(z, max(window_bits, ZLIB_MIN_BITS)) != Z_OK:
-        _free_stream(slab, z)
+        _free_stream(slab, held_bytes, z)
         z = NULL
     return z
 
@@ -403,7 +430,7 @@ cdef int inflater_run(UwsInflater* i, UwsSlab* slab, const uint8_t* data, size_t
     take_out[0] = NULL
     out_len[0] = 0
     if i.context == NULL:
-        i.context = _new_inflater(NULL, UWS_DEFLATE_MAX_BITS)
+        i.context = _new_inflater(NULL, &i.held_bytes, UWS_DEFLATE_MAX_BITS)
         if i.context == NULL:
             return UWS_E_NOMEM
     elif uws_inflate_reset(<uws_z_stream*>i.context) != Z_OK:
@@ -419,7 +446,7 @@ cdef int inflate_own_run(UwsDeflate* own, const uint8_t* data, size_t len_bytes,
     take_out[0] = NULL
     out_len[0] = 0
     if own.inflater == NULL:
-        own.inflater = _new_inflater(own.slab, own.client_bits)
+        own.inflater = _new_inflater(own.slab, NULL, own.client_bits)
         if own.inflater == NULL:
             return UWS_E_NOMEM
     return _inflate(<uws_z_stream*>own.inflater, own.slab, data, len_bytes, limit_bytes, take_out, out_len)
@@ -428,7 +455,7 @@ cdef int inflate_own_run(UwsDeflate* own, const uint8_t* data, size_t len_bytes,
 cdef void inflater_destroy(UwsInflater* i) noexcept nogil:
     if i.context != NULL:
         uws_inflate_end(<uws_z_stream*>i.context)
-        _free_stream(NULL, i.context)
+        _free_stream(NULL, &i.held_bytes, i.context)
         i.context = NULL
 
 
@@ -475,7 +502,7 @@ cdef void deflater_destroy(UwsDeflater* d) noexcept nogil:
     for bits in range(16):
         if d.contexts[bits] != NULL:
             uws_deflate_end(<uws_z_stream*>d.contexts[bits])
-            _free_stream(NULL, d.contexts[bits])
+            _free_stream(NULL, &d.held_bytes, d.contexts[bits])
             d.contexts[bits] = NULL
     free(d.buf)
     d.buf = NULL
@@ -505,7 +532,7 @@ cdef int deflater_run(UwsDeflater* d, int window_bits, const uint8_t* data, size
         d.cap_bytes = max(want, <size_t>4096)
     z = <uws_z_stream*>d.contexts[window_bits]
     if z == NULL:
-        z = _new_deflater(NULL, d.level, d.mem_level, window_bits)
+        z = _new_deflater(NULL, &d.held_bytes, d.level, d.mem_level, window_bits)
         if z == NULL:
             return UWS_E_NOMEM
         d.contexts[window_bits] = z
@@ -536,7 +563,7 @@ cdef int deflate_own_run(UwsDeflate* own, const uint8_t* data, size_t len_bytes,
     if want < len_bytes:
         return UWS_E_NOMEM
     if z == NULL:
-        z = _new_deflater(own.slab, own.level, own.mem_level, own.server_bits)
+        z = _new_deflater(own.slab, NULL, own.level, own.mem_level, own.server_bits)
         if z == NULL:
             return UWS_E_NOMEM
         own.deflater = z
@@ -563,7 +590,7 @@ cdef UwsDeflate* deflate_own(UwsSlab* slab, const UwsDeflateTerms* terms,
                              const UwsDeflateSettings* settings) noexcept nogil:
     """For a connection that keeps a context on either side. It costs this struct until a message is
     compressed. NULL: out of memory."""
-    cdef UwsDeflate* own = <UwsDeflate*>slab_take(slab, sizeof(UwsDeflate), NULL)
+    cdef UwsDeflate* own = <UwsDeflate*>_slab_alloc(slab, 1, sizeof(UwsDeflate))
     if own != NULL:
         memset(own, 0, sizeof(UwsDeflate))
         own.slab = slab
@@ -580,8 +607,8 @@ cdef void deflate_give(UwsDeflate* own) noexcept nogil:
         return
     if own.deflater != NULL:
         uws_deflate_end(<uws_z_stream*>own.deflater)
-        _free_stream(own.slab, own.deflater)
+        _free_stream(own.slab, NULL, own.deflater)
     if own.inflater != NULL:
         uws_inflate_end(<uws_z_stream*>own.inflater)
-        _free_stream(own.slab, own.inflater)
-    slab_give(own.slab, own)
+        _free_stream(own.slab, NULL, own.inflater)
+    _slab_free(own.slab, own)

@@ -28,6 +28,7 @@ from _uws.errs cimport UWS_E_SYS, UWS_OK
 from _uws.keeper cimport keeper_answer, keeper_is_through
 from _uws.life cimport conn_flush_all
 from _uws.loop cimport batch_destroy, batch_init, loop_next_ms, loop_turn
+from _uws.memory cimport memory_join, memory_leave, memory_stack
 from _uws.poller cimport bell_make, bell_ring, bell_silence, poller_wake, poller_watch
 from _uws.post cimport post_call, post_near, post_nudge, post_spill, post_wake_parked
 from _uws.slot cimport pthread_self
@@ -232,7 +233,11 @@ cdef void* _dog(void* arg) noexcept nogil:
     cdef UwsLoop* l = <UwsLoop*>arg
     cdef UwsBatch b
     cdef bint able = batch_init(&b) == UWS_OK, is_late
+    if able:
+        memory_stack(&b)
     pthread_mutex_lock(&l.lock)
+    if able:
+        memory_join(l, &b)
     l.dog_alive = 1 if able else 2
     l.dog_error = ENOMEM
     pthread_cond_broadcast(&l.runner_cond)
@@ -245,6 +250,7 @@ cdef void* _dog(void* arg) noexcept nogil:
         _watch(l)
         if l.owner == UWS_O_DOG:
             _stand_in(l, &b)
+    memory_leave(l, &b)
     pthread_mutex_unlock(&l.lock)
     batch_destroy(&b)
     return NULL
@@ -463,6 +469,7 @@ cdef void role_leave(UwsLoop* l, UwsBatch* b, uint64_t role) noexcept nogil:
         post_spill(l)
         l.away = 0
         _vacate(l)
+    memory_leave(l, b)
     pthread_mutex_unlock(&l.lock)
 
 

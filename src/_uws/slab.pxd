@@ -46,6 +46,7 @@ cdef struct UwsSlab:
     size_t live_blocks
     size_t live_large
     size_t arenas
+    size_t context_bytes               # of live blocks, those that compression contexts own: deflate's to keep
     uint64_t maps                      # mmap calls made so far
 
 

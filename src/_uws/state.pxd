@@ -167,6 +167,9 @@ cdef struct UwsBatch:
     uint8_t* arena            # the payloads
     size_t used_bytes
     size_t owned_bytes        # of payloads that are blocks of their own
+    UwsBatch* next            # of the loop's
+    void* stack               # of the thread that it belongs to; NULL: it is not one of ours
+    size_t stack_bytes
     uint64_t blamed_us        # when its runner's delivery began to keep the role from others; 0: it does not
 
 cdef enum:
@@ -368,6 +371,7 @@ cdef struct UwsLoop:
     uint8_t rung              # bell_fd has been written since the guest came last
     int bell_fd               # an eventfd that calls a guest whose role the watchdog has taken; -1: there is no guest
     UwsBatch* guest           # the guest's batch; NULL: there is none
+    UwsBatch* batches         # of all threads that are in the loop
     uint64_t away_seq
     uint32_t lanes            # runners that get on at the same time: 1 where there is a GIL; set before the first runs
     uint32_t gil_waiters      # runners that wait for the GIL

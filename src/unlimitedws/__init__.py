@@ -20,6 +20,7 @@ from . import ws, wsutil
 from .compression import Compression
 from .conn import Conn
 from .health import health
+from .memory import Memory
 from .options import Options
 from .pool import Pool
 from .request import Accept, Authenticator, Cookies, Headers, Reject, Request, Response
@@ -38,6 +39,7 @@ __all__ = [
     "DefaultServer",
     "Fragment",
     "Headers",
+    "Memory",
     "NewServer",
     "OpCode",
     "Options",

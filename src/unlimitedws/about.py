@@ -7,6 +7,7 @@ neither. Called by the door, by `Server`, and by the engine when a connection is
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,10 @@ class About:
         self._roll.drop(self)
 
 
+# With what the interpreter adds to an object that its collector watches.
+_ABOUT_BYTES = About.__basicsize__ + 16
+
+
 class Roll:
     """The connections of each user and of each session.
 
@@ -74,6 +79,13 @@ class Roll:
     def __len__(self) -> int:
         """Return how many users and sessions are known, for tests."""
         return len(self._users) + len(self._sessions)
+
+    def memory_bytes(self) -> int:
+        """Return about what the tables take, and who is in them: without what the application calls its users."""
+        with self._lock:
+            # Who has a session mostly has a user.
+            count = max(len(self._users), len(self._sessions))
+            return sys.getsizeof(self._users) + sys.getsizeof(self._sessions) + count * _ABOUT_BYTES
 
     def forked(self) -> None:
         """See `Server`; in the child process nobody is connected."""

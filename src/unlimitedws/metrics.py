@@ -90,6 +90,8 @@ class Collector(_Base):
     `<prefix>_connections`                  open connections, a gauge
     `<prefix>_handshakes_total{status=}`    requests answered, by HTTP status; 101 is a connection opened
     `<prefix>_closes_total{cause=}`         connections closed, by `CloseCause`
+    `<prefix>_memory_bytes{part=}`          where the engine's memory is: see `Server.memory`
+    `<prefix>_slab_bytes{purpose=}`         ... and its connections' buffers
     `<prefix>_received_messages_total` ...  and what else the engine counts: their help texts say what
     ======================================  =================================================================
 
@@ -138,6 +140,22 @@ class Collector(_Base):
                 closes.add_metric([key.removeprefix(_BY_CAUSE), *values], value)
         yield handshakes
         yield closes
+        memory = self._server.memory()
+        parts = GaugeMetricFamily(
+            f"{self._prefix}_memory_bytes",
+            "Memory of the engine, by part; the sum is all of it.",
+            labels=["part", *names],
+        )
+        purposes = GaugeMetricFamily(
+            f"{self._prefix}_slab_bytes",
+            "Buffers of connections, which are the part slab of the memory, by what they are used for.",
+            labels=["purpose", *names],
+        )
+        for family, amounts in ((parts, memory.parts), (purposes, memory.purposes)):
+            for name, amount in amounts.items():
+                family.add_metric([name, *values], amount)
+        yield parts
+        yield purposes
 
 
 def route(

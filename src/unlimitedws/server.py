@@ -23,6 +23,7 @@ from .entrance import Entrance
 from .errors import ConnectionClosed
 from .hooks import adopt_methods, check_hook_name
 from .listening import listen_all
+from .memory import Memory
 from .options import OptionKeywords, Options
 from .proxies import Proxies
 from .request import Request
@@ -213,6 +214,21 @@ class Server(Callbacks, Entrance):
         """Return the engine's figures, for tests and the hunt for a leak; names may change. Thread: any."""
         run = self._run
         return {} if run is None else run.counters()
+
+    def memory(self) -> Memory:
+        """Return where the memory of the engine goes, in this process; all zeros while the server does not run.
+
+        It costs some 5 ns for each descriptor in use and 100 ns for each connection that has something queued or
+        waiting, 1 ms for each 100 MB of the process, and holds up nobody: no lock is kept for more than a fraction of
+        a millisecond. Good for every few seconds, not for every message. See docs/memory.md.
+
+        Raises:
+            MemoryError: There is none to find out.
+
+        Thread: any.
+        """
+        run = self._run
+        return Memory() if run is None else run.memory(self._roll)
 
     def __repr__(self) -> str:
         state = f"{self.connections} connections" if self.running else "not running"

@@ -17,9 +17,11 @@ from functools import partial
 from _uws.conn import Conn
 from _uws.core import Crowd, Loop, seats_of_own
 
+from .about import Roll
 from .door import Door
 from .durations import Duration, milliseconds
 from .listening import Listener
+from .memory import Memory, memory_of
 
 __all__ = ["GRACE", "Serving", "any_serving"]
 
@@ -209,6 +211,10 @@ class Serving:
             total.update(loop.counters())
         total["draining"] = int(self.draining)
         return dict(total)
+
+    def memory(self, roll: Roll) -> Memory:
+        """See `Server.memory`. Thread: any."""
+        return memory_of(self.loops, roll)
 
     def wait_at_exit(self, timeout: float) -> None:
         """Wait until it has ended, at the end of the interpreter."""

@@ -6,9 +6,21 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from annotation import Annotated, annotate
 from uws_shims.deliver_shim import Bare
 
 Make = Callable[..., tuple[Bare, list[int]]]
+
+
+@pytest.fixture(scope="session")
+def annotation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Annotated, dict[str, str]]:
+    """What `annotation.annotate` returns; it takes a while."""
+    return annotate(tmp_path_factory.mktemp("annotated"))
+
+
+@pytest.fixture(scope="session")
+def annotated(annotation: tuple[Annotated, dict[str, str]]) -> Annotated:
+    return annotation[0]
 
 
 @pytest.fixture

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import io
 import re
-import subprocess
-import sys
-import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-ENGINE = ROOT / "src" / "_uws"
+from annotation import ENGINE, FILES, ROOT, Annotated, logical_lines
 
 # The floors' table: (floor, step) of each file. A file cimports only from lower ones.
 FLOORS = {
@@ -43,6 +36,7 @@ FLOORS = {
     "dial": (4, 1),
     "state": (5, 0),
     "inbox": (5, 1),
+    "memory": (5, 1),
     "outq": (5, 1),
     "slot": (5, 1),
     "slow": (5, 2),
@@ -87,9 +81,6 @@ TYPES = {
     "print", "isinstance", "getattr", "type", "repr", "iter", "next", "sorted", "enumerate", "zip", "map",
 }  # fmt: skip
 
-FILES = sorted(
-    path for path in ENGINE.iterdir() if path.suffix in (".pyx", ".pxd") and path.stem != "__init__"
-)
 BELOW = [path for path in FILES if FLOORS.get(path.stem, (TOP, 0))[0] < TOP]
 
 
@@ -103,32 +94,6 @@ class Function(NamedTuple):
     line: int
     signature: str
     extern: str | None
-
-
-def tokens(source: str) -> list[tokenize.TokenInfo]:
-    """Cython's tokens are Python's as far as words, strings and comments go."""
-    return list(tokenize.generate_tokens(io.StringIO(source).readline))
-
-
-def logical_lines(source: str) -> list[tuple[int, int, list[tokenize.TokenInfo]]]:
-    """(line, column, tokens) of each logical line, comments and strings left out."""
-    skip = {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.STRING,
-        tokenize.ENDMARKER,
-    }
-    lines, current = [], []
-    for token in tokens(source):
-        if token.type == tokenize.NEWLINE:
-            if current:
-                lines.append((*current[0].start, current))
-            current = []
-        elif token.type not in skip:
-            current.append(token)
-    return lines
 
 
 def cimports(source: str) -> list[tuple[int, str]]:
@@ -298,87 +263,20 @@ def test_nothing_of_cpython_is_cimported(path: Path) -> None:
     assert not re.search(r"^\s*(from|cimport)\s+cpython|Python\.h", path.read_text(), re.MULTILINE)
 
 
-def inline_functions(path: Path) -> str:
-    """The inline functions of a .pxd, under names of their own, in a module that sees all that they see."""
-    source = path.read_text()
-    lines = source.splitlines()
-    out = [f"from _uws.{path.stem} cimport *"]
-    for line, column, words in logical_lines(source):
-        if "cimport" in [word.string for word in words] and column == 0:
-            out.extend(lines[line - 1 : words[-1].end[0]])
-    heads = [i for i, line in enumerate(lines) if line.startswith("cdef inline ")]
-    for head in heads:
-        end = next((i for i in range(head + 1, len(lines)) if re.match(r"[^\s)]", lines[i])), len(lines))
-        out.append(re.sub(r"(\w+)\(", r"probe_\1(", lines[head], count=1))
-        out.extend(lines[head + 1 : end])
-    return "\n".join(out) + "\n" if heads else ""
-
-
-@pytest.fixture(scope="module")
-def annotated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, int, str]]]:
-    """(line, score, text) of every line that Cython marks as calling Python, file by file below the top.
-
-    For a .pxd's inline functions: the lines of a module made of them.
-    """
-    room = tmp_path_factory.mktemp("annotated")
-    setup = ast.parse((ROOT / "setup.py").read_text())
-    directives = next(
-        ast.literal_eval(node.value)
-        for node in setup.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DIRECTIVES"
-    )
-    sources = {path.name: path for path in BELOW if path.suffix == ".pyx"}
-    for path in BELOW:
-        if path.suffix == ".pxd" and (text := inline_functions(path)):
-            sources[path.name] = room / f"probe_{path.stem}.pyx"
-            sources[path.name].write_text(text)
-    # The measure itself is measured: this one has to be found.
-    sources["control"] = room / "control.pyx"
-    sources["control"].write_text("# A line.\ncdef f(x):\n    return x + 1\n")
-    modules = [
-        (f"_uws.{path.stem}" if path.parent == ENGINE else path.stem, str(path)) for path in sources.values()
-    ]
-    # A process of its own: the compiler keeps what it has read, and writes to stdout as it likes.
-    script = f"""
-from Cython.Build import cythonize
-from setuptools import Extension
-cythonize(
-    [Extension(name, [path]) for name, path in {modules!r}],
-    include_path=[{str(ROOT / "src")!r}], build_dir={str(room / "c")!r}, compiler_directives={directives!r},
-    annotate=True, force=True, quiet=True,
-)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=room, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    pages = {path.stem: path for path in room.rglob("*.html")}
-    out = {}
-    for title, path in sources.items():
-        scores = re.findall(
-            r'<pre class="cython line score-(\d+)"[^>]*>.*?<span class="">(\d+)</span>: (.*?)</pre>',
-            pages[path.stem].read_text(),
-        )
-        assert len(scores) == len(path.read_text().splitlines()), f"{title}: the annotation reads otherwise"
-        out[title] = [(int(line), int(score), text) for score, line, text in scores if score != "0"]
-    return out
-
-
-def test_a_line_that_calls_python_is_seen(annotated: dict[str, list[tuple[int, int, str]]]) -> None:
-    assert 3 in [line for line, _, _ in annotated["control"]]
+def test_a_line_that_calls_python_is_seen(annotated: Annotated) -> None:
+    assert [line for line, _, _ in annotated["control"]] == [3]
 
 
 @pytest.mark.parametrize("title", [path.name for path in BELOW if path.suffix == ".pyx"])
-def test_no_line_calls_python(title: str, annotated: dict[str, list[tuple[int, int, str]]]) -> None:
-    # The making of the module object is put down to its first line, which is a comment.
-    assert [found for found in annotated[title] if found[0] != 1] == []
+def test_no_line_calls_python(title: str, annotated: Annotated) -> None:
+    assert annotated[title] == []
 
 
-def test_no_inline_function_calls_python(annotated: dict[str, list[tuple[int, int, str]]]) -> None:
-    probes = {title: found for title, found in annotated.items() if title.endswith(".pxd")}
-    assert {"frame.pxd", "mask.pxd", "slot.pxd", "errs.pxd", "clock.pxd"} <= set(probes)
-    for title, found in probes.items():
-        assert [one for one in found if one[0] != 1] == [], title
+def test_no_inline_function_calls_python(annotated: Annotated) -> None:
+    probes = {path.name for path in BELOW if path.suffix == ".pxd"} & set(annotated)
+    assert {"frame.pxd", "mask.pxd", "slot.pxd", "errs.pxd", "clock.pxd"} <= probes
+    for title in probes:
+        assert annotated[title] == [], title
 
 
 # ---- tests

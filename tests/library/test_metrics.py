@@ -77,6 +77,19 @@ def test_every_figure_of_the_engine_is_exported() -> None:
         assert exported == engine
 
 
+def test_the_memory_is_exported_by_part_and_by_purpose() -> None:
+    with serve() as live:
+        metrics.route(live.server)
+        live.connect()
+        got = values(scrape(live)[1])
+        memory = live.server.memory()
+        for part in memory.parts:
+            assert f"unlimitedws_memory_bytes{{part={part}}}" in got
+        for purpose in memory.purposes:
+            assert f"unlimitedws_slab_bytes{{purpose={purpose}}}" in got
+        assert got["unlimitedws_memory_bytes{part=table}"] == memory.table_bytes > 0
+
+
 def test_names_follow_the_conventions() -> None:
     with serve() as live:
         metrics.route(live.server)
