@@ -112,6 +112,7 @@ def test_neither_ours_nor_the_floor_nor_other_languages_are_the_best_python_peer
         ([60, 65, 69], "**no**"),
         ([60, 80, 90], "yes, within the spread"),
         ([60, 65, 90], "**no**, within the spread"),
+        ([80, None, 80], "yes (clean rounds: 2)"),
         ([None], "not measured"),
     ],
 )
@@ -256,6 +257,17 @@ def test_a_run_goes_on_where_it_was_cut_short(
     assert sorted(asked) == [FLOOR, INLINE]
     assert {n: results.row("echo-100")[INLINE][n] for n in before} == before
     assert Results.load(tmp_path / "run.json") == results
+
+
+def test_a_run_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch, results: Results) -> None:
+    monkeypatch.setattr(run, "sampled", lambda *_: Result(sample(1.0)))
+    pace = run.Pace(rounds=4, seconds=1.0, warmup=0.1)
+    plan = run.Plan(ECHO, [rig.FLOOR, rig.OURS_INLINE])
+    # What is there already takes no time.
+    assert run.take_all([plan], results, run.Pace(rounds=3, seconds=1.0, warmup=0.1), None, limit_s=-1)
+    assert not run.take_all([plan], results, pace, None, limit_s=-1)
+    assert 3 not in results.row("echo-100")[FLOOR]
+    assert run.take_all([plan], results, pace, None, limit_s=60)
 
 
 def test_only_what_is_ours_or_the_floors_fails_the_run(results: Results) -> None:
