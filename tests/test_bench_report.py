@@ -161,9 +161,13 @@ def test_a_whole_run_is_to_take_less_than_40_minutes_and_a_quick_one_less_than_1
 
 
 def test_who_is_not_there_is_left_out_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    nobody = rig.peer("nobody", "nobody.py", needs=("a_module_that_nobody_has",))
-    assert rig.present([rig.FLOOR, nobody]) == [rig.FLOOR]
-    assert capsys.readouterr().out == "left out: nobody (no module a_module_that_nobody_has)\n"
+    nobody = rig.peer("nobody", "picows_echo.py", needs=("a_module_that_nobody_has",))
+    nowhere = rig.Server("nowhere", "nowhere.py")
+    assert rig.present([rig.FLOOR, nobody, nowhere]) == [rig.FLOOR]
+    assert capsys.readouterr().out.splitlines() == [
+        "left out: nobody (no module a_module_that_nobody_has)",
+        "left out: nowhere (no bench/servers/nowhere.py)",
+    ]
 
 
 def test_without_node_or_go_their_servers_are_left_out(
@@ -232,7 +236,7 @@ def test_what_is_recorded_keeps_every_figure_of_the_tables(results: Results, tmp
         whole = {
             "messages_per_s": 1, "server_us_per_message": 1, "size": 1, "handshakes_per_s": 1,
             "server_us_per_handshake": 1, "round_trip": {"p50_us": 1, "p99_us": 1}, "bytes_per_connection": 1,
-            "bytes_per_connection_after_message": 1, "client_cpu": 1,
+            "bytes_per_connection_after_message": 1, "client_cpu": 1, "server_cpu": 1,
         }  # fmt: skip
         kept = report._result_out(Result(whole), slim=True)["sample"]
         for metric in row.metrics:
@@ -370,6 +374,7 @@ GROWTH: dict[str, Any] = {
         },
         "dropped": 0,
     },
+    "many": {"curves": {"ours, many": {"10": {"0": 8.0}, "1000": {"0": 12.0}}}, "dropped": 1},
     "ticks": {"100": {"0": [1.0, 9.0, 4000.0], "1": [3.0, 9.0, 4000.0]}},
 }
 
@@ -385,7 +390,8 @@ def test_growth_is_told_as_ratios_to_the_floor_of_the_same_round() -> None:
     assert [cell.strip() for cell in growth_report.tick_table(GROWTH["ticks"])[-1].split("|")[1:-1]] == [
         "100", "4,000", "2.00", "9.00",
     ]  # fmt: skip
-    assert "3 contaminated samples dropped" in text
+    assert "4 contaminated samples dropped" in text
+    assert "ours, many: 8.00 us with 10, 12.00 us with 1,000, 1.50 times as dear" in " ".join(text.split())
 
 
 def test_a_point_without_a_clean_sample_is_no_point() -> None:
