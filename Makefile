@@ -20,7 +20,7 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	peers pool isolation liveness beside senders instructions idle handshake orphans compression lint versions tsan free-threaded clean
+	peers pool isolation liveness beside scaling senders instructions idle handshake orphans compression lint versions tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo "make isolation    round trips of most while some callbacks sleep or compute"
 	@echo "make liveness     pings and newcomers of 10,000 connections while the GIL is held for a minute"
 	@echo "make beside       throughput beside a Python thread that computes"
+	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
@@ -98,6 +99,7 @@ bench-smoke: $(DEV)/built
 	$(PY) bench/isolation.py --smoke
 	$(PY) bench/liveness.py --smoke
 	$(PY) bench/beside.py --smoke
+	$(PY) bench/scaling.py --smoke
 	$(PY) bench/senders.py --smoke
 
 pool: $(DEV)/built
@@ -111,6 +113,9 @@ liveness: $(DEV)/built
 
 beside: $(DEV)/built
 	$(PY) bench/beside.py $(ARGS)
+
+scaling: $(DEV)/built
+	$(PY) bench/scaling.py $(ARGS)
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)

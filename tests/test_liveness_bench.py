@@ -15,6 +15,7 @@ import liveness
 import pytest
 import raw
 import rig
+from loops import HAS_GIL
 
 pytestmark = [
     pytest.mark.skipif(shutil.which(os.environ.get("CC", "gcc")) is None, reason="no C compiler"),
@@ -38,6 +39,7 @@ def test_nobody_is_lost_and_everybody_comes_in_while_the_gil_is_held(server: rig
     assert result["pong"]["count"] >= 200 * HELD_S / 2
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="there is no GIL to wait for")
 def test_a_server_that_waits_for_the_gil_loses_all_of_them() -> None:
     pytest.importorskip("websockets")
     result = held(rig.WEBSOCKETS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from library.programs import PATIENCE, PRELUDE, Program
+from library.programs import PATIENCE, PRELUDE, ROOT, Program
 from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.sync.client import ClientConnection
 
@@ -148,6 +148,14 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"unlimitedws {unlimitedws.__version__}\n"
+
+
+def test_every_package_is_installed() -> None:
+    source = ROOT / "src"
+    there = {str(path.parent.relative_to(source)).replace("/", ".") for path in source.rglob("__init__.py")}
+    match = re.search(r"^packages = \[(.+?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert match
+    assert set(re.findall(r'"(.+?)"', match[1])) >= there
 
 
 def test_module_is_the_same_program(program: Callable[..., Program]) -> None:

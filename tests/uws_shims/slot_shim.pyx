@@ -87,7 +87,8 @@ cdef class Table:
     # ---- the side block
 
     def side(self, int32_t index):
-        """Whether the block is the one that was there before; None if there was none and it is all zero."""
+        """Whether the block is the one that was there before; None if there was none and it is all zero, but for the
+        pong that is written before it is read."""
         cdef UwsConn* c = self._conn(index)
         cdef UwsSide* before = c.side
         cdef UwsSide* side = conn_side(self.loop, c)
@@ -95,7 +96,7 @@ cdef class Table:
         assert side != NULL and c.side == side
         if before != NULL:
             return side == before
-        for i in range(sizeof(UwsSide)):
+        for i in range(<size_t>(<uint8_t*>&side.pong - <uint8_t*>side)):
             assert (<uint8_t*>side)[i] == 0, i
         return None
 
