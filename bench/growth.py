@@ -108,8 +108,8 @@ def many_sampled(connections: int) -> float | None:
     others = sum(sample["client_cpu"] for sample in samples) * (count - 1) / count
     if statistics.mean(sample["other_cpu"] for sample in samples) - others > rig.MAX_OTHER_CPU:
         return None
-    rate = sum(sample["messages_per_s"] for sample in samples)
-    return statistics.mean(sample["server_cpu"] for sample in samples) * 1e6 / rate
+    rate = sum(float(sample["messages_per_s"]) for sample in samples)
+    return 1e6 * statistics.mean(float(sample["server_cpu"]) for sample in samples) / rate
 
 
 def many(points: list[int], rounds: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from workloads import Metric
 try:
     import matplotlib
 except ModuleNotFoundError:
-    matplotlib = None
+    matplotlib = None  # type: ignore[assignment]
 
 OURS, FLOOR, PEERS = "#1f6feb", "#8c959f", "#d4a72c"
 NO_DATE = {"Date": None, "Creator": None}

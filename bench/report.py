@@ -38,7 +38,9 @@ FEW_ROUNDS = 3
 # Of what a server that failed has to say.
 MAX_SAID_CHARS = 300
 # What a recorded sample keeps.
-KEPT = re.compile(r"(messages|handshakes)_per_s|server_us_per_\w+|size|connections|bytes_per_\w+|round_trip|(server|other)_cpu")
+KEPT = re.compile(
+    r"(messages|handshakes)_per_s|server_us_per_\w+|size|connections|bytes_per_\w+|round_trip|(server|other)_cpu"
+)
 
 
 @dataclass(frozen=True)
