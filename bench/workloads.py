@@ -199,11 +199,12 @@ ROWS: tuple[Row, ...] = (
         company=(rig.PICOWS, *OTHERS),
         company_rounds=1,
         metrics=(IDLE, IDLE_AFTER),
-        options={"mode": "idle", "connections": 18_000, "hold": 0.5},
+        # Longer than anybody keeps memory for what may come next: ours a second.
+        options={"mode": "idle", "connections": 18_000, "hold": 1.5},
         targets=targets(ON_MESSAGE, (IDLE, None, 64), (IDLE_AFTER, None, 64)),
         timed=False,
-        around_s=5.0,
-        company_around_s=14.0,
+        around_s=8.0,
+        company_around_s=17.0,
         smoke={"connections": 300, "hold": 0.05},
     ),
 )
