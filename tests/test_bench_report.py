@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import growth
 import growth_report
 import pytest
 import report
@@ -377,6 +378,34 @@ GROWTH: dict[str, Any] = {
     "many": {"curves": {"ours, many": {"10": {"0": 8.0}, "1000": {"0": 12.0}}}, "dropped": 1},
     "ticks": {"100": {"0": [1.0, 9.0, 4000.0], "1": [3.0, 9.0, 4000.0]}},
 }
+
+
+def test_growth_asks_for_no_more_connections_than_a_table_of_descriptors_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(growth.resource, "getrlimit", lambda _: (1024, 20_000))
+    assert growth.held([10, 18_000, 19_800, 19_801, 100_000]) == [10, 18_000, 19_800]
+    assert growth.held([0, 19_700, 19_701], beside=100) == [0, 19_700]
+    monkeypatch.setattr(growth.resource, "getrlimit", lambda _: (1024, growth.resource.RLIM_INFINITY))
+    assert growth.held([1_000_000]) == [1_000_000]
+
+
+def test_a_curve_has_the_clean_samples_of_each_round_and_counts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def sampled(server: rig.Server, options: dict[str, Any], smoke: bool) -> tuple[float | None, int]:
+        asked.append((server.name, options["connections"], options.get("silent")))
+        return (None, 4) if server is rig.FLOOR and options["silent"] == 5 else (7.5, 1)
+
+    monkeypatch.setattr(growth, "sampled", sampled)
+    found = growth.curves("silent", [rig.FLOOR, rig.OURS_INLINE], [0, 5], 2, {"seconds": 1.0}, False)
+    assert found["curves"] == {
+        FLOOR: {"0": {"0": 7.5, "1": 7.5}, "5": {}},
+        INLINE: {"0": {"0": 7.5, "1": 7.5}, "5": {"0": 7.5, "1": 7.5}},
+    }
+    assert found["dropped"] == 6 * 1 + 2 * 4
+    # Interleaved, and another one begins each round.
+    assert asked[:4] == [(FLOOR, 100, 0), (INLINE, 100, 0), (INLINE, 100, 0), (FLOOR, 100, 0)]
 
 
 def test_growth_is_told_as_ratios_to_the_floor_of_the_same_round() -> None:
