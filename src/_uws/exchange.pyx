@@ -10,12 +10,13 @@ from libc.string cimport memcpy
 from _uws.conn cimport Conn, conn_new
 from _uws.errs cimport UWS_OK
 from _uws.handshake cimport UWS_MAX_SUBPROTOCOL_BYTES, UwsAcceptance, conn_accept, conn_asking
+from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_answer, conn_refuse
 from _uws.lock cimport conn_lock, conn_unlock
 from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.slot cimport conn_at
 from _uws.sock cimport sock_local, sockaddr_storage
-from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn
+from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn, pthread_mutex_lock
 from _uws.upgrade cimport UwsSpan
 
 cdef enum:
@@ -109,6 +110,11 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
     cdef sockaddr_storage local
     cdef UwsRemote remote
     cdef bint is_upgrade = False, is_unnamed = False
+    if l.limits.private_fds:
+        with nogil:
+            pthread_mutex_lock(&l.lock)
+            keeper_addresses(l, index, generation, &remote.peer, &local)
+            conn_unlock(l)
     # No object is made under the lock: so the head is measured first and copied afterwards.
     conn_lock(l)
     c = conn_asking(l, index, generation)
@@ -117,7 +123,8 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
         target = c.side.upgrade.target
         is_upgrade = c.side.upgrade.status == UWS_OK
         remote_take(l, c, &remote)
-        sock_local(index, &local)
+        if not l.limits.private_fds:
+            sock_local(index, &local)
         # A proxy that passes bytes on and does not say whose vouches for none of them.
         is_unnamed = l.limits.proxy_protocol and not (c.marks & UWS_M_EXTRA and l.extra[index].peer != 0)
     conn_unlock(l)

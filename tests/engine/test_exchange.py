@@ -16,7 +16,7 @@ from raw import TEXT, RawClient
 
 from _uws.exchange import Exchange
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 
 TEAPOT = b"HTTP/1.1 418 I'm a teapot\r\nConnection: close\r\nContent-Length: 5\r\n\r\nshort"
 GET = b"GET /health?x=1 HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -138,6 +138,8 @@ class _Threaded(threaded.Server):
         for name in ("loops", "workers"):
             if options.get(name, 1) != 1:
                 raise ValueError(f"{name}: must be 1 in an event loop, which has one loop and one process")
+        if options.get("private_fds", False) is not False:
+            raise ValueError("private_fds: must be False in an event loop, which touches the descriptors itself")
         self._owner = owner
         super().__init__(addr, **options)
 
