@@ -57,7 +57,7 @@ PYTHON = {
     "conn.pxd": {"conn_runs_here": (0, 0)},
     "core.pyx": {"Loop.run": (8, 126), "Loop._staff": (1, 2)},
     "dispatch.pyx": {
-        "Dispatch._deliver": (4, 24),
+        "Dispatch._deliver": (9, 39),
         "Dispatch._callbacks": (20, 151),
         "Dispatch._hook_for": (9, 27),
     },
