@@ -20,7 +20,7 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	peers pool isolation liveness beside scaling senders instructions idle handshake orphans compression lint versions tsan free-threaded clean
+	peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,8 +44,10 @@ help:
 	@echo "make senders      8 threads send 10 million messages, every one checked"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
+	@echo "make million      a million connections in one process, if memory allows: what each takes, here and in the kernel"
 	@echo "make handshake    CPU of a handshake that comes byte by byte"
 	@echo "make orphans      CPU of looking after 100,000 idle connections"
+	@echo "make loadgen      unlimitedws bench beside the clients in C"
 	@echo "make compression  compression beside websockets and uWebSockets"
 	@echo "make lint         ruff, cython-lint, mypy"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
@@ -126,11 +128,17 @@ instructions: $(DEV)/built
 idle: $(DEV)/built
 	$(PY) bench/run.py --rows idle $(ARGS)
 
+million: $(DEV)/built
+	$(PY) bench/million.py $(ARGS)
+
 handshake: $(DEV)/built
 	$(PY) bench/handshake.py $(ARGS)
 
 orphans: $(DEV)/built
 	$(PY) bench/orphans.py $(ARGS)
+
+loadgen: $(DEV)/built
+	$(PY) bench/loadgen.py $(ARGS)
 
 compression: $(DEV)/built peers
 	$(PY) bench/compression.py $(ARGS)

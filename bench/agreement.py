@@ -128,7 +128,10 @@ def main() -> None:
         for number in range(args.rounds):
             for name, start in servers.items():
                 with start() as (pid, port):
-                    clients = [("wsload", our_client, {"options": options}), ("the other", client, {"flags": flags})]
+                    clients: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
+                        ("wsload", our_client, {"options": options}),
+                        ("the other", client, {"flags": flags}),
+                    ]
                     # Each is as often the first.
                     for who, take, more in clients[:: -1 if number % 2 else 1]:
                         sample, lost = rig.measure(client_core, pid, port, take=take, **more)

@@ -58,7 +58,7 @@ def render(growth: dict[str, Any]) -> str:
     ours, floor = rig.OURS_INLINE.name, rig.FLOOR.name
     share = to_floor(connections[ours], connections[floor])
     beside = curve(silent[ours])
-    dropped = growth["connections"]["dropped"] + growth["silent"]["dropped"]
+    dropped = sum(growth[part]["dropped"] for part in ("connections", "silent", "many"))
     if len(share) < 2 or len(beside) < 2:
         return f"## Growth\n\nToo few clean samples: {dropped} were contaminated."
     out = [
@@ -81,6 +81,7 @@ def render(growth: dict[str, Any]) -> str:
         f"pair of ends, against 56 bytes of ours). Ours becomes {grown(curve(connections[ours])):.2f} times as dear, "
         f"and the ratio to the floor goes from {share[min(share)]:.2f} to {share[max(share)]:.2f}.",
         "",
+        *many_lines(growth["many"]["curves"]),
         "### CPU of a message, by connections on which nothing happens",
         "",
         "100 connections with one message under way on each, beside so many silent ones.",
@@ -101,6 +102,23 @@ def render(growth: dict[str, Any]) -> str:
         "how many more wait in the others makes no difference.",
     ]
     return "\n".join(out)
+
+
+def many_lines(curves: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """What is told of servers with several tables of descriptors; nothing where none was measured."""
+    lines = []
+    for name, taken in curves.items():
+        found = curve(taken)
+        if len(found) < 2:
+            continue
+        figures = ", ".join(f"{micros:.2f} us with {n:,}" for n, micros in found.items())
+        lines += [
+            f"Beyond what one table of descriptors holds, {name}: {figures}, {grown(found):.2f} times as dear.",
+            "Here the loops poll and parse on threads of their own and hand their messages to one that runs the",
+            "callbacks, all on one core: that is part of the figure, which is not to be compared with those above.",
+            "",
+        ]
+    return lines
 
 
 def tick_table(ticks: dict[str, dict[str, list[float]]]) -> list[str]:

@@ -17,7 +17,7 @@ from workloads import Metric
 try:
     import matplotlib
 except ModuleNotFoundError:
-    matplotlib = None
+    matplotlib = None  # type: ignore[assignment]
 
 OURS, FLOOR, PEERS = "#1f6feb", "#8c959f", "#d4a72c"
 NO_DATE = {"Date": None, "Creator": None}
@@ -128,7 +128,8 @@ def draw_growth(growth: dict[str, Any], out: Path) -> None:
         (axes[0], "connections", "CPU of a message, one under way on each connection"),
         (axes[1], "silent", "CPU of a message on 100 connections, beside silent ones"),
     ):
-        for name, taken in growth[part]["curves"].items():
+        curves = {**growth[part]["curves"], **(growth["many"]["curves"] if part == "connections" else {})}
+        for name, taken in curves.items():
             curve = growth_report.curve(taken)
             style = "--" if name == rig.FLOOR.name else "-"
             one.plot(list(curve), list(curve.values()), style, marker="o", markersize=3, label=name)

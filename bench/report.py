@@ -19,6 +19,7 @@ import re
 import statistics
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,14 @@ from workloads import BEST_PEER, FLOOR, Metric, Row, Sample, Target
 ROWS = {row.key: row for row in workloads.ROWS}
 README = rig.ROOT / "README.md"
 README_BLOCK = re.compile(r"(<!-- figures: .*? -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+# A verdict on fewer says so.
+FEW_ROUNDS = 3
 # Of what a server that failed has to say.
 MAX_SAID_CHARS = 300
 # What a recorded sample keeps.
-KEPT = re.compile(r"(messages|handshakes)_per_s|server_us_per_\w+|size|connections|bytes_per_\w+|round_trip|other_cpu")
+KEPT = re.compile(
+    r"(messages|handshakes)_per_s|server_us_per_\w+|size|connections|bytes_per_\w+|round_trip|(server|other)_cpu"
+)
 
 
 @dataclass(frozen=True)
@@ -239,8 +244,12 @@ class Verdict:
     def words(self) -> str:
         if self.figure is None:
             return "not measured"
-        sure = self.target.met(self.figure.low) == self.target.met(self.figure.high)
-        return ("yes" if self.met else "**no**") + ("" if sure else ", within the spread")
+        words = "yes" if self.met else "**no**"
+        if self.target.met(self.figure.low) != self.target.met(self.figure.high):
+            words += ", within the spread"
+        if self.figure.rounds < FEW_ROUNDS:
+            words += f" (clean rounds: {self.figure.rounds})"
+        return words
 
 
 def verdicts(row: Row, taken: Taken) -> list[Verdict]:
@@ -343,7 +352,16 @@ README_COLUMNS = [
 ]
 
 
-PLOTS = {"throughput": "Throughput", "memory": "Memory of an idle connection", "latency": "Round trip"}
+# By file name: what a plot shows, and the row that it is drawn of.
+PLOTS = {
+    "throughput": ("Throughput", "echo-100"),
+    "memory": ("Memory of an idle connection", "idle"),
+    "latency": ("Round trip", "round-trip"),
+}
+
+
+def pictures(results: Results, where: str) -> list[str]:
+    return [f"![{title}]({where}/{name}.svg)" for name, (title, key) in PLOTS.items() if key in results.rows]
 
 
 def readme_block(results: Results) -> str:
@@ -369,12 +387,8 @@ def readme_block(results: Results) -> str:
         "interleaved rounds, server and client on a core each. All rows, their spread and the targets: "
         "[bench/RESULTS.md](bench/RESULTS.md)."
     )
-    pictures = [
-        f"![{text}](bench/results/{name}.svg)"
-        for name, text in PLOTS.items()
-        if (rig.BENCH / "results" / f"{name}.svg").exists()
-    ]
-    return "\n".join([*rig.table_lines(header, lines), "", about, "", *pictures]) + "\n"
+    shown = pictures(results, "bench/results")
+    return "\n".join([*rig.table_lines(header, lines), "", *textwrap.wrap(about, 118), "", *shown]) + "\n"
 
 
 INTRO = """# Results
@@ -398,7 +412,7 @@ def render(results: Results, growth: dict[str, Any] | None) -> str:
     out += [f"- {line}" for line in dataclasses.replace(of_first, versions=tuple(versions)).lines()]
     out += [f"- left out: {name} ({why})" for name, why in left_out.items()]
     out += ["", "## Targets", "", *target_table(results), "", "## Plots", ""]
-    out += [f"![{text}](results/{name}.svg)" for name, text in PLOTS.items()]
+    out += pictures(results, "results")
     for row in shown:
         out += ["", f"## {row.title}", "", f"`--rows {row.key}`", ""]
         own = results.facts_of[row.key]

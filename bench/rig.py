@@ -65,6 +65,8 @@ class Server:
 
     def missing(self) -> str | None:
         """Return why it cannot run here; None if it can."""
+        if self.script is not None and not (BENCH / "servers" / self.script).exists():
+            return f"no bench/servers/{self.script}"
         try:
             if self._runtime == "node":
                 runtimes.node_versions()

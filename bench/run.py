@@ -114,8 +114,10 @@ def progress(begun: float, done_s: float, all_s: float, text: str) -> None:
     print(f"{(time.monotonic() - begun) / 60:5.1f} min, {left:4.1f} to go  {text}", file=sys.stderr, flush=True)
 
 
-def take_all(plans: list[Plan], results: report.Results, pace: Pace, state: Path | None) -> None:
-    """Take the samples that results has not got yet."""
+def take_all(
+    plans: list[Plan], results: report.Results, pace: Pace, state: Path | None, limit_s: float = float("inf")
+) -> bool:
+    """Take the samples that results has not got yet. Returns False if the time was over before."""
     begun = time.monotonic()
     all_s = sum(plan.seconds(pace) for plan in plans)
     done_s = 0.0
@@ -126,6 +128,8 @@ def take_all(plans: list[Plan], results: report.Results, pace: Pace, state: Path
             done_s += plan.seconds(pace) / len(turns)
             if number in rows.get(server.name, {}):
                 continue
+            if time.monotonic() - begun > limit_s:
+                return False
             result = sampled(plan.row, server, pace)
             rows.setdefault(server.name, {})[number] = result
             text = f"{plan.row.key}, round {number + 1}, {server.name}"
@@ -136,6 +140,7 @@ def take_all(plans: list[Plan], results: report.Results, pace: Pace, state: Path
             progress(begun, done_s, all_s, text)
             if state is not None:
                 results.save(state)
+    return True
 
 
 def broken(results: report.Results, servers: list[Server]) -> list[str]:
@@ -167,6 +172,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="instead of 5")
     parser.add_argument("--seconds", type=float, help="measured time of a sample instead of 1.5")
+    parser.add_argument("--limit", type=float, default=60.0, metavar="MIN", help="end after so many minutes (60)")
     parser.add_argument("--against", metavar="NAME", help="show ratios to this server, too")
     parser.add_argument("--resume", action="store_true", help="go on with the last run, which was cut short")
     parser.add_argument("--write", action="store_true", help="write RESULTS.md although it is no whole run")
@@ -220,12 +226,15 @@ def main() -> int:
         f"{samples} samples, about {minutes:.0f} minutes; longer where samples have to be taken again", flush=True
     )
 
-    take_all(plans, results, pace, None if args.smoke else STATE)
+    whole = take_all(plans, results, pace, None if args.smoke else STATE, args.limit * 60)
     print(report.tables(results, [plan.row for plan in plans], against=args.against))
-    whole = not (args.quick or args.smoke or args.rows or args.only)
+    if not whole:
+        print(f"cut short after {args.limit:g} minutes, nothing is written: --resume goes on", file=sys.stderr)
+        return 1
+    everything = not (args.quick or args.rows or args.only)
     if args.smoke:
         report.write(results, SMOKE_OUT, None)
-    elif whole or args.write:
+    elif everything or args.write:
         report.write(results.over(report.recorded()), rig.BENCH, rig.ROOT / "README.md")
     wrong = broken(results, present)
     for line in wrong:

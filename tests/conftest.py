@@ -11,6 +11,19 @@ import pytest
 from fixtures import STOP_TIMEOUT, Closed, EchoServer, open_fds
 
 
+@pytest.fixture(params=[False, True], ids=["shared", "private"])
+def both_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test twice, the second time with loops that have descriptor tables of their own (private_fds).
+
+    What is true of one kind is true of the other: with the latter it is another thread that touches the sockets.
+    """
+    import live
+    import loops
+
+    monkeypatch.setitem(loops.SETTINGS, "private_fds", int(request.param))
+    monkeypatch.setattr(live, "PRIVATE_FDS", request.param)
+
+
 @pytest.fixture
 def no_fd_leaks() -> Iterator[None]:
     """Fail the test if a descriptor that it opened is open at its end.

@@ -36,6 +36,10 @@ STOP_TIMEOUT = 5.0
 each_mode = pytest.mark.parametrize("pool", [None, (8, 8)], ids=["inline", "pool"])
 
 
+# Of every server here whose test does not say: see the fixture `both_tables`.
+PRIVATE_FDS = False
+
+
 # --- waiting ---
 
 
@@ -254,6 +258,7 @@ def serve(
         record_connects: False sets no on_connect, so that upgrading needs no callback.
         options: of NewServer.
     """
+    options.setdefault("private_fds", PRIVATE_FDS)
     server = unlimitedws.NewServer(addr, **options)
     live = Live(server)
     if pool is not None:

@@ -55,6 +55,7 @@ SETTINGS = {
     "runners": 1,
     "jobs": 0,
     "proxy_protocol": 0,
+    "private_fds": 0,
     "compression": 0,
     "compression_level": 1,
     "compression_mem_level": 8,

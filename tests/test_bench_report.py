@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import growth
 import growth_report
 import pytest
 import report
@@ -112,6 +113,7 @@ def test_neither_ours_nor_the_floor_nor_other_languages_are_the_best_python_peer
         ([60, 65, 69], "**no**"),
         ([60, 80, 90], "yes, within the spread"),
         ([60, 65, 90], "**no**, within the spread"),
+        ([80, None, 80], "yes (clean rounds: 2)"),
         ([None], "not measured"),
     ],
 )
@@ -160,9 +162,13 @@ def test_a_whole_run_is_to_take_less_than_40_minutes_and_a_quick_one_less_than_1
 
 
 def test_who_is_not_there_is_left_out_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    nobody = rig.peer("nobody", "nobody.py", needs=("a_module_that_nobody_has",))
-    assert rig.present([rig.FLOOR, nobody]) == [rig.FLOOR]
-    assert capsys.readouterr().out == "left out: nobody (no module a_module_that_nobody_has)\n"
+    nobody = rig.peer("nobody", "picows_echo.py", needs=("a_module_that_nobody_has",))
+    nowhere = rig.Server("nowhere", "nowhere.py")
+    assert rig.present([rig.FLOOR, nobody, nowhere]) == [rig.FLOOR]
+    assert capsys.readouterr().out.splitlines() == [
+        "left out: nobody (no module a_module_that_nobody_has)",
+        "left out: nowhere (no bench/servers/nowhere.py)",
+    ]
 
 
 def test_without_node_or_go_their_servers_are_left_out(
@@ -231,7 +237,7 @@ def test_what_is_recorded_keeps_every_figure_of_the_tables(results: Results, tmp
         whole = {
             "messages_per_s": 1, "server_us_per_message": 1, "size": 1, "handshakes_per_s": 1,
             "server_us_per_handshake": 1, "round_trip": {"p50_us": 1, "p99_us": 1}, "bytes_per_connection": 1,
-            "bytes_per_connection_after_message": 1, "client_cpu": 1,
+            "bytes_per_connection_after_message": 1, "client_cpu": 1, "server_cpu": 1,
         }  # fmt: skip
         kept = report._result_out(Result(whole), slim=True)["sample"]
         for metric in row.metrics:
@@ -256,6 +262,17 @@ def test_a_run_goes_on_where_it_was_cut_short(
     assert sorted(asked) == [FLOOR, INLINE]
     assert {n: results.row("echo-100")[INLINE][n] for n in before} == before
     assert Results.load(tmp_path / "run.json") == results
+
+
+def test_a_run_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch, results: Results) -> None:
+    monkeypatch.setattr(run, "sampled", lambda *_: Result(sample(1.0)))
+    pace = run.Pace(rounds=4, seconds=1.0, warmup=0.1)
+    plan = run.Plan(ECHO, [rig.FLOOR, rig.OURS_INLINE])
+    # What is there already takes no time.
+    assert run.take_all([plan], results, run.Pace(rounds=3, seconds=1.0, warmup=0.1), None, limit_s=-1)
+    assert not run.take_all([plan], results, pace, None, limit_s=-1)
+    assert 3 not in results.row("echo-100")[FLOOR]
+    assert run.take_all([plan], results, pace, None, limit_s=60)
 
 
 def test_only_what_is_ours_or_the_floors_fails_the_run(results: Results) -> None:
@@ -358,8 +375,37 @@ GROWTH: dict[str, Any] = {
         },
         "dropped": 0,
     },
+    "many": {"curves": {"ours, many": {"10": {"0": 8.0}, "1000": {"0": 12.0}}}, "dropped": 1},
     "ticks": {"100": {"0": [1.0, 9.0, 4000.0], "1": [3.0, 9.0, 4000.0]}},
 }
+
+
+def test_growth_asks_for_no_more_connections_than_a_table_of_descriptors_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(growth.resource, "getrlimit", lambda _: (1024, 20_000))
+    assert growth.held([10, 18_000, 19_800, 19_801, 100_000]) == [10, 18_000, 19_800]
+    assert growth.held([0, 19_700, 19_701], beside=100) == [0, 19_700]
+    monkeypatch.setattr(growth.resource, "getrlimit", lambda _: (1024, growth.resource.RLIM_INFINITY))
+    assert growth.held([1_000_000]) == [1_000_000]
+
+
+def test_a_curve_has_the_clean_samples_of_each_round_and_counts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def sampled(server: rig.Server, options: dict[str, Any], smoke: bool) -> tuple[float | None, int]:
+        asked.append((server.name, options["connections"], options.get("silent")))
+        return (None, 4) if server is rig.FLOOR and options["silent"] == 5 else (7.5, 1)
+
+    monkeypatch.setattr(growth, "sampled", sampled)
+    found = growth.curves("silent", [rig.FLOOR, rig.OURS_INLINE], [0, 5], 2, {"seconds": 1.0}, False)
+    assert found["curves"] == {
+        FLOOR: {"0": {"0": 7.5, "1": 7.5}, "5": {}},
+        INLINE: {"0": {"0": 7.5, "1": 7.5}, "5": {"0": 7.5, "1": 7.5}},
+    }
+    assert found["dropped"] == 6 * 1 + 2 * 4
+    # Interleaved, and another one begins each round.
+    assert asked[:4] == [(FLOOR, 100, 0), (INLINE, 100, 0), (INLINE, 100, 0), (FLOOR, 100, 0)]
 
 
 def test_growth_is_told_as_ratios_to_the_floor_of_the_same_round() -> None:
@@ -373,7 +419,8 @@ def test_growth_is_told_as_ratios_to_the_floor_of_the_same_round() -> None:
     assert [cell.strip() for cell in growth_report.tick_table(GROWTH["ticks"])[-1].split("|")[1:-1]] == [
         "100", "4,000", "2.00", "9.00",
     ]  # fmt: skip
-    assert "3 contaminated samples dropped" in text
+    assert "4 contaminated samples dropped" in text
+    assert "ours, many: 8.00 us with 10, 12.00 us with 1,000, 1.50 times as dear" in " ".join(text.split())
 
 
 def test_a_point_without_a_clean_sample_is_no_point() -> None:

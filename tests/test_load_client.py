@@ -53,7 +53,7 @@ def floor() -> Iterator[tuple[int, int]]:
         process.kill()
 
 
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 200_000])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 200_000, 1_048_576])
 @pytest.mark.parametrize("outstanding", [1, 5])
 def test_floor_echoes_every_size(floor: tuple[int, int], size: int, outstanding: int) -> None:
     pid, port = floor

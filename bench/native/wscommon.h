@@ -174,4 +174,20 @@ static inline void xor_copy(uint8_t *restrict dst, const uint8_t *restrict src, 
         dst[i] = src[i] ^ key[i & 3];
 }
 
+static inline void xor_in_place(uint8_t *data, size_t len, const uint8_t key[4])
+{
+    uint32_t key32;
+    memcpy(&key32, key, 4);
+    uint64_t key64 = key32 | (uint64_t)key32 << 32;
+    size_t i = 0;
+    for (; len - i >= 8; i += 8) {
+        uint64_t word;
+        memcpy(&word, data + i, 8);
+        word ^= key64;
+        memcpy(data + i, &word, 8);
+    }
+    for (; i < len; i++)
+        data[i] ^= key[i & 3];
+}
+
 #endif

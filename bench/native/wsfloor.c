@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -161,23 +162,37 @@ static int echo_frames(int fd, const uint8_t *data, size_t len)
     return out ? send_or_keep(fd, replies, out) : 0;
 }
 
+/* A frame that is larger than the arena: unmasked where it was collected, and sent from there. */
 static int echo_large(int fd)
 {
     struct conn *c = &table[fd];
     uint8_t *frame = c->held;
+    uint32_t len = c->held_len;
     size_t header_len = 0;
     uint64_t payload_len = 0;
-    int64_t size = frame_size(frame, c->held_len, &header_len, &payload_len);
+    uint8_t reply_header[10], key[4];
+    frame_size(frame, len, &header_len, &payload_len);
     c->held = NULL;
     c->held_len = c->held_cap = 0;
 
-    uint8_t *reply = malloc((size_t)size);
-    int result = -1;
-    if (reply)
-        result = send_or_keep(fd, reply, reply_to(c, frame, header_len, payload_len, reply));
-    free(reply);
-    free(frame);
-    return result;
+    memcpy(key, frame + header_len - 4, 4);
+    xor_in_place(frame + header_len, payload_len, key);
+    size_t reply_header_len = put_header(reply_header, frame[0], payload_len);
+    size_t pos = header_len - reply_header_len;
+    memcpy(frame + pos, reply_header, reply_header_len);
+
+    ssize_t sent = send(fd, frame + pos, len - pos, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EAGAIN)
+        sent = 0;
+    if (sent < 0 || (size_t)sent == len - pos) {
+        free(frame);
+        return sent < 0 ? -1 : 0;
+    }
+    c->pending = frame;
+    c->pending_pos = (uint32_t)(pos + (size_t)sent);
+    c->pending_len = len;
+    watch(fd, EPOLLOUT);
+    return 0;
 }
 
 static int upgrade(int fd, uint8_t *data, size_t len)
@@ -293,6 +308,9 @@ int main(int argc, char **argv)
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
         die("setrlimit");
 
+    /* Large frames come again and again: their memory is not to be mapped and cleared for each of them. */
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
     /* NORESERVE: a slot that was never used costs address space only. */
     table = mmap(NULL, (size_t)limit.rlim_cur * sizeof *table, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

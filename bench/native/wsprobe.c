@@ -549,8 +549,11 @@ static void print_others(void)
     int threads;
     if (!opt.server_pid)
         return;
-    double ours = process_cpu_s(getpid(), &threads) - own_before + process_cpu_s(opt.server_pid, &threads) - server_before;
-    printf(", \"other_cpu\": %.3f", (machine_cpu_s() - machine_before - ours) / (now_s() - watched_since));
+    double own = process_cpu_s(getpid(), &threads) - own_before;
+    double server = process_cpu_s(opt.server_pid, &threads) - server_before;
+    double elapsed = now_s() - watched_since;
+    printf(", \"server_cpu\": %.3f, \"other_cpu\": %.3f", server / elapsed,
+           (machine_cpu_s() - machine_before - own - server) / elapsed);
 }
 
 static void echo_until(uint64_t end)

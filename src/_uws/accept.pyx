@@ -6,10 +6,11 @@ from posix.unistd cimport close
 
 from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_E_HTTP_503, UWS_OK
+from _uws.keeper cimport keeper_tell
 from _uws.life cimport conn_begin
 from _uws.poller cimport EPOLLEXCLUSIVE, UWS_TAG_LISTEN, poll_tag, poller_add, poller_remove
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
-from _uws.slot cimport seat_give, seat_take
+from _uws.slot cimport loop_foreign, seat_give, seat_take
 from _uws.sock cimport (
     UWS_ACCEPT_AGAIN,
     UWS_ACCEPT_BROKEN,
@@ -18,12 +19,14 @@ from _uws.sock cimport (
     sock_spare,
     sock_turn_away,
 )
+from _uws.state cimport UWS_TOLD_LEAVE, UWS_TOLD_LOOK, UWS_TOLD_SHARED
 
 cdef enum:
     ACCEPT_BATCH = 64         # of one listener in one turn: those who are in have their turn too
     LAST_BATCHES = 64         # of one listener, by a loop that leaves it: 4096, the usual limit of a backlog
     SHED_BATCH = 128          # refusals in a row; with the pause below, at most some 2 % of a core
     SHED_PAUSE_MS = 100
+    FULL_PAUSE_MS = 60000     # at most: until one of the loop's connections has gone
 
 
 cdef void accept_batch(UwsLoop* l, int which) noexcept nogil:
@@ -52,6 +55,12 @@ cdef bint _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
     for _ in range(ACCEPT_BATCH):
         if not seat_take(l):
             _shed(l, listen_fd)
+            return False
+        if l.seats != 0 and l.n_conns >= l.seats:
+            # The table of this loop is full; there are others that have room.
+            seat_give(l)
+            accept_pause(l, FULL_PAUSE_MS)
+            l.is_full = 1
             return False
         fd = sock_accept(listen_fd)
         if fd < 0:
@@ -121,6 +130,9 @@ cdef void accept_resume(UwsLoop* l) noexcept nogil:
 cdef void accept_leave(UwsLoop* l) noexcept nogil:
     """Newcomers are for the other loops of the server, in other processes, from now on."""
     cdef int k, batches
+    if loop_foreign(l):
+        keeper_tell(l, UWS_TOLD_LEAVE)
+        return
     if not l.accepting:
         return
     l.now_ms = clock_ms()
@@ -138,6 +150,9 @@ cdef void accept_leave(UwsLoop* l) noexcept nogil:
 
 cdef void accept_look(UwsLoop* l) noexcept nogil:
     """Somebody may wait of whom the kernel has told a process that is no more."""
+    if loop_foreign(l):
+        keeper_tell(l, UWS_TOLD_LOOK)
+        return
     l.now_ms = clock_ms()
     if l.accepting and l.accept_at_ms == 0:
         accept_pause(l, SHED_PAUSE_MS)
@@ -147,6 +162,9 @@ cdef void accept_look(UwsLoop* l) noexcept nogil:
 cdef void accept_leave_shared(UwsLoop* l) noexcept nogil:
     """The loop drains: who comes to a listener that other processes accept from too is theirs."""
     cdef int k
+    if loop_foreign(l):
+        keeper_tell(l, UWS_TOLD_SHARED)
+        return
     if not l.accepting or l.accept_at_ms != 0:
         return    # not accepted from now, and accept_resume leaves them out
     for k in range(l.n_listeners):

@@ -57,6 +57,7 @@ cdef class Conn:
     cdef object about                 # who it is, of the library's
 
     cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes, int compress) except -1
+    cdef bint _has_nothing_to_follow(self) noexcept
     cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept
     cdef int _wait_room(self, uint64_t deadline_us) except -1
     cdef int _ended(self, tuple end) except -1

@@ -23,6 +23,7 @@ from _uws.frame cimport (
     close_code_valid,
 )
 from _uws.intern cimport intern_get, intern_give, intern_ref
+from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_abort, conn_close, conn_flush, conn_hold, conn_release
 from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.lock cimport conn_lock, conn_unlock
@@ -32,11 +33,14 @@ from _uws.send cimport (
     UWS_SEND_FLUSH,
     UWS_SEND_HIGH,
     UWS_SEND_OLDER,
+    UWS_STRAIGHT_BYTES,
     send_deflated,
     send_frame,
     send_leave,
+    send_may_go_straight,
     send_overflow,
     send_own,
+    send_straight,
 )
 from _uws.slot cimport conn_at, conn_held, conn_takes, conn_trim
 from _uws.sock cimport sock_local, sockaddr_storage
@@ -59,6 +63,7 @@ from _uws.utf8 cimport utf8_feed
 
 cdef enum:
     GIL_BYTES = 8192              # a longer message is compressed without the GIL: it takes 0.1 ms and more
+    KERNEL_GIL_BYTES = 65536      # a longer one is handed to the kernel without it: that takes 20 us and more
     # Of _send(): unlimitedws.Sent has the same numbers.
     SENT_DROPPED = 0
     SENT_OK = 1
@@ -149,6 +154,11 @@ cdef class Conn:
         # No object is made under the lock: that may collect garbage, a Conn perhaps, which takes the lock.
         memset(&storage, 0, sizeof(storage))
         memset(&remote, 0, sizeof(remote))
+        if l.limits.private_fds and what < KNOWN_TARGET:
+            with nogil:
+                pthread_mutex_lock(&l.lock)
+                keeper_addresses(l, self.index, self.generation, &remote.peer, &storage)
+                conn_unlock(l)
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL and what >= KNOWN_TARGET:
@@ -162,7 +172,7 @@ cdef class Conn:
         elif c != NULL:
             if what == KNOWN_REMOTE:
                 remote_take(l, c, &remote)
-            else:
+            elif not l.limits.private_fds:
                 sock_local(self.index, &storage)
         conn_unlock(l)
         if c == NULL:
@@ -406,6 +416,12 @@ cdef class Conn:
                         status = send_leave(l, index, generation, send_own(l, c, opcode, data, len_bytes))
                     break
                 status = send_own(l, c, opcode, data, len_bytes)
+            elif len_bytes >= UWS_STRAIGHT_BYTES and send_may_go_straight(l, c) and self._has_nothing_to_follow():
+                if len_bytes > KERNEL_GIL_BYTES:
+                    with nogil:
+                        status = send_leave(l, index, generation, send_straight(l, c, opcode, data, len_bytes))
+                    break
+                status = send_straight(l, c, opcode, data, len_bytes)
             else:
                 status = send_frame(l, c, opcode, 0, data, len_bytes, len_bytes)
             if status != UWS_SEND_FLUSH:
@@ -420,6 +436,10 @@ cdef class Conn:
         if status == UWS_E_ARG:
             raise self._gone()
         return SENT_HIGH if status == UWS_SEND_HIGH and sent == SENT_OK else sent
+
+    cdef bint _has_nothing_to_follow(self) noexcept:
+        """Replies to messages that came together leave together. This is none of them, or the last."""
+        return not conn_runs_here(self) or self.delivery.at == self.delivery.end
 
     cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept:
         """Compress in a context that is not kept, and queue: as send_deflated(). The loop's lock is held on entry, and
@@ -526,9 +546,8 @@ cdef class Conn:
     def abort(self):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
-        if self._memory() is None and self.is_open:
-            # on_close still wants to know them, and the socket will not.
-            self._remember()
+        # on_close still wants to know them, and the socket will not; also where it is about to be called.
+        self._remember()
         conn_lock(l)
         c = conn_at(l, self.index, self.generation)
         if c != NULL:

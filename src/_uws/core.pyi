@@ -9,6 +9,12 @@ from _uws.conn import Conn
 from _uws.dispatch import Dispatch
 from unlimitedws.address import Address
 
+def seats_of_own() -> int:
+    """Return how many connections a loop has room for that has a descriptor table of its own (private_fds).
+
+    That is RLIMIT_NOFILE, as it is now, less what the engine needs there itself.
+    """
+
 @final
 class Crowd:
     """The connections of several loops, counted together: `max_connections` is then a limit on all of them."""
@@ -69,6 +75,7 @@ class Loop(Dispatch):
                 io_timeout_us             how long a call of a callback waits; 0: without limit
                 runners                   1: callbacks run inline; n: on up to n runner threads
                 proxy_protocol            1: every connection begins with a PROXY header, from `set_proxies`' networks
+                private_fds               1: its descriptors are in a table of its own, which limits max_connections
                 compression               1: permessage-deflate is agreed on with clients that offer it
                 compression_level         -1 to 9
                 compression_mem_level     1 to 9
@@ -107,6 +114,7 @@ class Loop(Dispatch):
 
         Raises:
             OSError: epoll does not take it.
+            ValueError: There are 16 already; or the loop runs, with a table of its own that this one is not in.
 
         Thread: any, before `run`.
         """
@@ -187,7 +195,7 @@ class Loop(Dispatch):
             `visit`.
 
         Raises:
-            RuntimeError: The loop runs already, or has run.
+            RuntimeError: The loop runs already, or has run; or its descriptors are in another table.
             OSError, MemoryError: The kernel, or the allocator, refuses what is needed.
 
         Thread: any; from then on the guest's.

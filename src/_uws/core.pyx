@@ -85,6 +85,9 @@ cdef extern from "pthread.h" nogil:
 cdef enum:
     SPAWN_RETRY_MS = 1000         # after a runner could not be started
     MAX_TABLE = 1 << 24           # slots, where RLIMIT_NOFILE knows no limit
+    # Of a descriptor table of its own: stdin, stdout, stderr, epoll, the eventfd, 16 listeners, the spare one, and one
+    # for whoever is turned away.
+    UWS_OWN_RESERVE = 24
 
 # The first of all loops of this process, for fork(), and what guards them; taken before any loop's locks.
 cdef UwsLoop* all_loops = NULL
@@ -105,6 +108,14 @@ cdef bint _lock_loops() noexcept:
             pthread_mutex_lock(&loops_lock)
             pthread_mutex_unlock(&loops_lock)
     return True
+
+
+def seats_of_own():
+    """How many connections a loop has room for that has a descriptor table of its own. See core.pyi."""
+    cdef rlimit files
+    if getrlimit(RLIMIT_NOFILE, &files) != 0:
+        raise OSError(errno, "getrlimit")
+    return max(<int64_t>min(files.rlim_cur, <rlim_t>MAX_TABLE) - UWS_OWN_RESERVE, 1)
 
 
 @cython.final
@@ -138,6 +149,10 @@ cdef class Loop(Dispatch):
         self.l.env.max_stream_bytes = told.max_stream_bytes
         if UWS_FREE_THREADED and not sys._is_gil_enabled():
             self.l.lanes = len(os.sched_getaffinity(0))
+        if told.limits.private_fds:
+            self.l.seats = <uint32_t>min(seats_of_own(), MAX_TABLE)
+            if crowd is None and (told.limits.max_connections == 0 or told.limits.max_connections > self.l.seats):
+                self.l.limits.max_connections = self.l.seats
         self.crowd = crowd
         if crowd is not None:
             self.l.crowd = &crowd.n
@@ -191,7 +206,7 @@ cdef class Loop(Dispatch):
         status = loop_listen(self.l, fd, shared, in_turn)
         conn_unlock(self.l)
         if status == UWS_E_ARG:
-            raise ValueError("too many listening sockets for one loop")
+            raise ValueError("too many listening sockets for one loop, or it has a table of its own without this one")
         if status != UWS_OK:
             raise OSError(errno, "epoll does not take the listening socket")
 
@@ -446,6 +461,8 @@ cdef class Loop(Dispatch):
         cdef UwsLoop* l = self.l
         cdef bint started = False
         cdef int error = 0
+        if l.limits.private_fds:
+            raise RuntimeError("a guest cannot drive a loop whose descriptors are in another table")
         if l.forked or self.dog_started or l.finished:
             raise RuntimeError("a loop runs once, and in the process that made it")
         if batch_init(&self.guest) != UWS_OK:

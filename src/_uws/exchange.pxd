@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int32_t, uint32_t
 
+from _uws.peer cimport RawEnds
 from _uws.state cimport UwsLoop
+from _uws.upgrade cimport UwsSpan
 
 
 cdef class Exchange:
@@ -12,11 +14,8 @@ cdef class Exchange:
     cdef uint32_t generation
     cdef readonly bint is_upgrade
     cdef readonly bytes head
-    cdef readonly str target
-    cdef readonly object remote_addr
-    cdef readonly object peer_addr
-    cdef readonly bint is_secure
-    cdef readonly object local_addr
+    cdef UwsSpan span                 # of the target, in head
+    cdef readonly RawEnds ends
 
 
 cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t generation)

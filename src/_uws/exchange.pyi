@@ -2,7 +2,7 @@
 
 from typing import Any, final
 
-from unlimitedws.address import Address
+from _uws.peer import RawEnds
 
 @final
 class Exchange:
@@ -25,20 +25,8 @@ class Exchange:
         """The request target as it was sent, decoded as latin-1."""
 
     @property
-    def remote_addr(self) -> Address:
-        """The peer's end, as `Conn.remote_addr`: behind a trusted proxy, the client it speaks for."""
-
-    @property
-    def peer_addr(self) -> Address:
-        """Who sent the request to us: the other end of the socket, or whom a PROXY header named."""
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether the client speaks TLS, as a PROXY header said."""
-
-    @property
-    def local_addr(self) -> Address:
-        """Our end, as `Conn.local_addr`."""
+    def ends(self) -> RawEnds:
+        """The addresses, which outlive the exchange and its connection."""
 
     @property
     def pending(self) -> bool:

@@ -5,17 +5,18 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from _uws.conn cimport Conn, conn_new
 from _uws.errs cimport UWS_OK
 from _uws.handshake cimport UWS_MAX_SUBPROTOCOL_BYTES, UwsAcceptance, conn_accept, conn_asking
+from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_answer, conn_refuse
 from _uws.lock cimport conn_lock, conn_unlock
-from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
+from _uws.peer cimport RawEnds, UwsRemote, address_of, remote_make, remote_take
 from _uws.slot cimport conn_at
-from _uws.sock cimport sock_local, sockaddr_storage
-from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn
+from _uws.sock cimport sock_local
+from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn, pthread_mutex_lock
 from _uws.upgrade cimport UwsSpan
 
 cdef enum:
@@ -32,7 +33,11 @@ cdef class Exchange:
     def __repr__(self):
         # Without the target: there may be a ticket in its query.
         kind = "upgrade" if self.is_upgrade else "GET"
-        return f"<Exchange {kind} from {self.remote_addr}{' pending' if self.pending else ''}>"
+        return f"<Exchange {kind} from {self.ends.remote_addr}{' pending' if self.pending else ''}>"
+
+    @property
+    def target(self):
+        return self.head[self.span.off : self.span.off + self.span.len].decode("latin-1")
 
     @property
     def pending(self):
@@ -106,9 +111,14 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
     cdef Exchange exchange
     cdef size_t len_bytes = 0
     cdef UwsSpan target
-    cdef sockaddr_storage local
     cdef UwsRemote remote
+    cdef RawEnds ends = RawEnds.__new__(RawEnds)
     cdef bint is_upgrade = False, is_unnamed = False
+    if l.limits.private_fds:
+        with nogil:
+            pthread_mutex_lock(&l.lock)
+            keeper_addresses(l, index, generation, &remote.peer, &ends.local)
+            conn_unlock(l)
     # No object is made under the lock: so the head is measured first and copied afterwards.
     conn_lock(l)
     c = conn_asking(l, index, generation)
@@ -117,16 +127,19 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
         target = c.side.upgrade.target
         is_upgrade = c.side.upgrade.status == UWS_OK
         remote_take(l, c, &remote)
-        sock_local(index, &local)
+        if not l.limits.private_fds:
+            sock_local(index, &ends.local)
         # A proxy that passes bytes on and does not say whose vouches for none of them.
         is_unnamed = l.limits.proxy_protocol and not (c.marks & UWS_M_EXTRA and l.extra[index].peer != 0)
     conn_unlock(l)
     if len_bytes == 0:
         return None
-    cdef object peer = address_of(&remote.peer)
-    cdef object client = remote_make(owner, l, &remote, peer)
+    ends.is_secure = remote.is_secure
+    ends.peer = remote.peer
+    if remote.forwarded != 0 or is_unnamed:
+        ends.client = remote_make(owner, l, &remote, address_of(&remote.peer))
     if is_unnamed:
-        peer = Address("", 0)
+        memset(&ends.peer, 0, sizeof(ends.peer))
     cdef bytes head = PyBytes_FromStringAndSize(NULL, len_bytes)
     conn_lock(l)
     c = conn_asking(l, index, generation)
@@ -142,11 +155,8 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
     exchange.generation = generation
     exchange.is_upgrade = is_upgrade
     exchange.head = head
-    exchange.target = head[target.off : target.off + target.len].decode("latin-1")
-    exchange.remote_addr = client
-    exchange.peer_addr = peer
-    exchange.is_secure = remote.is_secure
-    exchange.local_addr = address_of(&local)
+    exchange.span = target
+    exchange.ends = ends
     return exchange
 
 
@@ -159,7 +169,3 @@ cdef int exchange_fail(UwsLoop* l, int32_t index, uint32_t generation) except -1
         conn_refuse(l, c, INTERNAL_SERVER_ERROR)
     conn_unlock(l)
     return 0
-
-
-# At the end, as in conn.
-from unlimitedws.address import Address

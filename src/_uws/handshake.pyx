@@ -12,7 +12,7 @@ from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UWS_P_OURS_KEPT, UWS_P_PEER
 from _uws.proxy cimport UWS_A_NONE, UWS_A_UNIX, UwsProxy, proxy_collect, proxy_parse, proxy_trusts
 from _uws.response cimport response_accept
 from _uws.slab cimport slab_give, slab_grow, slab_take
-from _uws.slot cimport conn_at, conn_extra, conn_index, conn_side, side_give_request
+from _uws.slot cimport conn_at, conn_extra, conn_index, conn_side, loop_foreign, side_give_request
 from _uws.sock cimport sock_compose, sock_kind, sock_peer, sockaddr_storage
 from _uws.state cimport (
     UWS_C_MEMORY,
@@ -185,7 +185,9 @@ cdef bint _trusted(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogil:
     """c's peer: whom a PROXY header named, or who is at the other end of the socket. Whether it speaks TLS, as far as a
-    PROXY header said."""
+    PROXY header said.
+
+    Other threads than the keeper of a loop's own table find in out what they have put there: what it has told them."""
     cdef const uint8_t* text
     cdef size_t len_bytes = 0
     if c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].peer != 0:
@@ -193,7 +195,8 @@ cdef bint conn_peer(UwsLoop* l, UwsConn* c, sockaddr_storage* out) noexcept nogi
         text = intern_get(&l.intern, l.extra[conn_index(l, c)].peer, &len_bytes)
         memcpy(out, text, len_bytes - 1)
         return text[len_bytes - 1]
-    sock_peer(conn_index(l, c), out)
+    if not loop_foreign(l):
+        sock_peer(conn_index(l, c), out)
     return False
 
 
@@ -326,7 +329,8 @@ cdef void _ask(UwsLoop* l, UwsConn* c) noexcept nogil:
 cdef UwsConn* conn_asking(UwsLoop* l, int32_t index, uint32_t generation) noexcept nogil:
     """The connection whose request a handle means, if it still waits for its answer; NULL if not."""
     cdef UwsConn* c = conn_at(l, index, generation)
-    return c if c != NULL and c.state == UWS_S_ASKING else NULL
+    # Where the loop stops it is dropped, if the keeper has not come to it yet.
+    return c if c != NULL and c.state == UWS_S_ASKING and not l.stopping else NULL
 
 
 cdef bint conn_accept(UwsLoop* l, UwsConn* c, const UwsAcceptance* with_) noexcept nogil:

@@ -9,6 +9,7 @@ from _uws.state cimport UwsConn, UwsLoop
 cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_flush_all(UwsLoop* l) noexcept nogil
 cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_sweep(UwsLoop* l) noexcept nogil
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
 cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil

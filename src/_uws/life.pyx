@@ -42,6 +42,7 @@ from _uws.errs cimport (
 from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_PONG, close_frame
 from _uws.inbox cimport inbox_drop
 from _uws.intern cimport intern_give
+from _uws.keeper cimport keeper_wait
 from _uws.outq cimport outq_drop, outq_flush, outq_put, outq_put_frame
 from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add, poller_remove
 from _uws.post cimport post_drained, post_event, post_nudge, post_ready, side_has_news
@@ -50,14 +51,17 @@ from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.slab cimport slab_give, slab_take
 from _uws.slot cimport (
     conn_ending_cause,
+    conn_enlist,
     conn_index,
     conn_mute,
     conn_order,
     conn_poll_for,
     conn_reading,
     conn_side,
+    conn_told,
     conn_trim,
     conn_unpoll,
+    loop_foreign,
     seat_give,
     side_count,
     side_give_request,
@@ -124,10 +128,7 @@ cdef enum:
 cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Something was queued: it leaves at the end of the turn. The caller has made sure of the side block."""
     side_count(l, c.side)
-    if not (c.flags & UWS_F_DIRTY):
-        c.flags |= UWS_F_DIRTY
-        c.side.dirty_next = l.dirty_head
-        l.dirty_head = conn_index(l, c)
+    conn_enlist(l, c)
     post_nudge(l)
 
 
@@ -139,11 +140,47 @@ cdef void conn_flush_all(UwsLoop* l) noexcept nogil:
         c = &l.table[l.dirty_head]
         l.dirty_head = c.side.dirty_next
         c.flags &= ~UWS_F_DIRTY
-        conn_flush(l, c)
+        if l.limits.private_fds:
+            _obey(l, c)
+        else:
+            conn_flush(l, c)
         done += 1
         if done & 7 == 0:
             pthread_mutex_unlock(&l.lock)
             pthread_mutex_lock(&l.lock)
+
+
+cdef void _obey(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """The keeper's part in what other threads want with c's descriptor (conn_told), and flushing. The slot may be free
+    afterwards."""
+    if c.state == UWS_S_DEAD:
+        _part(l, c)
+        return
+    if c.flags & UWS_F_GONE and c.flags & UWS_F_EOF:
+        conn_unpoll(l, c)
+    else:
+        conn_reading(l, c)
+    conn_flush(l, c)
+
+
+cdef void conn_sweep(UwsLoop* l) noexcept nogil:
+    """Of some connection there was no memory to say that its descriptor needs something: look at all."""
+    cdef uint32_t i
+    for i in range(l.table_top):
+        # Those that are dirty have their turn.
+        if l.table[i].state != UWS_S_FREE and not (l.table[i].flags & UWS_F_DIRTY):
+            _obey(l, &l.table[i])
+
+
+cdef void _flush_there(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Have the keeper send what c has queued, and wait until it has: the caller wants to know what the kernel left.
+    Lets go of the lock meanwhile."""
+    cdef uint32_t generation = c.generation, round = l.rounds
+    if c.side == NULL:
+        return
+    conn_dirty(l, c)
+    while l.kept and c.generation == generation and c.flags & UWS_F_DIRTY and l.rounds == round:
+        keeper_wait(l)
 
 
 cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
@@ -151,6 +188,9 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
     cdef UwsSide* side = c.side
     cdef size_t before
     cdef int status = UWS_OK
+    if loop_foreign(l):
+        _flush_there(l, c)
+        return
     if c.state == UWS_S_DEAD:
         conn_settle(l, c)
         return
@@ -507,7 +547,8 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
     if c.state != UWS_S_FREE and c.state != UWS_S_DEAD:
         if cause == UWS_C_ABORT:
             c.marks |= UWS_M_RESET
-            sock_reset(conn_index(l, c))
+            if not loop_foreign(l):
+                sock_reset(conn_index(l, c))
         _drop(l, c)
 
 
@@ -565,12 +606,27 @@ cdef void _drop(UwsLoop* l, UwsConn* c) noexcept nogil:
         c.side.pong_waits = 0
         if c.side.waiters != 0:
             pthread_cond_broadcast(&l.wait_cond)
-    if not conn_settle(l, c):
+    if loop_foreign(l):
+        conn_told(l, c)
+    elif not conn_settle(l, c):
         # The descriptor stays, so that its number is not given to another while events still name it; the peer
         # need not wait for that.
         conn_unpoll(l, c)
         if not (c.marks & UWS_M_RESET):
             sock_end_sending(conn_index(l, c))
+
+
+cdef void _part(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """The keeper's part in the end of a connection that another thread dropped, or was the last to name. What has been
+    done before does no harm a second time."""
+    cdef int32_t index = conn_index(l, c)
+    cdef bint reset = c.marks & UWS_M_RESET
+    if reset:
+        sock_reset(index)
+    if not conn_settle(l, c):
+        conn_unpoll(l, c)
+        if not reset:
+            sock_end_sending(index)
 
 
 cdef void _forget(UwsLoop* l, UwsExtra* extra) noexcept nogil:
@@ -591,9 +647,12 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
         return False
     if c.flags & UWS_F_CLOSE_OUT and not (c.flags & UWS_F_CLOSE_DONE):
         return False
+    if c.side != NULL and c.side.waiters != 0:
+        return False
+    if loop_foreign(l):
+        conn_told(l, c)
+        return False
     if c.side != NULL:
-        if c.side.waiters != 0:
-            return False
         l.inbox_bytes -= c.side.inbox.bytes
         l.inbox_count -= c.side.inbox.count
         inbox_drop(&c.side.inbox, &l.slab)
@@ -605,6 +664,11 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     c.generation = generation + 1
     l.n_conns -= 1
     seat_give(l)
+    if l.is_full:
+        l.is_full = 0
+        if l.accepting and l.accept_at_ms != 0:
+            # There is room again, and this turn's end is the time.
+            l.accept_at_ms = l.now_ms
     if l.stopping and l.n_conns == 0:
         # The thread that polls is to find out: this may be one that waited for room.
         post_nudge(l)

@@ -2,16 +2,34 @@
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
 
-from _uws.accept cimport accept_batch, accept_leave_shared, accept_pause, accept_resume
+from _uws.accept cimport (
+    accept_batch,
+    accept_leave,
+    accept_leave_shared,
+    accept_look,
+    accept_pause,
+    accept_resume,
+)
 from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflater_destroy, deflater_init, inflater_destroy
 from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_503, UWS_E_SYS, UWS_OK
+from _uws.frame cimport UWS_MAX_REASON_BYTES
 from _uws.intern cimport intern_destroy, intern_init
-from _uws.life cimport conn_abort, conn_eof, conn_flush, conn_flush_all, conn_leave, conn_refuse, conn_release
+from _uws.keeper cimport keeper_answer, keeper_is_through, keeper_tell
+from _uws.life cimport (
+    conn_abort,
+    conn_eof,
+    conn_flush,
+    conn_flush_all,
+    conn_leave,
+    conn_refuse,
+    conn_release,
+    conn_sweep,
+)
 from _uws.poller cimport (
     EPOLLERR,
     EPOLLEXCLUSIVE,
@@ -32,7 +50,7 @@ from _uws.post cimport post_near, post_nudge
 from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_ease, slab_init
-from _uws.slot cimport conn_reading, conn_unpoll, tick_now
+from _uws.slot cimport conn_reading, conn_unpoll, loop_foreign, tick_now
 from _uws.sock cimport sock_plain, sock_spare
 from _uws.state cimport (
     UWS_ARENA_BYTES,
@@ -55,6 +73,13 @@ from _uws.state cimport (
     UWS_S_FREE,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
+    UWS_TOLD_DRAIN,
+    UWS_TOLD_LEAVE,
+    UWS_TOLD_LOOK,
+    UWS_TOLD_SHARED,
+    UWS_TOLD_STOP,
+    UWS_TOLD_SWEEP,
+    UWS_TOLD_TEND,
     UwsExtra,
     pthread_cond_t,
     pthread_mutex_lock,
@@ -86,6 +111,7 @@ from posix.time cimport CLOCK_MONOTONIC
 
 cdef enum:
     YIELD_EVERY = 16              # events between two chances for the threads that send
+    FLUSH_EVERY = 256             # slots, while all of them are asked to leave
     EASE_MS = 1000                # for so long memory is kept that the loop might need again
 
 
@@ -136,6 +162,9 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     l.poller.epoll_fd = -1
     l.poller.wake_fd = -1
     l.limits = limits[0]
+    if limits.private_fds:
+        # The keeper's, who is on the way: no runner takes the role.
+        l.owner = UWS_O_DOG
     l.io = sock_plain()
     while getrandom(&seed, sizeof(seed), 0) != sizeof(seed):
         if errno != EINTR:
@@ -185,7 +214,8 @@ cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     """Everything back, connections that are left included. No thread is in the loop any more."""
     cdef int saved = errno
     if l.table != NULL:
-        if not l.forked:
+        if not l.forked and not l.limits.private_fds:
+            # Otherwise they went with the keeper's table.
             _close_conns(l)
         munmap(l.table, <size_t>l.table_cap * sizeof(UwsConn))
     if l.extra != NULL:
@@ -224,7 +254,11 @@ cdef void loop_forked(UwsLoop* l) noexcept nogil:
     closed, however long the child lives."""
     cdef int saved = errno
     l.forked = 1
-    _close_conns(l)
+    if not l.limits.private_fds:
+        _close_conns(l)
+    elif l.kept:
+        # It is in the keeper's table, as they are.
+        l.spare_fd = -1
     loop_close(l)
     (&errno)[0] = saved
 
@@ -234,8 +268,9 @@ cdef int loop_listen(UwsLoop* l, int fd, bint shared, bint in_turn) noexcept nog
 
     shared: other programs accept from it too; a loop that drains leaves the newcomers to them.
     in_turn: other loops of the same server do; of those that wait the kernel wakes one.
-    UWS_OK, UWS_E_ARG (there are UWS_MAX_LISTENERS already) or UWS_E_SYS."""
-    if l.n_listeners == UWS_MAX_LISTENERS:
+    UWS_OK, UWS_E_ARG (there are UWS_MAX_LISTENERS already, or the keeper has a table without this one) or
+    UWS_E_SYS."""
+    if l.n_listeners == UWS_MAX_LISTENERS or l.kept:
         return UWS_E_ARG
     l.listen_for = EPOLLIN | EPOLLEXCLUSIVE if in_turn else EPOLLIN
     if poller_add(&l.poller, fd, l.listen_for, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
@@ -255,7 +290,8 @@ cdef int _wait_ms(UwsLoop* l, const UwsBatch* b) noexcept nogil:
     cdef int wait = loop_next_ms(l), look
     if b.taken < b.n or l.owner == UWS_O_GUEST:
         return 0
-    if l.owner == UWS_O_DOG and (l.role_wanted or l.dog_quit):
+    if l.owner == UWS_O_DOG and (l.role_wanted or l.dog_quit or l.told != 0 or l.asks != NULL
+                                 or (l.stopping and l.n_conns == 0 and not l.finished)):
         # Whoever said so while the flushing before this let go of the lock found nobody in epoll to be woken.
         return 0
     if l.owner != UWS_O_DOG and post_near(l) != 0 and l.guest == NULL:
@@ -341,6 +377,29 @@ cdef void _expire(UwsLoop* l) noexcept nogil:
         index = wheel_expire(&l.wheel, tick)
 
 
+cdef void _obey(UwsLoop* l) noexcept nogil:
+    """The keeper does what it was told since its last turn."""
+    cdef uint8_t told = l.told
+    # Who waits for the tending waits for its end.
+    l.told = told & UWS_TOLD_TEND
+    keeper_answer(l)
+    if told & UWS_TOLD_SWEEP:
+        conn_sweep(l)
+    if told & UWS_TOLD_LEAVE:
+        accept_leave(l)
+    if told & UWS_TOLD_LOOK:
+        accept_look(l)
+    if told & UWS_TOLD_SHARED:
+        accept_leave_shared(l)
+    if told & UWS_TOLD_DRAIN and not l.stopping:
+        _drain_all(l, l.drain_at_ms - l.now_ms if l.drain_at_ms > l.now_ms else 0)
+    if told & UWS_TOLD_STOP:
+        _stop_all(l)
+    if told & UWS_TOLD_TEND:
+        tend_queues(l)
+        l.told &= ~UWS_TOLD_TEND
+
+
 cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     """One turn: wait, then deal with all that is there. The events for Python end up in b, which is l.batch, or in the
     inboxes. Lets go of the lock while it waits, and now and then."""
@@ -349,7 +408,11 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     if b.taken == b.n:
         b.n = b.taken = 0
         b.used_bytes = b.owned_bytes = 0
+    if l.told != 0 or l.asks != NULL:
+        _obey(l)
     conn_flush_all(l)
+    if l.kept:
+        keeper_is_through(l)
     # Only now: flushing lets go of the lock, and whoever came in between did not see anybody to wake.
     wait = _wait_ms(l, b)
     l.polling = 1
@@ -429,10 +492,6 @@ cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, u
     timeout_ms: of the stop, when the last has left or the time is over.
     A second call brings the end forward, or does nothing. Nothing happens where the loop stops already.
     """
-    cdef uint32_t i, n = 0, place = 0, now
-    cdef uint64_t key = (<uint64_t>random_below(l, 0xFFFFFFFF) << 32) | random_below(l, 0xFFFFFFFF)
-    cdef uint64_t share
-    cdef UwsConn* c
     l.now_ms = clock_ms()
     if l.stopping or (l.draining and l.now_ms + over_ms >= l.drain_at_ms):
         return
@@ -441,7 +500,22 @@ cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, u
         accept_leave_shared(l)
     l.drain_at_ms = l.now_ms + over_ms
     l.drain_code = code
+    l.drain_jitter = jitter
     l.drain_stop_ms = timeout_ms
+    if loop_foreign(l):
+        keeper_tell(l, UWS_TOLD_DRAIN)
+        return
+    _drain_all(l, over_ms)
+    post_nudge(l)
+
+
+cdef void _drain_all(UwsLoop* l, uint64_t over_ms) noexcept nogil:
+    """Give everybody his turn to leave."""
+    cdef uint32_t i, n = 0, place = 0, now
+    cdef uint64_t key = (<uint64_t>random_below(l, 0xFFFFFFFF) << 32) | random_below(l, 0xFFFFFFFF)
+    cdef uint64_t share
+    cdef bint jitter = l.drain_jitter
+    cdef UwsConn* c
     for i in range(l.table_top):
         c = &l.table[i]
         if c.state == UWS_S_OPEN:
@@ -456,10 +530,9 @@ cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, u
         if c.state == UWS_S_OPEN:
             share = <uint64_t>(_shuffled(place, n, key) if jitter else place) * over_ms
             if jitter and over_ms != 0:
-                share += random_below(l, over_ms)
+                share += random_below(l, <uint32_t>over_ms)
             conn_leaves_at(l, c, now + <uint32_t>(share // n // UWS_TICK_MS))
             place += 1
-    post_nudge(l)
 
 
 cdef void _drain_step(UwsLoop* l) noexcept nogil:
@@ -480,9 +553,6 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
 
     A second call only brings the deadline forward. The thread that polls says when nothing is left (finished)."""
     cdef uint64_t at
-    cdef uint32_t i
-    cdef UwsConn* c
-    cdef int k
     l.now_ms = clock_ms()
     at = l.now_ms + timeout_ms
     if l.stopping:
@@ -492,6 +562,22 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
         return
     l.stopping = 1
     l.stop_at_ms = at
+    l.stop_code = code
+    l.stop_reason_len = <uint8_t>min(len_bytes, <size_t>UWS_MAX_REASON_BYTES)
+    if len_bytes != 0:
+        memcpy(l.stop_reason, reason, l.stop_reason_len)
+    if loop_foreign(l):
+        keeper_tell(l, UWS_TOLD_STOP)
+        return
+    _stop_all(l)
+    post_nudge(l)
+
+
+cdef void _stop_all(UwsLoop* l) noexcept nogil:
+    """Accept no more, and ask everybody to leave."""
+    cdef uint32_t i
+    cdef UwsConn* c
+    cdef int k
     for k in range(l.n_listeners):
         if l.accept_at_ms == 0 and not (l.draining and l.shared[k]):
             poller_remove(&l.poller, l.listener[k])
@@ -502,8 +588,10 @@ cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len
         if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
             conn_abort(l, c, UWS_C_SHUTDOWN)
         elif c.state == UWS_S_OPEN:
-            conn_leave(l, c, UWS_C_SHUTDOWN, code, reason, len_bytes)
-    post_nudge(l)
+            conn_leave(l, c, UWS_C_SHUTDOWN, l.stop_code, l.stop_reason, l.stop_reason_len)
+        if l.kept and i % FLUSH_EVERY == FLUSH_EVERY - 1:
+            # Twenty thousand close frames at a time, in each of many loops, would be memory that nobody else needs.
+            conn_flush_all(l)
 
 
 cdef void _stop_step(UwsLoop* l) noexcept nogil:

@@ -1,4 +1,4 @@
-# F6. Who is at the other end of a connection, as an Address. Owns nothing; used by conn and by exchange.
+# F6. Who is at either end of a connection, as an Address. Owns nothing; used by conn and by exchange.
 
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -12,6 +12,13 @@ cdef struct UwsRemote:
     uint32_t forwarded                # id of what a trusted proxy said of its client, with a reference; 0: nothing
     const uint8_t* text
     size_t len_bytes
+
+
+cdef class RawEnds:
+    cdef sockaddr_storage peer
+    cdef sockaddr_storage local
+    cdef object client                # remote_addr, where it is not that of peer; else None
+    cdef readonly bint is_secure
 
 
 cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil

@@ -2,6 +2,7 @@
 
 import os
 
+cimport cython
 from libc.stdint cimport uint16_t
 
 from _uws.handshake cimport conn_peer
@@ -28,6 +29,29 @@ cdef extern from "arpa/inet.h" nogil:
         in6_addr sin6_addr
     const char* inet_ntop(int, const void*, char*, unsigned int)
     uint16_t ntohs(uint16_t)
+
+
+@cython.final
+cdef class RawEnds:
+    """Both ends of a connection that was there. See peer.pyi."""
+
+    def __init__(self):
+        raise TypeError("ends are taken by the loop")
+
+    @property
+    def remote_addr(self):
+        return address_of(&self.peer) if self.client is None else self.client
+
+    @property
+    def peer_addr(self):
+        return address_of(&self.peer)
+
+    @property
+    def local_addr(self):
+        return address_of(&self.local)
+
+    def __reduce__(self):
+        return Ends, (self.remote_addr, self.local_addr, self.is_secure)
 
 
 cdef str _unix_host(const sockaddr_storage* storage):
@@ -76,4 +100,4 @@ cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer
 
 
 # At the end, as in conn.
-from unlimitedws.address import Address, plain_host
+from unlimitedws.address import Address, Ends, plain_host

@@ -5,13 +5,18 @@
 from _uws.proto cimport UWS_EV_OPEN, UwsEvent
 from libc.stdint cimport uint32_t
 
-from _uws.slot cimport conn_blocks
+from _uws.slot cimport conn_blocks, loop_nudge
 from _uws.state cimport UwsConn, UwsLoop, UwsSide
 
 
 cdef enum:
     # What an event that waits takes beside its payload: messages of no bytes at all have to count in the total.
     UWS_NOTE_COST_BYTES = 64
+
+
+cdef inline void post_nudge(UwsLoop* l) noexcept nogil:
+    """There is something for the thread that polls."""
+    loop_nudge(l)
 
 
 cdef inline bint post_flooded(const UwsLoop* l) noexcept nogil:
@@ -44,7 +49,6 @@ cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef void post_spill(UwsLoop* l) noexcept nogil
 cdef void post_drained(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void post_nudge(UwsLoop* l) noexcept nogil
 cdef void post_ready(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef UwsConn* post_pop_ready(UwsLoop* l) noexcept nogil
 cdef UwsConn* post_pop_apart(UwsLoop* l) noexcept nogil

@@ -4,7 +4,6 @@ from libc.stdint cimport int32_t
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_OK
 from _uws.inbox cimport inbox_put
-from _uws.poller cimport poller_wake
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
 from _uws.slot cimport conn_at, conn_index, conn_mute, conn_reading, conn_side
@@ -23,14 +22,6 @@ from _uws.state cimport (
     pthread_cond_signal,
 )
 from _uws.wheel cimport wheel_set
-
-
-cdef void post_nudge(UwsLoop* l) noexcept nogil:
-    """Let the thread that waits in epoll come back, once however often it is asked: there is something for it."""
-    if l.polling and not l.woken:
-        l.woken = 1
-        l.count.wakeups += 1
-        poller_wake(&l.poller)
 
 
 cdef void post_wake_parked(UwsLoop* l) noexcept nogil:

@@ -14,18 +14,25 @@
 # A guest is away whenever it is not visiting. That is no sign of anything: so the watchdog looks whether there is
 # something to do, and for how long the guest has let it lie. When it takes the role it rings the bell, and polls until
 # the guest comes. Timers alone are no reason to call the guest: the watchdog sees to those by itself.
+#
+# Where the descriptors are in a table of the loop's own (private_fds), the watchdog is their keeper: it leaves the
+# process's table when it begins, and has the role from then on until its end. Runners only run callbacks.
 
 from libc.errno cimport ENOMEM, errno
 from posix.signal cimport SIG_SETMASK, sigfillset, sigset_t
 from posix.time cimport timespec
+from posix.unistd cimport close
 
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_E_SYS, UWS_OK
+from _uws.keeper cimport keeper_answer, keeper_is_through
 from _uws.life cimport conn_flush_all
 from _uws.loop cimport batch_destroy, batch_init, loop_next_ms, loop_turn
 from _uws.memory cimport memory_join, memory_leave, memory_stack
 from _uws.poller cimport bell_make, bell_ring, bell_silence, poller_wake, poller_watch
 from _uws.post cimport post_call, post_near, post_nudge, post_spill, post_wake_parked
+from _uws.slot cimport pthread_self
+from _uws.sock cimport sock_spare
 from _uws.state cimport (
     UWS_O_DOG,
     UWS_O_GUEST,
@@ -40,6 +47,7 @@ from _uws.state cimport (
     pthread_mutex_unlock,
     pthread_t,
 )
+from _uws.table cimport table_empty, table_leave
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_attr_t:
@@ -231,6 +239,7 @@ cdef void* _dog(void* arg) noexcept nogil:
     if able:
         memory_join(l, &b)
     l.dog_alive = 1 if able else 2
+    l.dog_error = ENOMEM
     pthread_cond_broadcast(&l.runner_cond)
     while able and not l.dog_quit:
         if l.guest != NULL:
@@ -247,6 +256,71 @@ cdef void* _dog(void* arg) noexcept nogil:
     return NULL
 
 
+cdef bint _move_out(UwsLoop* l) noexcept nogil:
+    """Have a descriptor table of one's own, with what the loop needs there. False: errno says why."""
+    cdef int[18] keep
+    cdef int k
+    keep[0] = l.poller.epoll_fd
+    keep[1] = l.poller.wake_fd
+    for k in range(l.n_listeners):
+        keep[2 + k] = l.listener[k]
+    return table_leave(keep, 2 + l.n_listeners) == UWS_OK
+
+
+cdef void _keep(UwsLoop* l, UwsBatch* b) noexcept nogil:
+    """Poll, and leave the callbacks to the runners, which have another table: what is for them goes to the inboxes."""
+    cdef uint64_t taken
+    l.batch = b
+    while not l.dog_quit:
+        taken = l.taken_seq
+        loop_turn(l, b)
+        post_spill(l)
+        _finish(l)
+        if l.n_ready != 0 and (l.parked == l.runners or _has_lane(l)
+                               or (l.gil_waiters == 0 and l.taken_seq == taken)):
+            post_wake_parked(l)
+    l.batch = NULL
+
+
+cdef void* _keeper(void* arg) noexcept nogil:
+    """The watchdog of a loop whose descriptors are in a table of its own, which is this thread's: it has the role for
+    good."""
+    cdef UwsLoop* l = <UwsLoop*>arg
+    cdef UwsBatch b
+    cdef bint able = batch_init(&b) == UWS_OK
+    cdef int error = ENOMEM
+    pthread_mutex_lock(&l.lock)
+    # One in the table of the process would be of no use.
+    if l.spare_fd >= 0:
+        close(l.spare_fd)
+    l.spare_fd = -1
+    pthread_mutex_unlock(&l.lock)
+    if able and not _move_out(l):
+        error = errno
+        able = False
+    pthread_mutex_lock(&l.lock)
+    l.dog_alive = 1 if able else 2
+    l.dog_error = error
+    if able:
+        l.spare_fd = sock_spare()
+        l.keeper = pthread_self()
+        l.kept = 1
+    pthread_cond_broadcast(&l.runner_cond)
+    if able:
+        _keep(l, &b)
+        # Nobody waits for it any more.
+        l.kept = 0
+        keeper_answer(l)
+        keeper_is_through(l)
+        l.keeper = 0
+    l.spare_fd = -1
+    pthread_mutex_unlock(&l.lock)
+    if able:
+        table_empty()
+    batch_destroy(&b)
+    return NULL
+
+
 cdef int role_start(UwsLoop* l) noexcept nogil:
     """Start the watchdog. UWS_OK or UWS_E_SYS (errno says why). It takes no signals: they are for Python."""
     cdef pthread_attr_t attr
@@ -256,7 +330,7 @@ cdef int role_start(UwsLoop* l) noexcept nogil:
     pthread_sigmask(SIG_SETMASK, &every, &before)
     pthread_attr_init(&attr)
     pthread_attr_setstacksize(&attr, DOG_STACK_BYTES)
-    failed = pthread_create(&l.dog, &attr, _dog, l)
+    failed = pthread_create(&l.dog, &attr, _keeper if l.limits.private_fds else _dog, l)
     pthread_attr_destroy(&attr)
     pthread_sigmask(SIG_SETMASK, &before, NULL)
     if failed:
@@ -270,7 +344,7 @@ cdef int role_start(UwsLoop* l) noexcept nogil:
     pthread_mutex_unlock(&l.lock)
     if failed:
         pthread_join(l.dog, NULL)
-        (&errno)[0] = ENOMEM
+        (&errno)[0] = l.dog_error
         return UWS_E_SYS
     return UWS_OK
 
@@ -366,7 +440,7 @@ cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil:
         if (l.gil_waiters == 0 or l.lanes > 1) and (l.n_ready if l.owner == UWS_O_RUNNER else post_near(l)) != 0:
             work = UWS_WORK_EVENTS
             break
-        if l.owner == UWS_O_DOG and l.role_wanted == 0:
+        if l.owner == UWS_O_DOG and l.role_wanted == 0 and not l.limits.private_fds:
             l.role_wanted = 1
             post_nudge(l)
             while l.owner == UWS_O_DOG and not l.finished:

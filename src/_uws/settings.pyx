@@ -13,7 +13,7 @@ cdef tuple SETTINGS = (
     "max_buffered_bytes", "high_water_bytes", "low_water_bytes", "overflow", "max_buffered_total_bytes",
     "max_inbox_bytes", "max_inbox_messages",
     "max_inbox_total_bytes", "max_connections", "schedule_timeout_us", "cooldown_us", "io_timeout_us", "runners",
-    "jobs", "proxy_protocol", "compression", "compression_level", "compression_mem_level",
+    "jobs", "proxy_protocol", "private_fds", "compression", "compression_level", "compression_mem_level",
     "compression_server_takeover", "compression_client_takeover", "compression_server_bits",
     "compression_client_bits", "compression_threshold",
 )
@@ -61,6 +61,7 @@ cdef int settings_read(UwsSettings* out, dict settings) except -1:
     limits.io_timeout_us = settings["io_timeout_us"]
     limits.jobs = settings["jobs"]
     limits.proxy_protocol = settings["proxy_protocol"]
+    limits.private_fds = settings["private_fds"]
     limits.deflate.enabled = settings["compression"]
     limits.deflate.level = settings["compression_level"]
     limits.deflate.mem_level = settings["compression_mem_level"]

@@ -11,6 +11,7 @@ cdef enum:
     UWS_SLAB_ARENA_BYTES = 262144     # size and alignment of an arena
     UWS_SLAB_HEAD_BYTES = 64          # of UwsArena; blocks follow, the first of them on a cache line
     UWS_SLAB_KEEP_BYTES = 2097152     # the largest mapping of its own that is kept for the next taker
+    UWS_SLAB_MAX_LARGE = 8            # of those that are kept
     UWS_SLAB_MAX_EXTRA = 32           # empty arenas that are kept beside one a class: what a turn takes the next takes
 
 
@@ -33,10 +34,12 @@ cdef struct UwsSlab:
     UwsArena* kept[UWS_SLAB_CLASSES]   # empty ones, linked by next
     uint32_t n_kept[UWS_SLAB_CLASSES]
     uint32_t n_idle[UWS_SLAB_CLASSES]  # of those, how many nobody has needed since slab_ease() was called last
-    uint32_t n_extra                   # of all classes' kept ones those beside one a class
+    uint32_t n_extra                   # of all classes' kept ones those beside one a class, large ones are a class
+    uint32_t n_kept_large
+    uint32_t n_idle_large
     UwsArena* full
     UwsArena* large
-    UwsArena* kept_large
+    UwsArena* kept_large               # ring of mappings that are kept, the one given back last first
     size_t page_bytes                  # the kernel's
     size_t used_bytes                  # of live blocks, as rounded up
     size_t held_bytes                  # mapped; touched only as far as it was used

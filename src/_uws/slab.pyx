@@ -170,16 +170,47 @@ cdef bint large_bytes(UwsSlab* slab, size_t want_bytes, size_t* need) noexcept n
     return True
 
 
+cdef UwsArena* large_fitting(UwsSlab* slab, size_t need, bint growing) noexcept nogil:
+    """One of the mappings kept; NULL: none of them fits."""
+    cdef UwsArena* arena = slab.kept_large
+    cdef uint32_t _
+    for _ in range(slab.n_kept_large):
+        # A message that grows will go on growing and may have all of what was kept; anybody else may not sit on more
+        # than twice what it asked for.
+        if arena.mapped_bytes >= need and (growing or arena.mapped_bytes // 2 <= need):
+            return arena
+        arena = arena.next
+    return NULL
+
+
+cdef void large_unkeep(UwsSlab* slab, UwsArena* arena) noexcept nogil:
+    ring_remove(&slab.kept_large, arena)
+    slab.n_kept_large -= 1
+    if slab.n_kept_large != 0:
+        slab.n_extra -= 1
+    if slab.n_kept_large < slab.n_idle_large:
+        slab.n_idle_large = slab.n_kept_large
+
+
+cdef void large_drop(UwsSlab* slab, uint32_t n_left) noexcept nogil:
+    """Unmap what has been kept for longest until n_left are."""
+    cdef UwsArena* arena
+    while slab.n_kept_large > n_left:
+        arena = slab.kept_large.prev
+        large_unkeep(slab, arena)
+        arena_unmap(slab, arena)
+    slab.n_idle_large = slab.n_kept_large
+
+
 cdef void* large_take(UwsSlab* slab, size_t want_bytes, bint growing) noexcept nogil:
     """A block with a mapping of its own."""
-    cdef UwsArena* arena = slab.kept_large
+    cdef UwsArena* arena
     cdef size_t need
     if not large_bytes(slab, want_bytes, &need):
         return NULL
-    # A message that grows will go on growing and may have all of what was kept; anybody else may not sit on
-    # more than twice what it asked for.
-    if arena != NULL and arena.mapped_bytes >= need and (growing or arena.mapped_bytes // 2 <= need):
-        slab.kept_large = NULL
+    arena = large_fitting(slab, need, growing)
+    if arena != NULL:
+        large_unkeep(slab, arena)
     else:
         arena = arena_map(slab, need)
         if arena == NULL:
@@ -222,18 +253,19 @@ cdef void* large_grow(UwsSlab* slab, UwsArena* arena, size_t want_bytes) noexcep
 
 
 cdef void large_give(UwsSlab* slab, UwsArena* arena) noexcept nogil:
-    cdef UwsArena* other = slab.kept_large
     ring_remove(&slab.large, arena)
     slab.live_large -= 1
     slab.live_blocks -= 1
     slab.used_bytes -= arena.block_bytes
     arena.used = 0
-    if arena.mapped_bytes <= UWS_SLAB_KEEP_BYTES:
-        if other == NULL or other.mapped_bytes < arena.mapped_bytes:
-            slab.kept_large = arena
-            arena = other
-    if arena != NULL:
+    if arena.mapped_bytes > UWS_SLAB_KEEP_BYTES or slab.n_kept_large == UWS_SLAB_MAX_LARGE:
         arena_unmap(slab, arena)
+        return
+    ring_add(&slab.kept_large, arena)
+    slab.kept_large = arena
+    if slab.n_kept_large != 0:
+        slab.n_extra += 1
+    slab.n_kept_large += 1
 
 
 cdef void* block_take(UwsSlab* slab, unsigned int index) noexcept nogil:
@@ -344,6 +376,8 @@ cdef void slab_ease(UwsSlab* slab) noexcept nogil:
     for i in range(UWS_SLAB_CLASSES):
         n_idle = slab.n_idle[i]
         kept_drop(slab, i, slab.n_kept[i] - (n_idle - 1 if n_idle > 1 else 0))
+    n_idle = slab.n_idle_large
+    large_drop(slab, slab.n_kept_large - (n_idle - 1 if n_idle > 1 else 0))
 
 
 cdef void slab_trim(UwsSlab* slab) noexcept nogil:
@@ -351,9 +385,7 @@ cdef void slab_trim(UwsSlab* slab) noexcept nogil:
     cdef unsigned int i
     for i in range(UWS_SLAB_CLASSES):
         kept_drop(slab, i, 0)
-    if slab.kept_large != NULL:
-        arena_unmap(slab, slab.kept_large)
-        slab.kept_large = NULL
+    large_drop(slab, 0)
 
 
 cdef void* slab_take(UwsSlab* slab, size_t want_bytes, size_t* got_bytes) noexcept nogil:

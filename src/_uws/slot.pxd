@@ -7,6 +7,7 @@ from _uws.atomic cimport atomic_write
 from _uws.clock cimport clock_ms
 from _uws.state cimport (
     UWS_C_LOCAL,
+    UWS_F_DIRTY,
     UWS_F_GONE,
     UWS_M_EXTRA,
     UWS_M_MUTE,
@@ -18,6 +19,7 @@ from _uws.state cimport (
     UwsExtra,
     UwsLoop,
     UwsSide,
+    pthread_t,
 )
 from _uws.wheel cimport UWS_TICK_MS
 
@@ -26,6 +28,30 @@ cdef extern from * nogil:
         __ATOMIC_RELAXED
     uint32_t __atomic_add_fetch(uint32_t*, uint32_t, int)
     uint32_t __atomic_sub_fetch(uint32_t*, uint32_t, int)
+
+
+cdef extern from "pthread.h" nogil:
+    pthread_t pthread_self()
+
+
+cdef inline bint loop_foreign(const UwsLoop* l) noexcept nogil:
+    """Are the descriptors of the loop's connections in another thread's table? Then here their numbers mean nothing, or
+    somebody else's files."""
+    return l.limits.private_fds and pthread_self() != l.keeper
+
+
+cdef inline void loop_nudge(UwsLoop* l) noexcept nogil:
+    """Let the thread that waits in epoll come back, once however often it is asked: there is something for it."""
+    if l.polling and not l.woken:
+        loop_wake(l)
+
+
+cdef inline void conn_enlist(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Put c on the list of those that have something to flush; it has a side block."""
+    if not (c.flags & UWS_F_DIRTY):
+        c.flags |= UWS_F_DIRTY
+        c.side.dirty_next = l.dirty_head
+        l.dirty_head = conn_index(l, c)
 
 
 cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -105,7 +131,9 @@ cdef inline uint32_t tick_now(UwsLoop* l) noexcept nogil:
     return l.tick
 
 
+cdef void loop_wake(UwsLoop* l) noexcept nogil
 cdef UwsSide* conn_side(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_told(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef UwsExtra* conn_extra(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_trim(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void side_give_request(UwsLoop* l, UwsSide* side) noexcept nogil

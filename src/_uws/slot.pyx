@@ -4,7 +4,16 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
 from _uws.errs cimport UWS_OK
-from _uws.poller cimport EPOLLIN, EPOLLOUT, UWS_TAG_CONN, poll_tag, poller_add, poller_change, poller_remove
+from _uws.poller cimport (
+    EPOLLIN,
+    EPOLLOUT,
+    UWS_TAG_CONN,
+    poll_tag,
+    poller_add,
+    poller_change,
+    poller_remove,
+    poller_wake,
+)
 from _uws.slab cimport slab_give, slab_take
 from _uws.state cimport (
     UWS_F_DIRTY,
@@ -16,7 +25,24 @@ from _uws.state cimport (
     UWS_F_READY,
     UWS_F_UNPOLLED,
     UWS_M_EXTRA,
+    UWS_TOLD_SWEEP,
 )
+
+
+cdef void loop_wake(UwsLoop* l) noexcept nogil:
+    l.woken = 1
+    l.count.wakeups += 1
+    poller_wake(&l.poller)
+
+
+cdef void conn_told(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """There is something to be done with c's descriptor, which is in the keeper's table: what that is, its state and
+    flags say. It comes with what is flushed."""
+    if conn_side(l, c) != NULL:
+        conn_enlist(l, c)
+    else:
+        l.told |= UWS_TOLD_SWEEP
+    loop_nudge(l)
 
 
 # ---- the side block
@@ -66,6 +92,9 @@ cdef void conn_poll_for(UwsLoop* l, UwsConn* c, bint reading, bint writing) noex
     cdef bint was_writing = (c.flags & UWS_F_OUT_ON) != 0
     if was_reading == reading and was_writing == writing:
         return
+    if loop_foreign(l):
+        conn_told(l, c)
+        return
     c.flags &= ~(UWS_F_IN_OFF | UWS_F_OUT_ON)
     if not reading:
         c.flags |= UWS_F_IN_OFF
@@ -92,7 +121,11 @@ cdef void conn_reading(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef void conn_unpoll(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Out of the epoll set: a hang-up or an error is reported whether it is asked for or not, level-triggered."""
-    if not (c.flags & UWS_F_UNPOLLED):
+    if c.flags & UWS_F_UNPOLLED:
+        return
+    if loop_foreign(l):
+        conn_told(l, c)
+    else:
         poller_remove(&l.poller, conn_index(l, c))
         c.flags |= UWS_F_UNPOLLED | UWS_F_IN_OFF
         c.flags &= ~UWS_F_OUT_ON

@@ -9,7 +9,7 @@ from _uws.poller cimport UwsPoller
 from _uws.proto cimport UwsEvent, UwsProto, UwsProtoEnv
 from _uws.proxy cimport UwsNet
 from _uws.slab cimport UwsSlab
-from _uws.sock cimport UwsTransport
+from _uws.sock cimport UwsTransport, sockaddr_storage
 from _uws.upgrade cimport UwsUpgrade, UwsUpgradeLimits
 from _uws.wheel cimport UwsLink, UwsWheel
 
@@ -213,6 +213,25 @@ cdef enum UwsOwner:
 cdef enum:
     UWS_ROLE_NEW = 1          # away_seq of no time away: what a loop and a runner begin with
 
+# What others have told the keeper of a loop with a descriptor table of its own (UwsLoop.told).
+cdef enum UwsTold:
+    UWS_TOLD_LEAVE = 1        # accept_leave(),
+    UWS_TOLD_LOOK = 2         # accept_look(),
+    UWS_TOLD_SHARED = 4       # accept_leave_shared(): to be done in its place
+    UWS_TOLD_DRAIN = 8        # the loop drains: give everybody his turn
+    UWS_TOLD_STOP = 16        # it stops: tell everybody
+    UWS_TOLD_TEND = 32        # all queues together hold too much
+    UWS_TOLD_SWEEP = 64       # there was no memory to say whose descriptor it is about: look at all
+
+# Somebody waits for the addresses of a connection. It is on his stack.
+cdef struct UwsAsk:
+    UwsAsk* next
+    int32_t index
+    uint32_t generation
+    sockaddr_storage* peer
+    sockaddr_storage* local
+    bint done
+
 cdef struct UwsLimits:
     UwsUpgradeLimits upgrade
     uint32_t handshake_timeout_ms
@@ -240,6 +259,7 @@ cdef struct UwsLimits:
     uint32_t io_timeout_us
     uint32_t jobs             # connections with undelivered events before accepting pauses; 0: no limit
     uint8_t proxy_protocol    # every connection begins with a PROXY header
+    uint8_t private_fds       # the loop's descriptors are in a table of its own
     UwsDeflateSettings deflate
 
 cdef struct UwsCounters:
@@ -347,6 +367,7 @@ cdef struct UwsLoop:
     uint8_t dog_asleep
     uint8_t dog_quit
     uint8_t dog_alive
+    int dog_error             # why it is not: errno
     uint8_t rung              # bell_fd has been written since the guest came last
     int bell_fd               # an eventfd that calls a guest whose role the watchdog has taken; -1: there is no guest
     UwsBatch* guest           # the guest's batch; NULL: there is none
@@ -364,13 +385,27 @@ cdef struct UwsLoop:
     pthread_cond_t wait_cond
     pthread_t dog
 
+    # where it has a descriptor table of its own
+    pthread_t keeper          # whose table it is: the watchdog, which has the role for good; 0: not yet, or no more
+    uint8_t told              # UwsTold
+    uint8_t kept              # the keeper is at work
+    uint8_t is_full           # accepting rests until one of its own connections has gone
+    uint32_t seats            # connections that its table has room for; 0: as many as the process's
+    uint32_t rounds           # times that everything queued has been offered to the kernel
+    uint32_t waiting          # threads that wait for the keeper
+    UwsAsk* asks
+
     # draining, then stopping
     uint8_t draining
     uint16_t drain_code       # what those who leave are told
     uint64_t drain_at_ms      # whoever is there then leaves at once, and the loop stops,
     uint64_t drain_stop_ms    # ... with this for a timeout
+    uint8_t drain_jitter
     uint8_t stopping
     uint8_t finished
     uint8_t forked            # this is a child process: the connections are the parent's
     UwsLoop* next_loop        # of all loops of the process; under the GIL
     uint64_t stop_at_ms       # what is left then is dropped
+    uint16_t stop_code        # what those who are there are told
+    uint8_t stop_reason_len
+    uint8_t stop_reason[123]

@@ -186,6 +186,8 @@ class Roll:
     def _was_revoked(self, user: object, session: object, since: float) -> bool:
         if since < time.monotonic() - self.window:
             return True
+        if not self._recent:
+            return False
         whoever = ((user, None), (None, session), (user, session))
         return any(self._recent.get(who, -math.inf) >= since for who in whoever)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from .errors import AddressError
 
-__all__ = ["Activated", "Address", "Descriptor", "Where", "parse", "plain_host"]
+__all__ = ["Activated", "Address", "Descriptor", "Ends", "Where", "parse", "plain_host"]
 
 _MAPPED = "::ffff:"
 _UNIX = "unix:"
@@ -45,6 +45,20 @@ class Address(NamedTuple):
         if self.is_unix:
             return _one_line(self.host)
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Ends(NamedTuple):
+    """Both ends of a connection, and what it shows of the client, beside the engine's `RawEnds`.
+
+    Attributes:
+        remote_addr: The client's.
+        local_addr: Ours.
+        is_secure: Whether the client speaks TLS.
+    """
+
+    remote_addr: Address
+    local_addr: Address
+    is_secure: bool
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import doctor, echo
+from .commands import bench, doctor, echo
 from .commands.echo import echo_server
 
 __all__ = ["echo_server", "main"]
@@ -31,6 +31,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="unlimitedws", description="A WebSocket server library for Linux.")
     parser.add_argument("--version", action="version", version=f"unlimitedws {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (echo, doctor):
+    for command in (echo, bench, doctor):
         command.add_to(commands)
     return parser

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from inspect import isawaitable, iscoroutine, iscoroutinefunction
+from inspect import CO_COROUTINE, isawaitable, iscoroutine, iscoroutinefunction
 from threading import Thread
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from types import FunctionType, MethodType
+from typing import Any, Protocol, TypeAlias
 
 from _uws.exchange import Exchange
 
@@ -34,6 +35,11 @@ _NO_ROUTE = (
     b"HTTP/1.1 426 Upgrade Required\r\nConnection: close, Upgrade\r\nContent-Type: text/plain\r\n"
     b"Content-Length: 51\r\nUpgrade: websocket\r\n\r\nThis address speaks WebSocket: ask for an upgrade.\n"
 )
+
+_YES = Accept()
+
+# What a function that is not to be awaited returns, nearly always.
+_PLAIN_RESULTS = frozenset({type(None), Accept, Reject, Response, str, bytes})
 
 # Fields of the handshake itself, which gobwas does not show to OnHeader either; Host has a hook of its own.
 _NOT_SHOWN = ("connection", "host", "upgrade")
@@ -68,13 +74,8 @@ class Rules:
         self.routes = Routes()
 
 
-class Step(NamedTuple):
-    """The next function to call, and what the log is to call it."""
-
-    name: str
-    func: Callable[..., Any]
-    args: tuple[object, ...]
-
+Step: TypeAlias = tuple[str, Callable[..., Any], tuple[object, ...]]
+"""What to call next: what the log is to call it, the function, its arguments."""
 
 # Asks for one call after the other, and returns what is to be answered: so it does not matter where they run.
 Steps: TypeAlias = Generator[Step, Any, Accept | Response]
@@ -83,7 +84,7 @@ Steps: TypeAlias = Generator[Step, Any, Accept | Response]
 class _Ask:
     """One request on its way to its answer."""
 
-    __slots__ = ("auth", "exchange", "request", "since", "step", "steps")
+    __slots__ = ("args", "auth", "exchange", "func", "name", "request", "since", "steps")
 
     def __init__(
         self, exchange: Exchange, request: Request, steps: Steps, auth: Authenticator | None = None
@@ -92,7 +93,10 @@ class _Ask:
         self.exchange = exchange
         self.request = request
         self.steps = steps
-        self.step = Step("on_request", _nothing, ())
+        # The step that is under way; of a request that did not get as far as its first, the name alone.
+        self.name = "on_request"
+        self.func: Callable[..., Any]
+        self.args: tuple[object, ...]
         self.since = time.monotonic()
 
 
@@ -128,7 +132,7 @@ class Door:
         self._keep_request = options.keep_request
         self._limit = seconds(options.request_timeout, "request_timeout")
         self._auth_timeout = options.auth_timeout
-        self._proxies = proxies
+        self._proxies = proxies if proxies else None
         self._roll = roll
         self._failed = failed
         self._may_block = options.pool is not None
@@ -136,15 +140,12 @@ class Door:
         self.gate: Gate | None = None
 
     def _request_of(self, exchange: Exchange) -> Request:
-        peer = exchange.peer_addr
-        believe = partial(self._proxies.seen, peer) if self._proxies.trusts(peer) else None
-        return Request(
-            exchange.head,
-            exchange.remote_addr,
-            exchange.local_addr,
-            is_secure=exchange.is_secure,
-            believe=believe,
-        )
+        believe = None
+        if self._proxies is not None:
+            peer = exchange.ends.peer_addr
+            if self._proxies.trusts(peer):
+                believe = partial(self._proxies.seen, peer)
+        return Request._on(exchange.head, exchange.ends, believe)
 
     def on_request(self, exchange: Exchange) -> None:
         """Decide on an upgrade. The engine's hook. Does not raise."""
@@ -180,9 +181,9 @@ class Door:
 
     def _admission(self, request: Request, auth: Authenticator | None) -> Steps:
         hooks = self._rules.hooks
-        accept = Accept()
+        accept = _YES
         if auth is not None:
-            said = _decision((yield Step("auth.check", auth.check, (request,))), "auth.check")
+            said = _decision((yield "auth.check", auth.check, (request,)), "auth.check")
             if isinstance(said, Reject):
                 return said
             if said is not None:
@@ -190,14 +191,14 @@ class Door:
                 request.user, request.session = accept.user, accept.session
         hook = hooks.get("on_request")
         if hook is not None:
-            said = _decision((yield Step("on_request", hook, (request,))), "on_request")
+            said = _decision((yield "on_request", hook, (request,)), "on_request")
             if isinstance(said, Reject):
                 return said
             if said is not None:
                 accept = _joined(accept, _offered(request, said))
         hook = hooks.get("on_host")
         if hook is not None:
-            refused = _objection((yield Step("on_host", hook, (request.host,))), "on_host")
+            refused = _objection((yield "on_host", hook, (request.host,)), "on_host")
             if refused is not None:
                 return refused
         hook = hooks.get("on_header")
@@ -205,7 +206,7 @@ class Door:
             for name, value in request.headers.raw:
                 if name.lower() in _NOT_SHOWN or name.lower().startswith(_NOT_SHOWN_PREFIX):
                     continue
-                refused = _objection((yield Step("on_header", hook, (name, value))), "on_header")
+                refused = _objection((yield "on_header", hook, (name, value)), "on_header")
                 if refused is not None:
                     return refused
         return accept
@@ -223,7 +224,7 @@ class Door:
     def _next(self, ask: _Ask, result: object) -> bool:
         """Find out what is to be called next. False: nothing more, the request has its answer."""
         try:
-            ask.step = ask.steps.send(result)
+            ask.name, ask.func, ask.args = ask.steps.send(result)
         except StopIteration as stop:
             self._finish(ask, stop.value)
             return False
@@ -231,9 +232,8 @@ class Door:
 
     def _place(self, ask: _Ask, may_block: bool) -> None:
         """Have the next call made, here where this thread may block, or where it belongs."""
-        step = ask.step
-        if iscoroutinefunction(step.func):
-            self._await(ask, partial(step.func, *step.args))
+        if _is_async(ask.func):
+            self._await(ask, partial(ask.func, *ask.args))
         elif may_block:
             self._call(ask)
         elif not self.helpers.submit(partial(self._call, ask)):
@@ -244,14 +244,14 @@ class Door:
         try:
             # It may have waited for this thread for longer than anybody waits for the answer.
             while ask.exchange.pending:
-                result = ask.step.func(*ask.step.args)
-                if isawaitable(result):
+                result = ask.func(*ask.args)
+                if type(result) not in _PLAIN_RESULTS and isawaitable(result):
                     if not self._await(ask, partial(_given, result)) and iscoroutine(result):
                         result.close()
                     return
                 if not self._next(ask, result):
                     return
-                if iscoroutinefunction(ask.step.func):
+                if _is_async(ask.func):
                     self._place(ask, True)
                     return
         except BaseException as exc:
@@ -341,13 +341,13 @@ class Door:
         """A hook raised, or returned what it must not."""
         if not isinstance(exc, Exception | KeyboardInterrupt | SystemExit):
             # Such as asyncio.CancelledError: of a hook's own doings, and no order to stop the server.
-            wrapped = RuntimeError(f"{ask.step.name} raised {type(exc).__name__}")
+            wrapped = RuntimeError(f"{ask.name} raised {type(exc).__name__}")
             wrapped.__cause__ = exc
             exc = wrapped
         try:
             ask.exchange.answer(500, _ERROR)
         finally:
-            self._failed(ask.request, exc, ask.step.name)
+            self._failed(ask.request, exc, ask.name)
 
 
 class _NoRoute(Response):
@@ -357,8 +357,13 @@ class _NoRoute(Response):
         return _NO_ROUTE
 
 
-def _nothing() -> None:
-    """What an ask has for a step before its first."""
+def _is_async(func: Callable[..., Any]) -> bool:
+    """Tell whether a function is a coroutine function, as inspect does: at once for what nearly every hook is."""
+    plain = func.__func__ if type(func) is MethodType else func
+    # One that was marked as such (`inspect.markcoroutinefunction`) has that in its attributes.
+    if type(plain) is FunctionType and not plain.__dict__:
+        return bool(plain.__code__.co_flags & CO_COROUTINE)
+    return iscoroutinefunction(func)
 
 
 def _given(result: Any) -> Any:
@@ -367,7 +372,7 @@ def _given(result: Any) -> Any:
 
 def _answering(handler: Callable[[Request], Any], request: Request) -> Steps:
     name = f"route {request.path}"
-    return answer_of((yield Step(name, handler, (request,))), name)
+    return answer_of((yield name, handler, (request,)), name)
 
 
 def _decision(said: object, name: str) -> Decision:

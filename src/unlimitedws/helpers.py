@@ -6,7 +6,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from .errors import ScheduleTimeoutError
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -40,10 +39,9 @@ class Helpers:
             job()
             return True
         try:
-            self._pool.schedule_timeout(0, job)
-        except (ScheduleTimeoutError, RuntimeError):
+            return self._pool._put(job, 0.0)
+        except RuntimeError:
             return False
-        return True
 
     def submit_async(
         self, work: Callable[[], Awaitable[object]], limit: float, done: Done, wanted: Callable[[], bool]

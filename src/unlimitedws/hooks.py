@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, overload
@@ -116,6 +115,9 @@ def check_hook_name(owner: object, name: str) -> None:
         names = sorted(
             {n for kind in type(owner).__mro__ for n, v in vars(kind).items() if isinstance(v, Hook)}
         )
+        # Here, as most programs never need it: a quarter of a megabyte.
+        import difflib
+
         near = difflib.get_close_matches(name, names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
         raise AttributeError(f"there is no hook {name!r}{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypedDict
@@ -223,6 +222,12 @@ class Options:
     all connections together, and the pool's numbers, they divide among them, and `max_connections` is a limit on
     their sum. Under the GIL they run the engine in parallel, never two callbacks. See docs/scaling.md."""
 
+    private_fds: bool = False
+    """Whether each loop has a table of descriptors of its own, so that RLIMIT_NOFILE limits each loop and not the
+    process: for more connections than that, where it cannot be raised. Callbacks run on other threads than the I/O
+    then, and pay for the way there and back. Not with `workers`, whose processes have tables of their own, nor in
+    `unlimitedws.aio`. See docs/scaling.md."""
+
     workers: int = 1
     """Processes that share the listening sockets, at most 256. With more than one, `Server.run` supervises them and
     serves nobody itself. Each is a server of its own: every option is for each of them. See docs/scaling.md."""
@@ -287,7 +292,7 @@ class Options:
             _check_int("max_stream_bytes", self.max_stream_bytes, 1, _MAX_LONG)
         _check_int("max_buffered_total_bytes", self.max_buffered_total_bytes, 1, _MAX_LONG)
         _check_int("unix_mode", self.unix_mode, 0, 0o777)
-        for name in ("streaming", "tcp_nodelay", "raise_nofile_limit", "keep_request", "proxy_protocol"):
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: must be True or False, not {getattr(self, name)!r}")
         if not Proxies(self.trusted_proxies, self.forwarded_header) and self.proxy_protocol:
@@ -295,6 +300,8 @@ class Options:
         object.__setattr__(self, "trusted_proxies", tuple(self.trusted_proxies))
         _check_int("loops", self.loops, 1, MAX_LOOPS)
         _check_int("workers", self.workers, 1, MAX_PROCESSES)
+        if self.private_fds and self.workers > 1:
+            raise ValueError("private_fds: not with workers, whose processes have tables of descriptors of their own")
         if self.max_connections is not None:
             _check_int("max_connections", self.max_connections, 1)
         if self.pool is not None:
@@ -333,6 +340,9 @@ class Options:
         names = [field.name for field in fields(cls)]
         for name in keywords:
             if name not in names:
+                # Here, as most programs never need it: a quarter of a megabyte.
+                import difflib
+
                 near = difflib.get_close_matches(name, names, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
@@ -387,6 +397,7 @@ class Options:
             "runners": workers,
             "jobs": jobs,
             "proxy_protocol": int(self.proxy_protocol),
+            "private_fds": int(self.private_fds),
             "compression": int(bool(self.compression)),
             "compression_level": compression.level,
             "compression_mem_level": compression.mem_level,
@@ -441,6 +452,7 @@ class OptionKeywords(TypedDict, total=False):
     cooldown_time: Duration
     io_timeout: Duration
     loops: int
+    private_fds: bool
     workers: int
     worker_restart_limit: int
     worker_restart_window: Duration
@@ -491,6 +503,7 @@ _TIMES_OR_NONE = (
     "tcp_keepalive",
     "tcp_user_timeout",
 )
+_SWITCHES = ("streaming", "tcp_nodelay", "raise_nofile_limit", "keep_request", "proxy_protocol", "private_fds")
 _DEADLINES = ("handshake_timeout", "request_timeout", "auth_timeout", "close_timeout", "ping_timeout")
 
 

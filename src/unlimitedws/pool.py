@@ -66,11 +66,17 @@ class Pool:
         self._workers = workers
         self._jobs = jobs
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)  # a job waits, or the pool was closed
         self._room = threading.Condition(self._lock)  # a job may be added, or the pool was closed
+        self._wanting = 0  # who wait for room
         self._queue: deque[Callable[[], object]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
+        # Idle threads wait to acquire it: releasing it calls one of them.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        # A thread was called, or started, and is not here yet. There is one at most: as long as those at work do not
+        # block they take the next job themselves, and whoever comes calls the next one before it begins.
+        self._coming = False
         self._started = 0
         self._closed = False
 
@@ -99,7 +105,8 @@ class Pool:
 
         Thread: any.
         """
-        self._put(job, seconds(timeout, "timeout"))
+        if not self._put(job, seconds(timeout, "timeout")):
+            raise ScheduleTimeoutError
 
     def close(self, timeout: Duration | None = None) -> None:
         """Take no more jobs, run those that wait, end the threads. Closing again waits again.
@@ -117,8 +124,9 @@ class Pool:
         deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         with self._lock:
             self._closed = True
-            self._work.notify_all()
             self._room.notify_all()
+            # Who comes calls the next.
+            self._call()
             threads = self._threads - {threading.current_thread()}
         for thread in threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -144,37 +152,58 @@ class Pool:
             state = "closed" if self._closed else f"{len(self._queue)} waiting"
             return f"<Pool workers={len(self._threads)}/{self._workers} jobs={self._jobs} {state}>"
 
-    def _put(self, job: Callable[[], object], limit: float | None) -> None:
+    def _put(self, job: Callable[[], object], limit: float | None) -> bool:
+        """Add a job; False where the queue stayed full for so many seconds. Raises as `schedule`."""
         if not callable(job):
             raise TypeError(f"a job is called without arguments; {job!r} cannot be called")
         with self._lock:
-            self._room.wait_for(lambda: self._closed or len(self._queue) < self._jobs, limit)
+            if not self._may_add():
+                self._wanting += 1
+                try:
+                    self._room.wait_for(self._may_add, limit)
+                finally:
+                    self._wanting -= 1
             if self._closed:
                 raise RuntimeError("the pool is closed")
             if len(self._queue) >= self._jobs:
-                raise ScheduleTimeoutError
+                return False
             self._queue.append(job)
-            # An idle thread counts until it has woken up; so do the jobs that it was woken for.
-            if len(self._queue) > self._idle and len(self._threads) < self._workers:
-                self._start()
-            self._work.notify()
+            self._call()
+            return True
+
+    def _may_add(self) -> bool:
+        return self._closed or len(self._queue) < self._jobs
+
+    def _call(self) -> None:
+        """Have a further thread come, unless one is on its way or all are at work. The lock is held."""
+        if self._coming:
+            return
+        if self._idle:
+            self._idle -= 1
+            self._coming = True
+            self._bell.release()
+        elif self._queue and len(self._threads) < self._workers:
+            self._start()
 
     def _start(self) -> None:
-        """Start one more thread. The lock is held, and a job was just added."""
+        """Start one more thread. The lock is held, and a job waits."""
         self._started += 1
         thread = threading.Thread(target=self._run, name=f"unlimitedws-pool-{self._started}", daemon=True)
         self._threads.add(thread)
+        self._coming = True
         try:
             thread.start()
         except RuntimeError:
+            self._coming = False
             self._threads.discard(thread)
             if not self._threads:
+                # The one that was just added: there never was a thread to leave another behind.
                 self._queue.pop()
-                self._room.notify()
                 raise
             logger.warning("the pool goes on with %d of %d threads", len(self._threads), self._workers)
 
     def _run(self) -> None:
+        self._arrive()
         while (job := self._take()) is not None:
             try:
                 job()
@@ -184,16 +213,26 @@ class Pool:
             # Not to be kept until there is another.
             del job
 
+    def _arrive(self) -> None:
+        with self._lock:
+            self._coming = False
+
     def _take(self) -> Callable[[], object] | None:
         """Return the next job; None when the pool is closed and has none."""
-        with self._lock:
-            while not self._queue:
+        while True:
+            with self._lock:
+                if self._queue:
+                    job = self._queue.popleft()
+                    if self._wanting:
+                        self._room.notify()
+                    if self._queue or self._closed:
+                        # This job may block.
+                        self._call()
+                    return job
                 if self._closed:
                     self._threads.discard(threading.current_thread())
+                    self._call()
                     return None
                 self._idle += 1
-                self._work.wait()
-                self._idle -= 1
-            job = self._queue.popleft()
-            self._room.notify()
-            return job
+            self._bell.acquire()
+            self._arrive()

@@ -93,6 +93,8 @@ class Proxies:
         """Tell whether an address is that of a trusted proxy."""
         if address.is_unix:
             return self._unix
+        if not self._networks:
+            return False
         ip = _parse_ip(address.host)
         return ip is not None and any(ip in network for network in self._networks)
 

@@ -11,11 +11,14 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
-from .address import Address
+from .address import Address, Ends
 from .proxies import Seen
+
+if TYPE_CHECKING:
+    from _uws.peer import RawEnds
 
 __all__ = [
     "Accept",
@@ -166,7 +169,6 @@ class Request:
         believe: Returns what trusted proxies say in header fields; None: none is to be believed.
 
     Attributes:
-        remote_addr, local_addr: As given.
         data: Any object of the application's; None at first. With the option `keep_request` what `on_request` leaves
             here `on_connect` finds in ``conn.request.data``.
         user, session: What the server's authenticator has found, for `on_request` to read; None without.
@@ -177,15 +179,13 @@ class Request:
     __slots__ = (
         "_believe",
         "_cookies",
+        "_ends",
         "_head",
         "_headers",
-        "_is_secure",
         "_params",
         "_parts",
         "_seen",
         "data",
-        "local_addr",
-        "remote_addr",
         "session",
         "user",
     )
@@ -199,10 +199,18 @@ class Request:
         is_secure: bool = False,
         believe: Callable[[Headers], Seen] | None = None,
     ) -> None:
+        self._set(head, Ends(remote_addr, local_addr, is_secure), believe)
+
+    @classmethod
+    def _on(cls, head: bytes, ends: RawEnds, believe: Callable[[Headers], Seen] | None) -> Request:
+        """Make one of what the engine has of it: hardly anybody asks for the addresses."""
+        request = cls.__new__(cls)
+        request._set(head, ends, believe)
+        return request
+
+    def _set(self, head: bytes, ends: Ends | RawEnds, believe: Callable[[Headers], Seen] | None) -> None:
         self._head = head
-        self.remote_addr = remote_addr
-        self.local_addr = local_addr
-        self._is_secure = is_secure
+        self._ends = ends
         self._believe = believe
         self._seen: Seen | None = None
         self.data: Any = None
@@ -212,6 +220,16 @@ class Request:
         self._headers: Headers | None = None
         self._cookies: Cookies | None = None
         self._params: dict[str, list[str]] | None = None
+
+    @property
+    def remote_addr(self) -> Address:
+        """The client; behind a trusted proxy, whom that has named."""
+        return self._ends.remote_addr
+
+    @property
+    def local_addr(self) -> Address:
+        """The end of the connection that is ours."""
+        return self._ends.local_addr
 
     @property
     def method(self) -> str:
@@ -270,7 +288,7 @@ class Request:
     def is_secure(self) -> bool:
         """Whether the client speaks TLS, as a trusted proxy said. False where nobody did."""
         seen = self._proxied()
-        return self._is_secure or (seen is not None and seen.is_secure)
+        return self._ends.is_secure or (seen is not None and seen.is_secure)
 
     @property
     def origin(self) -> str | None:
@@ -368,7 +386,7 @@ class Accept:
 
     def field_lines(self) -> bytes:
         """Return the further fields as they go over the wire, each line with its CR LF."""
-        return _field_lines(self.fields)
+        return _field_lines(self.fields) if self.headers else b""
 
 
 @dataclass(frozen=True)
@@ -504,6 +522,8 @@ def _field_lines(fields: Iterable[tuple[str, str]]) -> bytes:
 
 def _checked_fields(fields: HeaderFields) -> tuple[tuple[str, str], ...]:
     """Return the fields as pairs, each of them one line and no more, and none of them ours."""
+    if fields == ():
+        return ()
     if isinstance(fields, str | bytes):
         raise TypeError(f"headers: must be a mapping or (name, value) pairs, not {type(fields).__name__}")
     pairs = fields.raw if isinstance(fields, Headers) else _pairs(fields)

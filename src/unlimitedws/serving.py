@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from _uws.conn import Conn
-from _uws.core import Crowd, Loop
+from _uws.core import Crowd, Loop, seats_of_own
 
 from .about import Roll
 from .door import Door
@@ -84,6 +84,7 @@ class Serving:
         # Those that have nothing left to do; the kernel may not have ended them yet.
         self._gone: list[threading.Thread] = []
         self._started = [0 for _ in settings]
+        settings = [self._seated(one, len(settings)) for one in settings]
         crowd = Crowd() if len(settings) > 1 else None
         self.loops = tuple(
             Loop(dict(one), partial(self._spawn, number), failed, page, crowd)
@@ -98,6 +99,17 @@ class Serving:
         except BaseException:
             self._let_go()
             raise
+
+    @staticmethod
+    def _seated(one: Mapping[str, int], loops: int) -> Mapping[str, int]:
+        """Limit the connections of all loops together to what their own tables have room for.
+
+        A table that is full is no reason to turn anybody away while another has room; when none has, this is.
+        """
+        if not one["private_fds"]:
+            return one
+        seats = seats_of_own() * loops
+        return {**one, "max_connections": min(one["max_connections"] or seats, seats)}
 
     def start(self) -> None:
         """Start one thread for each loop; they ask for more.

@@ -19,7 +19,7 @@ from _uws.conn import Conn
 from _uws.messages import write_server_message
 from unlimitedws import ConnectionClosed
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 
 ROOT = Path(__file__).resolve().parents[2]
 each_runners = pytest.mark.parametrize("runners", [1, 3])

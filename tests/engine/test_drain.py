@@ -13,7 +13,7 @@ from live import expect_eof, ping, wait, wait_until
 from loops import Running, echo, running
 from raw import TEXT, TIMEOUT, RawClient
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 
 RESTART = 1012
 LONG_MS = 60_000

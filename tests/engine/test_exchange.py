@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import queue
 import threading
 import weakref
@@ -15,8 +17,10 @@ from loops import Running, echo, running
 from raw import TEXT, RawClient
 
 from _uws.exchange import Exchange
+from _uws.peer import RawEnds
+from unlimitedws.address import Address, Ends
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 
 TEAPOT = b"HTTP/1.1 418 I'm a teapot\r\nConnection: close\r\nContent-Length: 5\r\n\r\nshort"
 GET = b"GET /health?x=1 HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -54,8 +58,8 @@ def test_exchange_says_what_the_request_said() -> None:
         head = head.replace(b"b=\xe9", b"b=c")
         client, exchange = asked(engine, head, exchanges)
         assert (exchange.is_upgrade, exchange.head, exchange.target) == (True, head, "/a?b=c")
-        assert exchange.remote_addr == client.address
-        assert exchange.local_addr == ("127.0.0.1", engine.port)
+        assert exchange.ends.remote_addr == exchange.ends.peer_addr == client.address
+        assert exchange.ends.local_addr == ("127.0.0.1", engine.port)
         assert exchange.pending
         assert "b=c" not in repr(exchange)
         client.close()
@@ -66,6 +70,25 @@ def test_exchange_says_what_the_request_said() -> None:
         plain.close()
     with pytest.raises(TypeError):
         Exchange()
+
+
+def test_addresses_outlive_the_connection_and_the_exchange() -> None:
+    exchanges: queue.Queue[Exchange] = queue.Queue()
+    with running(on_request=exchanges.put) as engine:
+        client, exchange = asked(engine, raw.request("/"), exchanges)
+        address, ours = Address(*client.address), Address("127.0.0.1", engine.port)
+        client.reset()
+        engine.wait_for(descriptors=0)
+        engine.wait_empty()
+    assert repr(exchange) == f"<Exchange upgrade from {address}>"
+    ends = exchange.ends
+    del exchange
+    gc.collect()
+    assert (ends.remote_addr, ends.peer_addr, ends.local_addr, ends.is_secure) == (address, address, ours, False)
+    for other in (copy.copy(ends), pickle.loads(pickle.dumps(ends))):
+        assert other == Ends(address, ours, False)
+    with pytest.raises(TypeError):
+        RawEnds()
 
 
 def test_accepting_opens_with_all_that_was_said() -> None:

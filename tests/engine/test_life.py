@@ -16,7 +16,7 @@ from raw import TEXT, RawClient
 
 from unlimitedws import ConnectionClosed
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 
 each_runners = pytest.mark.parametrize("runners", [1, 3])
 SHORT_MS = 60

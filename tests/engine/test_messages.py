@@ -19,7 +19,7 @@ from uws_shims.deliver_shim import Bare
 from _uws.messages import read_client_binary, read_client_data, read_client_text, write_server_message
 from unlimitedws import ConnectionClosed, OpCode
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 Make = Callable[..., tuple[Bare, list[int]]]
 each_runners = pytest.mark.parametrize("runners", [1, 4])
 

@@ -52,6 +52,28 @@ def test_both_ends_are_known_in_every_family(tmp_path: Path) -> None:
                     assert tuple(remote) == client.getsockname()[:2]
 
 
+def test_request_that_is_kept_knows_both_ends_in_every_family_when_all_is_over(tmp_path: Path) -> None:
+    requests: queue.Queue[Any] = queue.Queue()
+    path, name = tmp_path / "s", f"@uws-{os.getpid()}"
+    server = NewServer(["127.0.0.1:0", "[::1]:0", f"unix:{path}", f"unix:{name}"])
+    server.on_request = requests.put
+    expected = []
+    with server:
+        for address in server.local_addrs:
+            with shake_hands(address) as client:
+                if address.is_unix:
+                    own = f"@uws-peer-{os.getpid()}" if address.host == f"unix:{name}" else f"{path}.client"
+                    expected.append((address, Address(f"unix:{own}", 0)))
+                else:
+                    expected.append((address, Address(*client.getsockname()[:2])))
+    seen = []
+    for _ in expected:
+        request = requests.get(timeout=10)
+        seen.append((request.local_addr, request.remote_addr))
+        assert str(request.remote_addr) in repr(request)
+    assert seen == expected
+
+
 def test_client_of_a_socket_for_both_families_has_a_plain_ipv4_address() -> None:
     seen: queue.Queue[Any] = queue.Queue()
     server = NewServer(":0")

@@ -15,6 +15,7 @@ from uws_shims.slab_shim import (
     KEEP_BYTES,
     MAX_CLASS_BYTES,
     MAX_EXTRA,
+    MAX_LARGE,
     Slab,
     fill,
     holds,
@@ -204,11 +205,36 @@ def test_a_small_taker_does_not_sit_on_a_much_larger_mapping(slab: Slab) -> None
     slab.give(p)
 
 
-def test_no_mapping_beyond_the_cap_and_only_one_is_kept(slab: Slab) -> None:
-    blocks = [slab.take(size)[0] for size in (100_000, 200_000, KEEP_BYTES - 64, KEEP_BYTES, 50_000_000)]
-    for p in blocks:
-        slab.give(p)
+def test_no_mapping_beyond_the_cap_is_kept_and_only_so_many(slab: Slab) -> None:
+    blocks = [slab.take(size)[0] for size in (KEEP_BYTES - 64, KEEP_BYTES, 50_000_000)]
+    slab_shim.give_many(slab, blocks)
     assert slab.figures()["held_bytes"] == KEEP_BYTES
+    slab_shim.give_many(slab, [slab.take(KEEP_BYTES - 64)[0] for _ in range(3 * MAX_LARGE)])
+    assert slab.figures()["held_bytes"] == MAX_LARGE * KEEP_BYTES
+    assert slab.figures()["extra"] == MAX_LARGE - 1
+    give_back(slab)
+    assert slab.figures()["held_bytes"] == KEEP_BYTES
+    assert slab.figures()["extra"] == 0
+
+
+def test_large_blocks_of_every_turn_are_mapped_once(slab: Slab) -> None:
+    maps = None
+    for turn in range(20):
+        slab_shim.give_many(slab, slab_shim.take_many(slab, 300_000, MAX_LARGE))
+        if turn % 3 == 2:
+            slab.ease()
+        maps = maps or slab.figures()["maps"]
+    assert slab.figures()["maps"] == maps
+
+
+def test_large_blocks_that_are_not_needed_any_more_go_back(slab: Slab) -> None:
+    slab_shim.give_many(slab, slab_shim.take_many(slab, 300_000, MAX_LARGE))
+    slab.ease()
+    for _ in range(3):
+        slab_shim.give_many(slab, slab_shim.take_many(slab, 300_000, 2))
+        slab.ease()
+        # Two in use, and one more in case.
+        assert slab.figures()["extra"] == 2
 
 
 def give_back(slab: Slab) -> None:

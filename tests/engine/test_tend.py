@@ -15,7 +15,7 @@ from loops import echo, running
 from raw import BINARY, PING, PONG, TEXT
 from uws_shims.deliver_shim import Bare
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 Make = Callable[..., tuple[Bare, list[int]]]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from unlimitedws import Accept, Address, CloseCause, Options, Reject, Request, R
 from unlimitedws import helpers as helpers_module
 from unlimitedws.about import About, Roll, milliseconds_until
 from unlimitedws.coroutines import AsyncThread, Late
-from unlimitedws.door import Door, Rules
+from unlimitedws.door import Door, Rules, _is_async
 from unlimitedws.gate import Gate
 from unlimitedws.helpers import Helpers
 from unlimitedws.proxies import Proxies
@@ -62,14 +64,19 @@ class FakeConn:
             self._about.closed(self)
 
 
+class FakeEnds:
+    """The addresses of a request."""
+
+    remote_addr = peer_addr = Address("192.0.2.7", 4321)
+    local_addr = Address("192.0.2.1", 80)
+    is_secure = False
+
+
 class FakeExchange:
     """A request that waits for its answer, as the engine's."""
 
-    remote_addr = peer_addr = Address("192.0.2.7", 4321)
-    is_secure = False
-    local_addr = Address("192.0.2.1", 80)
-
     def __init__(self, head: bytes = HEAD) -> None:
+        self.ends = FakeEnds()
         self.head = head
         self.pending = True
         self.answered = threading.Event()
@@ -312,12 +319,24 @@ def test_transport_and_host_of_the_client_are_those_that_a_trusted_proxy_says(
     assert seen == [expected, expected[1]]
 
 
+def test_no_address_is_made_where_nobody_asks_for_one(setting: Make) -> None:
+    class Unasked(FakeEnds):
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(f"{name} was asked for")
+
+    place = setting({"on_request": lambda request: None})
+    exchange = FakeExchange()
+    exchange.ends = Unasked()
+    place.door.on_request(exchange)  # type: ignore[arg-type]
+    assert exchange.status == 101
+
+
 def test_transport_that_the_engine_knows_of_stays_known(setting: Make) -> None:
     # As the PROXY protocol says it.
     seen: list[bool] = []
     place = setting({"on_request": lambda request: seen.append(request.is_secure)})
     exchange = FakeExchange()
-    exchange.is_secure = True
+    exchange.ends.is_secure = True
     place.door.on_request(exchange)  # type: ignore[arg-type]
     assert exchange.status == 101
     assert seen == [True]
@@ -472,6 +491,33 @@ def test_plain_function_that_returns_an_awaitable_is_awaited(setting: Make) -> N
 
     for hook in (lambda request: decide(), Caller(), partial(lambda extra, request: decide(), 1)):
         assert setting({"on_request": hook}).ask().status == 401
+
+
+def test_coroutine_functions_are_those_that_inspect_takes_for_such() -> None:
+    class Hooks:
+        async def waits(self, request: Request) -> None: ...
+
+        def plain(self, request: Request) -> None: ...
+
+        async def __call__(self, request: Request) -> None: ...
+
+    async def waits(request: Request) -> None: ...
+
+    def plain(request: Request) -> None: ...
+
+    @functools.wraps(waits)
+    def wrapped(request: Request) -> Any:
+        return waits(request)
+
+    hooks = [Hooks().waits, Hooks().plain, Hooks(), waits, plain, wrapped, print, [].append, Request]
+    if sys.version_info >= (3, 12):
+        hooks.append(inspect.markcoroutinefunction(lambda request: waits(request)))
+        marked = type("Marked", (), {"hook": inspect.markcoroutinefunction(lambda self, request: waits(request))})
+        hooks.append(marked().hook)
+    for hook in hooks:
+        for func in (hook, partial(hook, 1)):
+            assert _is_async(func) is inspect.iscoroutinefunction(func), func
+    assert [_is_async(hook) for hook in hooks[:6]] == [True, False, False, True, False, False]
 
 
 def test_more_requests_than_may_wait_are_refused(setting: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ TIMES_OR_NONE = [
     "tcp_keepalive",
     "tcp_user_timeout",
 ]
-SWITCHES = ["keep_request", "proxy_protocol", "raise_nofile_limit", "streaming", "tcp_nodelay"]
+SWITCHES = ["keep_request", "private_fds", "proxy_protocol", "raise_nofile_limit", "streaming", "tcp_nodelay"]
 
 
 def test_every_option_is_among_those_that_are_tested_here() -> None:

@@ -253,6 +253,80 @@ def test_job_may_close_its_own_pool() -> None:
     assert closed.wait(PATIENCE)
 
 
+def crew(pool: Pool, count: int) -> None:
+    """Have so many threads start, and wait until all of them have had a job."""
+    together = threading.Barrier(count + 1, timeout=PATIENCE)
+    for _ in range(count):
+        pool.schedule(together.wait)
+    together.wait()
+
+
+def test_threads_that_are_idle_are_not_held_up_by_jobs_that_block(gate: threading.Event) -> None:
+    # Only one of them is called at a time, and it calls the next.
+    for _ in range(50):
+        blocked = threading.Event()
+        with Pool(4, 8) as pool:
+            crew(pool, 4)
+            for _ in range(3):
+                pool.schedule(lambda blocked=blocked: blocked.wait(PATIENCE))  # type: ignore[misc]
+            pool.schedule(blocked.set)
+            assert blocked.wait(PATIENCE)
+            assert len(pool.threads()) == 4
+
+
+def test_job_that_schedules_another_and_waits_for_it_gets_it_run() -> None:
+    done = threading.Event()
+    results: list[bool] = []
+
+    def job(pool: Pool) -> None:
+        pool.schedule(done.set)
+        results.append(done.wait(PATIENCE))
+
+    with Pool(2, 2) as pool:
+        crew(pool, 2)
+        pool.schedule(lambda: job(pool))
+        assert done.wait(PATIENCE)
+    assert results == [True]
+
+
+def test_close_ends_threads_that_are_idle_though_one_is_at_work(gate: threading.Event) -> None:
+    pool = Pool(5, 5)
+    crew(pool, 5)
+    held(pool, gate)
+    with pytest.raises(TimeoutError):
+        pool.close(0)
+    deadline = time.monotonic() + PATIENCE
+    while len(pool.threads()) > 1:
+        assert time.monotonic() < deadline, f"{pool} has idle threads"
+        time.sleep(0.001)
+    gate.set()
+    pool.close(PATIENCE)
+    assert not pool.threads()
+
+
+def test_thread_that_cannot_start_is_an_error_only_where_there_is_no_other(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ran: list[str] = []
+    with Pool(3, 3) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(RuntimeError, match="can't start"):
+                pool.schedule(lambda: ran.append("never"))
+        held(pool, gate)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            pool.schedule(lambda: ran.append("waited"))
+        assert "goes on with 1 of 3 threads" in caplog.text
+        assert ran == []
+        # The next one can start, and takes what waits.
+        pool.schedule(gate.set)
+    assert ran == ["waited"]
+
+
 @pytest.mark.parametrize("job", ["lambda: None", "threading.Event().wait"])
 def test_pool_does_not_keep_the_interpreter_alive(script: Callable[[str], Any], job: str) -> None:
     text = f"import threading, unlimitedws\nunlimitedws.Pool(2, 2).schedule({job})\n"

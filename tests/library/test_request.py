@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -60,6 +62,15 @@ def test_addresses_and_transport_are_what_the_engine_said() -> None:
     request = make()
     assert (request.remote_addr, request.local_addr, request.is_secure) == (PEER, OURS, False)
     assert Request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", PEER, OURS, is_secure=True).is_secure
+
+
+def test_copies_and_pickles_of_a_request_are_as_it_was() -> None:
+    request = make("Cookie: a=1", target="/a?b=c")
+    request.user, request.data = "ann", ["kept"]
+    for other in (copy.copy(request), pickle.loads(pickle.dumps(request))):
+        assert (other.remote_addr, other.local_addr, other.is_secure) == (PEER, OURS, False)
+        assert (other.path, other.cookies["a"], other.user, other.data) == ("/a", "1", "ann", ["kept"])
+        assert repr(other) == repr(request)
 
 
 def test_origin_is_none_where_there_is_none() -> None:

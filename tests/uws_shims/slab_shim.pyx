@@ -10,6 +10,7 @@ from _uws.slab cimport (
     UWS_SLAB_KEEP_BYTES,
     UWS_SLAB_MAX_CLASS_BYTES,
     UWS_SLAB_MAX_EXTRA,
+    UWS_SLAB_MAX_LARGE,
     UwsSlab,
     slab_block_bytes,
     slab_destroy,
@@ -28,6 +29,7 @@ CLASSES = UWS_SLAB_CLASSES
 KEEP_BYTES = UWS_SLAB_KEEP_BYTES
 MAX_CLASS_BYTES = UWS_SLAB_MAX_CLASS_BYTES
 MAX_EXTRA = UWS_SLAB_MAX_EXTRA
+MAX_LARGE = UWS_SLAB_MAX_LARGE
 
 
 cdef class Slab:

@@ -37,7 +37,7 @@ from raw import BINARY, CLOSE, PING, PONG, TEXT, TIMEOUT, Frame, RawClient
 import unlimitedws
 from unlimitedws import ConnectionClosed, wsutil
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 
 
 # --- reading on in one callback ---

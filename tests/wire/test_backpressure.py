@@ -16,7 +16,7 @@ from raw import BINARY, CLOSE, PING, TEXT, RawClient
 
 from unlimitedws import CloseCause, Compression, ConnectionClosed, Sent, wsutil
 
-pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
 
 KIB = 1024
 OFFER = [("Sec-WebSocket-Extensions", "permessage-deflate; client_no_context_takeover")]

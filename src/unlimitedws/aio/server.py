@@ -17,7 +17,7 @@ from _uws.conn import Conn, check_close
 
 from .. import request as plain
 from .. import server as threaded
-from ..door import Door, Step, Steps
+from ..door import Door, Steps
 from ..errors import ConnectionClosed
 from ..options import Options
 from ..proxies import Proxies
@@ -84,7 +84,7 @@ class _AioDoor(Door):
         hook = self._server.hooks.process_request
         if hook is not None:
             connection = self._server.newcomer(request)
-            said = yield Step("process_request", hook, (connection, connection.request))
+            said = yield "process_request", hook, (connection, connection.request)
             if said is not None:
                 return encodable(said, "process_request")
         return (yield from super()._visit(request))
@@ -99,7 +99,7 @@ class _AioDoor(Door):
         if hooks.origins is not None and not _is_allowed(request.origin, hooks.origins):
             return plain.Response(403, "Failed to open a WebSocket connection: the Origin is not allowed.\n")
         if hooks.process_request is not None:
-            said = yield Step("process_request", hooks.process_request, (connection, asked))
+            said = yield "process_request", hooks.process_request, (connection, asked)
             if said is not None and getattr(said, "status_code", None) != _SWITCHING:
                 return encodable(said, "process_request")
             if said is not None:
@@ -109,12 +109,12 @@ class _AioDoor(Door):
             return accept
         subprotocol = accept.subprotocol
         if hooks.select_subprotocol is not None:
-            subprotocol = yield Step("select_subprotocol", hooks.select_subprotocol, (connection, request.subprotocols))
+            subprotocol = yield "select_subprotocol", hooks.select_subprotocol, (connection, request.subprotocols)
         if hooks.server_header is not None:
             fields.append(("Server", hooks.server_header))
         response = connection.response = Response(_SWITCHING, "Switching Protocols", Headers(fields))
         if hooks.process_response is not None:
-            said = yield Step("process_response", hooks.process_response, (connection, asked, response))
+            said = yield "process_response", hooks.process_response, (connection, asked, response)
             if said is not None:
                 if getattr(said, "status_code", None) != _SWITCHING:
                     return encodable(said, "process_response")
@@ -138,6 +138,8 @@ class _Threaded(threaded.Server):
         for name in ("loops", "workers"):
             if options.get(name, 1) != 1:
                 raise ValueError(f"{name}: must be 1 in an event loop, which has one loop and one process")
+        if options.get("private_fds", False) is not False:
+            raise ValueError("private_fds: must be False in an event loop, which touches the descriptors itself")
         self._owner = owner
         super().__init__(addr, **options)
 

@@ -1,4 +1,4 @@
-"""Packages that only some verifiers need: imported when one is made, or the message says what to install."""
+"""Packages that not everybody needs: imported when they are used, or the message says what to install."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def need(module: str, extra: str, who: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as exc:
-        if exc.name != module:
+        package = module.partition(".")[0]
+        if exc.name not in (module, package):
             raise
-        raise ImportError(f"{who} needs the package {module}: pip install 'unlimitedws[{extra}]'") from exc
+        raise ImportError(f"{who} needs the package {package}: pip install 'unlimitedws[{extra}]'") from exc

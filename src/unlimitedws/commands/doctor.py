@@ -32,8 +32,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser(
         "doctor",
         help="say how many connections this machine can hold, and what limits it",
-        description="Say how many connections a server can hold on this machine, which limit binds first, and how to "
-        "lift it. Changes nothing unless asked with --apply.",
+        description="Say how many connections a server can hold on this machine, which limit binds first,\n"
+        "and how to lift it. Changes nothing unless asked with --apply.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -106,9 +106,8 @@ class Reader:
         if self._pid is not None and not self._process.is_dir():
             raise NoSuchProcess(f"no process {self._pid}")
         limits = self._try("RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_AS", self._limits)
-        memory = self._try("memory", self._meminfo)
-        numbers, words, absent = self._sysctls(own_network=self._own_network())
-        return Facts(
+        facts = replace(
+            self._machine(own_network=self._own_network()),
             subject="this process" if self._pid is None else f"process {self._pid}",
             running=self._pid is not None,
             nofile=self._limit(limits, "Max open files", "RLIMIT_NOFILE"),
@@ -116,6 +115,20 @@ class Reader:
             address_space=self._limit(limits, "Max address space", "RLIMIT_AS"),
             descriptors=0 if self._pid is None else self._try("descriptors in use", self._descriptors) or 0,
             may_raise=bool(self._try("capabilities", self._may_raise)),
+            groups=self._own_groups(),
+        )
+        return replace(facts, unread=tuple(self._unread))
+
+    def machine(self) -> Facts:
+        """Read what is nobody's in particular: memory and sysctls."""
+        self._unread = []
+        facts = self._machine(own_network=False)
+        return replace(facts, unread=tuple(self._unread))
+
+    def _machine(self, own_network: bool) -> Facts:
+        memory = self._try("memory", self._meminfo)
+        numbers, words, absent = self._sysctls(own_network)
+        return Facts(
             mem_total=self._kilobytes(memory, "MemTotal"),
             mem_available=self._kilobytes(memory, "MemAvailable"),
             commit_limit=self._kilobytes(memory, "CommitLimit"),
@@ -123,9 +136,7 @@ class Reader:
             page_bytes=os.sysconf("SC_PAGE_SIZE"),
             numbers=numbers,
             words=words,
-            groups=self._own_groups(),
             absent=absent,
-            unread=tuple(self._unread),
         )
 
     # ---- what may fail
@@ -272,7 +283,7 @@ class Reader:
         """
         self._unread = []
         mounts = self._try("control groups", self._mounts) or {}
-        groups = tuple(self._groups(mounts, dict.fromkeys(mounts, path)))
+        groups = tuple(self._groups(mounts, dict.fromkeys(("", *mounts), path)))
         return groups, tuple(self._unread)
 
     def _own_groups(self) -> tuple[Group, ...]:
@@ -281,17 +292,15 @@ class Reader:
         return () if mounts is None or paths is None else tuple(self._groups(mounts, paths))
 
     def _groups(self, mounts: dict[str, tuple[str, Path]], paths: dict[str, str]) -> Iterator[Group]:
-        unified = mounts.get("")
-        if unified is not None and "" in paths:
-            for directory, name in self._ancestors(unified, paths[""]):
-                group = self._group_v2(directory, name)
-                if group is not None:
-                    yield group
-        for controller, read in (("memory", self._memory_v1), ("pids", self._pids_v1)):
-            mount = mounts.get(controller)
-            if mount is None or controller not in paths:
+        for controller in ("memory", "pids"):
+            # It is in a hierarchy of version 1, or in the one of version 2.
+            if (controller if controller in paths else "") not in mounts:
+                self._miss(f"{controller} of control groups", "their hierarchy is not mounted here")
+        readers = (("", self._group_v2), ("memory", self._memory_v1), ("pids", self._pids_v1))
+        for hierarchy, read in readers:
+            if hierarchy not in mounts or hierarchy not in paths:
                 continue
-            for directory, name in self._ancestors(mount, paths[controller]):
+            for directory, name in self._ancestors(mounts[hierarchy], paths[hierarchy]):
                 group = read(directory, name)
                 if group is not None:
                     yield group

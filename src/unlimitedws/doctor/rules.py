@@ -21,8 +21,11 @@ OWN_BYTES = 60
 """What it costs us."""
 
 OWN_DESCRIPTORS = 32
-"""Left to the program in every descriptor table: standard streams, listeners, epoll and eventfd are 8 of them, the
-rest is for its logs and databases."""
+"""Left to the program in its table: standard streams, listeners, epoll and eventfd are 8 of them, the rest is for its
+logs and databases."""
+
+LOOP_DESCRIPTORS = 24
+"""Left to a loop in a table of its own, in which the program has nothing."""
 
 TABLE_BYTES = 96
 """Address space that a loop reserves for each descriptor its process may ever have, at the start."""
@@ -201,7 +204,7 @@ def _nofile(facts: Facts, question: Question) -> Iterator[Finding]:
     elif facts.unit is None and not facts.may_raise:
         who = "whoever starts the process, or the container"
         lifts.append(Advice(f"A hard limit is raised by who has CAP_SYS_RESOURCE: {who}."))
-    yield _limit("RLIMIT_NOFILE", value, why, room, question, lifts, tables=MAX_LOOPS)
+    yield _limit("RLIMIT_NOFILE", value, why, room, question, lifts, private=_in_private_tables(limit))
 
 
 def _nr_open(facts: Facts, question: Question) -> Iterator[Finding]:
@@ -211,7 +214,9 @@ def _nr_open(facts: Facts, question: Question) -> Iterator[Finding]:
     room = max(0, nr_open - OWN_DESCRIPTORS)
     lift = Sysctl("fs.nr_open", (descriptors_for(question.target, facts),))
     why = "no RLIMIT_NOFILE is above it"
-    yield _limit("fs.nr_open", count(nr_open), why, room, question, [lift], tables=MAX_LOOPS)
+    yield _limit(
+        "fs.nr_open", count(nr_open), why, room, question, [lift], private=_in_private_tables(nr_open)
+    )
 
 
 def _file_max(facts: Facts, question: Question) -> Iterator[Finding]:
@@ -507,14 +512,25 @@ _RULES: tuple[Callable[[Facts, Question], Iterator[Finding]], ...] = (
 
 
 def _limit(
-    knob: str, value: str, why: str, room: int, question: Question, lifts: list[Lift], tables: int = 1
+    knob: str,
+    value: str,
+    why: str,
+    room: int,
+    question: Question,
+    lifts: list[Lift],
+    private: int | None = None,
 ) -> Finding:
-    """A finding that limits the number of connections. tables: how often the room is there, where there are loops
-    with descriptor tables of their own."""
-    private = min(UNLIMITED, room * tables)
+    """A finding that limits the number of connections. private: those where loops have descriptor tables of their own;
+    None: as many as otherwise."""
+    private = room if private is None else private
     binds = (private if question.private_tables else room) < question.target
     state = State.BINDS if binds else State.OK
     return Finding(knob, value, state, why, room, private, tuple(lifts) if binds else ())
+
+
+def _in_private_tables(limit: int) -> int:
+    """Connections of all loops there may be, each with so many descriptors."""
+    return MAX_LOOPS * max(0, min(limit, _MAX_TABLE) - LOOP_DESCRIPTORS)
 
 
 def _held(facts: Facts) -> int:
@@ -539,11 +555,11 @@ def _above(limit: int, used: int) -> int:
 
 
 def _table_room(facts: Facts) -> int | None:
-    """Connections in one descriptor table."""
+    """Connections of a loop that has a descriptor table of its own."""
     if facts.nofile is None:
         return None
     limit = min(facts.nofile.soft if facts.running else facts.nofile.hard, _MAX_TABLE)
-    return max(0, min(limit, facts.number("fs.nr_open") or limit) - OWN_DESCRIPTORS)
+    return max(0, min(limit, facts.number("fs.nr_open") or limit) - LOOP_DESCRIPTORS)
 
 
 def descriptors_for(target: int, facts: Facts) -> int:

@@ -19,14 +19,13 @@ _MARKS = {State.OK: "ok", State.BINDS: "BINDS", State.WARN: "warn", State.NOTE: 
 _WIDTH = 100
 
 
-def as_text(report: Report, *, unit: str | None, user: str | None, remedy: bool = True) -> str:
+def as_text(report: Report, *, unit: str | None, user: str | None) -> str:
     """The report for people.
 
     Args:
         report: What was found.
         unit: The unit that drop-ins are for; None: a placeholder is shown.
         user: The user that limits.d is for; None: everybody.
-        remedy: Whether to say how the limits are lifted.
     """
     lines = list(_verdict(report))
     lines += ["", *_findings(report)]
@@ -34,8 +33,7 @@ def as_text(report: Report, *, unit: str | None, user: str | None, remedy: bool 
         lines += ["", "Not read:"]
         for missed in report.facts.unread:
             lines.append(f"  {missed.what}: {missed.why}")
-    if remedy:
-        lines += ["", *_remedies(report, unit, user)]
+    lines += ["", *_remedies(report, unit, user)]
     return "\n".join(lines) + "\n"
 
 
@@ -95,7 +93,9 @@ def _verdict(report: Report) -> Iterator[str]:
     yield f"{target:,} connections, {report.facts.subject}: {answer}"
     yield ""
     yield f"  can hold   {_at_most(report, report.capacity)}"
-    loops = f", {report.loops} are enough for {target:,}" if report.loops is not None else ""
+    loops = ""
+    if report.loops is not None and report.capacity < target:
+        loops = f", {report.loops} {'is' if report.loops == 1 else 'are'} enough for {target:,}"
     yield (
         f"             {_at_most(report, report.capacity_private)} with private descriptor tables"
         f" ({MAX_LOOPS} loops{loops})"

@@ -69,8 +69,8 @@ def of_unit(unit: str, reader: Reader, run: Run) -> Facts:
     """
     said = show(unit, run)
     unit = service_name(unit)
-    machine = reader.read()
-    missed = [each for each in machine.unread if each.what != "control groups"]
+    machine = reader.machine()
+    missed = list(machine.unread)
     found: dict[str, Limit | None] = {}
     for field, name in _LIMITS.items():
         hard = _amount(said.get(name))
@@ -94,7 +94,6 @@ def of_unit(unit: str, reader: Reader, run: Run) -> Facts:
         nofile=found["nofile"],
         nproc=found["nproc"],
         address_space=found["address_space"],
-        may_raise=False,
         groups=(own, *above),
         unread=(*missed, *missed_above),
     )

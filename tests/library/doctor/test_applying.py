@@ -99,6 +99,29 @@ def test_what_another_file_sets_higher_is_not_lowered_at_the_next_start(machine:
     assert settings(machine.root / SYSCTL_FILE) == ["net.core.somaxconn = 8192"]
 
 
+@pytest.mark.parametrize(
+    "line", ["net.core.somaxconn = lots", "net.core.somaxconn =", "#net.core.somaxconn = 9000", "="]
+)
+def test_line_that_sets_no_number_is_passed_over(machine: Machine, line: str) -> None:
+    for place in ("etc/sysctl.d/10-a.conf", "etc/sysctl.conf", SYSCTL_FILE):
+        machine.write(place, f"{line}\n")
+    deeds = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
+    assert all(deed.done for deed in deeds)
+    assert (machine.root / SYSCTL_FILE).read_text() == f"{line}\nnet.core.somaxconn = 5000\n"
+
+
+def test_file_that_comes_later_and_says_the_same_is_no_matter(machine: Machine) -> None:
+    machine.write("etc/sysctl.conf", "net.core.somaxconn = 5000\n")
+    deeds = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
+    assert all(deed.done for deed in deeds)
+
+
+def test_file_of_our_name_in_another_directory_is_hidden_by_ours(machine: Machine) -> None:
+    machine.write("run/sysctl.d/90-unlimitedws.conf", "net.core.somaxconn = 128\n")
+    deeds = apply(sysctls(net__core__somaxconn="5000"), root=machine.root)
+    assert all(deed.done for deed in deeds)
+
+
 @pytest.mark.parametrize("place", ["etc/sysctl.d/99-late.conf", "run/sysctl.d/95-x.conf", "etc/sysctl.conf"])
 def test_file_that_comes_later_and_says_less_is_told_of(machine: Machine, place: str) -> None:
     machine.write(place, "; note\n net/core/somaxconn = 128 \n")
@@ -198,6 +221,14 @@ def test_unlimited_limit_of_a_process_stays_unlimited(sleeper: subprocess.Popen[
     assert resource.prlimit(sleeper.pid, resource.RLIMIT_AS) == (infinity, infinity)
 
 
+def test_limit_of_a_process_is_lifted_altogether(sleeper: subprocess.Popen[bytes]) -> None:
+    infinity = resource.RLIM_INFINITY
+    resource.prlimit(sleeper.pid, resource.RLIMIT_AS, (1 << 30, infinity))
+    (deed,) = apply(Plan({}, {"as": UNLIMITED}, (), ()), pid=sleeper.pid)
+    assert deed == Deed(True, f"RLIMIT_AS of process {sleeper.pid}: {1 << 30} -> unlimited")
+    assert resource.prlimit(sleeper.pid, resource.RLIMIT_AS) == (infinity, infinity)
+
+
 def test_limit_that_the_kernel_refuses_is_said(sleeper: subprocess.Popen[bytes]) -> None:
     above = int(Path("/proc/sys/fs/nr_open").read_text()) * 2
     (deed,) = apply(Plan({}, {"nofile": above}, (), ()), pid=sleeper.pid)
@@ -282,6 +313,12 @@ def test_new_lines_of_a_dropin_stand_in_their_section(machine: Machine) -> None:
     ]
 
 
+def test_section_that_is_open_at_the_end_is_gone_on_with(machine: Machine) -> None:
+    machine.write(UNIT_FILE, "[Unit]\nAfter=network.target\n[Service]\nNice=5\n")
+    apply(UNIT_PLAN, root=machine.root, unit="chat", run=Systemd())
+    assert settings(machine.root / UNIT_FILE)[2:5] == ["[Service]", "Nice=5", "LimitNOFILE=1048576"]
+
+
 def test_unit_that_cannot_be_asked_about_gets_nothing(machine: Machine) -> None:
     deeds = apply(UNIT_PLAN, root=machine.root, unit="chat", run=Systemd(LoadState="not-found"))
     assert deeds == [Deed(False, "drop-in for chat.service: unit chat.service: not-found")]
@@ -321,6 +358,9 @@ def test_user_gets_a_line(machine: Machine) -> None:
 def test_address_space_of_a_user_is_in_kilobytes(machine: Machine) -> None:
     apply(Plan({}, {"as": 1 << 30}, (), ()), root=machine.root, user="bob")
     assert settings(machine.root / LIMITS_FILE) == [f"bob - as {1 << 20}"]
+    machine.write("etc/security/limits.conf", f"bob - as {2 << 20}\n")
+    apply(Plan({}, {"as": 1 << 30}, (), ()), root=machine.root, user="bob")
+    assert settings(machine.root / LIMITS_FILE) == [f"bob - as {2 << 20}"]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def test_machine_that_can_hold_the_target_is_status_0(doctor: Run) -> None:
     assert (status, err) == (0, "")
     assert out.startswith("100,000 connections, this process: yes\n")
     assert "  can hold   1,048,544\n" in out
+    assert "             2,425,263 with private descriptor tables (64 loops)\n" in out
     assert "  first      RLIMIT_NOFILE, 1,048,544\n" in out
     assert "  second     fs.nr_open, 1,048,544\n" in out
     assert "  memory     434.9 MiB for 100,000, at 4,560 bytes each\n" in out
@@ -72,7 +73,7 @@ def test_limit_that_binds_is_status_1_with_everything_that_lifts_it(doctor: Run,
     assert "100,000 connections, this process: no\n" in out
     assert "  can hold   4,064\n" in out
     assert (
-        "             260,096 with private descriptor tables (64 loops, 25 are enough for 100,000)\n" in out
+        "             260,608 with private descriptor tables (64 loops, 25 are enough for 100,000)\n" in out
     )
     assert "  BINDS  RLIMIT_NOFILE" in out
     for line in (
@@ -100,11 +101,16 @@ def test_private_tables_are_another_verdict(doctor: Run, machine: Machine) -> No
     assert (found["holds"], found["capacity"], found["capacity_private_fds"]) == (
         True,
         19968,
-        64 * 19968,
+        64 * 19976,
     )
     assert found["loops_for_target"] == 6
     assert found["limits"][0] == "RLIMIT_NOFILE"
-    assert "  first      RLIMIT_NOFILE, 1,277,952\n" in doctor("--private-fds")[1]
+    assert "  first      RLIMIT_NOFILE, 1,278,464\n" in doctor("--private-fds")[1]
+
+
+def test_one_loop_may_be_enough(doctor: Run, machine: Machine) -> None:
+    machine.limits(hard=5032)
+    assert "(64 loops, 1 is enough for 5,008)\n" in doctor("-n", "5008")[1]
 
 
 def test_memory_alone_cannot_be_lifted(doctor: Run, machine: Machine) -> None:
@@ -199,7 +205,7 @@ def test_json_is_whole(doctor: Run, machine: Machine) -> None:
         "why": nofile["why"],
         "counts": True,
         "holds": 4064,
-        "holds_private_fds": 260096,
+        "holds_private_fds": 260608,
         "lifts": [{"rlimit": "nofile", "value": 131072}],
     }
     by_knob = {each["knob"]: each for each in found["findings"]}

@@ -286,6 +286,34 @@ def test_group_that_is_not_mounted_is_said(machine: Machine, path: str, top: str
     assert missed(facts) == {"control groups": why}
 
 
+def test_groups_whose_hierarchy_is_not_mounted_are_said(machine: Machine) -> None:
+    whole = (machine.root / "proc/self/mountinfo").read_text()
+    machine.write(
+        "/proc/self/mountinfo", "".join(line for line in whole.splitlines(True) if "cgroup2" not in line)
+    )
+    why = "their hierarchy is not mounted here"
+    nothing = {"memory of control groups": why, "pids of control groups": why}
+    assert missed(Reader(machine.root).read()) == nothing
+    assert {each.what for each in Reader(machine.root).groups_at("/a.slice")[1]} == set(nothing)
+    # Memory is in a hierarchy of version 1, and that is not mounted; the other one is.
+    machine.unified("/")
+    machine.write("/proc/self/cgroup", "5:memory:/chat\n0::/\n")
+    assert missed(Reader(machine.root).read()) == {"memory of control groups": why}
+
+
+def test_hierarchy_of_version_2_without_controllers_is_not_missed(machine: Machine) -> None:
+    machine.version_1({"memory": "/", "pids": "/"})
+    path = machine.root / "proc/self/cgroup"
+    path.write_text(path.read_text() + "0::/user.slice\n")
+    assert Reader(machine.root).read().unread == ()
+
+
+def test_hierarchy_that_the_process_is_not_in_is_passed_over(machine: Machine) -> None:
+    machine.write("/proc/self/cgroup", "1:name=systemd:/\n")
+    machine.group("", {"pids.max": "5", "pids.current": "1"})
+    assert Reader(machine.root).read().groups == ()
+
+
 def test_group_that_is_gone_is_said(machine: Machine) -> None:
     machine.unified("/gone")
     (machine.root / "sys/fs/cgroup/gone").rmdir()

@@ -37,6 +37,7 @@ def test_plan_has_every_kind_of_lift_in_its_place() -> None:
     assert found == Plan({"a.b": (1, 2)}, {"nofile": 5}, (SERVICE,), ("knob: Do it.",))
     assert found
     assert not plan(report(Advice("Do it.")))
+    assert all(plan(report(lift)) for lift in (Sysctl("a.b", (1,)), Rlimit("nofile", 5), SERVICE))
 
 
 def test_nr_open_is_raised_first() -> None:

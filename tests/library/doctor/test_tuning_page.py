@@ -46,11 +46,11 @@ def test_every_exit_status_is_there_and_the_same() -> None:
     [
         f"connections x ({rules.KERNEL_BYTES:,} kernel + {rules.OWN_BYTES} ours",
         f"these {Question().bytes_per_connection:,}.",
-        f"{rules.OWN_DESCRIPTORS} of each table are left to the program",
+        f"{rules.OWN_DESCRIPTORS} are left to the program",
         f"reserves {rules.TABLE_BYTES} bytes for each descriptor",
         f"Above {1 << 24:,} the engine's table ends",
         f"the option `backlog` ({Options().backlog:,})",
-        f"for each loop, up to {MAX_LOOPS} of them",
+        f"for each loop, up to {MAX_LOOPS} of them, less {rules.LOOP_DESCRIPTORS} each",
         f"hold {Question().target:,} connections?",
         str(SYSCTL_D / FILE_NAME),
         str(LIMITS_D / FILE_NAME),

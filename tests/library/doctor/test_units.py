@@ -66,6 +66,16 @@ def test_our_own_groups_are_not_the_units(machine: Machine) -> None:
     ]
 
 
+def test_what_cannot_be_read_of_us_is_not_missed_of_the_unit(machine: Machine) -> None:
+    (machine.root / "sys/fs/cgroup/app.slice/app-chat.slice").mkdir(parents=True)
+    machine.group("/user.slice", {"pids.max": "?"})
+    machine.limits(soft="?", capabilities=1 << 24)
+    machine.sysctl("fs.nr_open", "?")
+    facts = units.of_unit("chat", Reader(machine.root), systemd())
+    assert [each.what for each in facts.unread] == ["fs.nr_open"]
+    assert not facts.may_raise
+
+
 def test_slice_that_is_not_there_yet_is_said(machine: Machine) -> None:
     facts = units.of_unit("chat", Reader(machine.root), systemd())
     assert [(each.what, each.why) for each in facts.unread] == [

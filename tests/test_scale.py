@@ -1,0 +1,46 @@
+"""A hundred thousand connections that live, in one process: each has its handshake and its messages there and back.
+
+Asserted is memory. The times are printed, and anybody's who measures: `make million` has them for ten times as many.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import million
+import pytest
+import rig
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which(os.environ.get("CC", "gcc")) is None, reason="no C compiler"),
+    pytest.mark.skipif(million.seats() < 2_000, reason="RLIMIT_NOFILE is too low: there are at most 64 loops"),
+]
+
+CONNECTIONS = 100_000
+MB = 1_000_000
+# The whole process: the interpreter, the library, the loops, and all connections. 25.6 MB are measured with all of them
+# and 26.2 after two messages on each, of which 19.5 are there before: CPython, its library and the engine's code.
+MOST_BYTES = 27 * MB
+# What one connection adds: its slot of 56 bytes, and what there is of tables beside it.
+MOST_BYTES_EACH = 64
+# ... after a message: arenas that are kept for the next one are no connection's, but are counted here.
+MOST_BYTES_EACH_AFTERWARDS = 70
+
+
+def test_a_hundred_thousand_connections_echo_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    if million.affordable(CONNECTIONS) < CONNECTIONS:
+        pytest.skip("too little memory for both ends of so many connections")
+    with capsys.disabled():
+        print()
+        rig.print_facts([rig.OURS_INLINE])
+        figures = million.run(CONNECTIONS)
+        million.print_process(figures)
+    assert figures.held.resident <= MOST_BYTES
+    assert figures.bytes_each(figures.held) <= MOST_BYTES_EACH
+    for memory in figures.echoed:
+        assert memory.resident <= MOST_BYTES
+        assert figures.bytes_each(memory) <= MOST_BYTES_EACH_AFTERWARDS
+    # All of it came and went through the engine, and nothing of it has stayed.
+    assert figures.counters["slab_used_bytes"] == 0
+    assert figures.counters["turned_away"] == 0
