@@ -1,4 +1,4 @@
-# F4. Connecting: sockets of clients, their options, and a table of descriptors for a thread's own.
+# F4. Connecting: sockets of clients and their options.
 # Owns nothing. What is said over the sockets goes through sock's transport.
 
 from libc.stdint cimport uint32_t
@@ -17,4 +17,3 @@ cdef struct UwsAddress:
 cdef int dial_start(const UwsAddress* to, const UwsAddress* source) noexcept nogil
 cdef int dial_result(int fd) noexcept nogil
 cdef void dial_end(int fd, bint reset) noexcept nogil
-cdef int dial_private_table() noexcept nogil

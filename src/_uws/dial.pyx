@@ -3,7 +3,6 @@
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
 from posix.unistd cimport close
 
-from _uws.errs cimport UWS_E_SYS, UWS_OK
 from _uws.sock cimport sockaddr
 
 cdef extern from "sys/socket.h" nogil:
@@ -32,27 +31,13 @@ cdef extern from "netinet/tcp.h" nogil:
 cdef extern from *:
     """
     #include <netinet/in.h>
-    #include <sched.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
     /* Newer than the headers of some systems that we are built on. */
     #ifndef IP_BIND_ADDRESS_NO_PORT
     #define IP_BIND_ADDRESS_NO_PORT 24
     #endif
-    #ifndef CLOSE_RANGE_UNSHARE
-    #define CLOSE_RANGE_UNSHARE 2u
-    #endif
-    #ifndef SYS_close_range
-    #define SYS_close_range 436
-    #endif
     """
     const int IPPROTO_IP
     const int IP_BIND_ADDRESS_NO_PORT
-    const unsigned int CLOSE_RANGE_UNSHARE
-    const long SYS_close_range
-    const int CLONE_FILES
-    long syscall(long, unsigned int, unsigned int, unsigned int) nogil
-    int unshare(int) nogil
 
 
 cdef int dial_start(const UwsAddress* to, const UwsAddress* source) noexcept nogil:
@@ -103,18 +88,3 @@ cdef void dial_end(int fd, bint reset) noexcept nogil:
         now.l_linger = 0
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
     close(fd)
-
-
-cdef int dial_private_table() noexcept nogil:
-    """Give this thread a table of descriptors of its own, with as many as RLIMIT_NOFILE allows, and none but the
-    standard three in it.
-
-    What the thread opens from now on nobody else in the process can name, and it can name nothing of theirs; all of
-    it is closed when the thread ends. Not for a process's only thread: what it has is its own already, and would be
-    closed. Returns UWS_OK or UWS_E_SYS (errno says why; nothing has changed).
-    """
-    # Containers that filter system calls often refuse unshare(), for the namespaces that it makes, and not
-    # close_range(); kernels before 5.9 have only the former.
-    if syscall(SYS_close_range, 3, ~<unsigned int>0, CLOSE_RANGE_UNSHARE) == 0:
-        return UWS_OK
-    return UWS_OK if unshare(CLONE_FILES) == 0 else UWS_E_SYS

@@ -5,7 +5,7 @@ from posix.time cimport clock_gettime, timespec
 
 from _uws.atomic cimport atomic_read, atomic_write
 from _uws.clock cimport clock_ns
-from _uws.dial cimport dial_end, dial_private_table
+from _uws.dial cimport dial_end
 from _uws.errs cimport UWS_OK
 from _uws.loadlife cimport load_closed, load_due, load_expire
 from _uws.loadopening cimport load_connected, load_start, load_upgrading
@@ -37,6 +37,7 @@ from _uws.poller cimport (
     poller_init,
     poller_wait,
 )
+from _uws.table cimport table_leave
 
 cdef extern from "time.h" nogil:
     cdef enum:
@@ -306,7 +307,7 @@ cdef int load_run(UwsLoad* l, int private_table, int required) noexcept nogil:
     cdef bint ramping
     cdef int ready, k, status
     if private_table:
-        status = dial_private_table()
+        status = table_leave(NULL, 0)
         if status != UWS_OK and required:
             return status
     status = poller_init(&l.poller)

@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from errno import ECONNREFUSED
 from pathlib import Path
@@ -105,34 +104,6 @@ def test_an_end_is_a_fin_or_a_reset(listener: socket.socket, reset: bool) -> Non
                 peer.recv(1)
         else:
             assert peer.recv(1) == b""
-
-
-def test_a_private_table_is_nobody_elses() -> None:
-    reading, writing = os.pipe()
-    seen: list[object] = []
-
-    def alone() -> None:
-        seen.append(dial_shim.private_table())
-        try:
-            os.fstat(reading)
-            seen.append("inherited")
-        except OSError:
-            seen.append("not there")
-        # A number that the process has in use means something else in here.
-        mine = socket.socket()
-        seen.append(mine.fileno())
-        mine.close()
-        seen.append(os.fstat(2).st_ino)
-
-    thread = threading.Thread(target=alone)
-    thread.start()
-    thread.join()
-    assert seen == [True, "not there", 3, os.fstat(2).st_ino]
-    # Ours are as they were.
-    os.write(writing, b"x")
-    assert os.read(reading, 1) == b"x"
-    os.close(reading)
-    os.close(writing)
 
 
 def test_addresses_are_written_as_the_kernel_reads_them() -> None:

@@ -3,10 +3,7 @@
 from libc.errno cimport errno
 from libc.string cimport memcpy
 
-from _uws.dial cimport (
-    UWS_DIAL_AGAIN, UwsAddress, dial_end, dial_private_table, dial_result, dial_start,
-)
-from _uws.errs cimport UWS_OK
+from _uws.dial cimport UWS_DIAL_AGAIN, UwsAddress, dial_end, dial_result, dial_start
 
 AGAIN = UWS_DIAL_AGAIN
 
@@ -35,7 +32,3 @@ def result(int fd):
 
 def end(int fd, bint reset):
     dial_end(fd, reset)
-
-
-def private_table():
-    return dial_private_table() == UWS_OK
