@@ -177,11 +177,11 @@ cdef class Deflater:
         cdef size_t n = len(data)
         cdef const uint8_t* out = NULL
         cdef size_t out_len = 0
-        cdef size_t i
+        cdef size_t _
         cdef int status = UWS_OK
         started = perf_counter_ns()
         with nogil:
-            for i in range(rounds):
+            for _ in range(rounds):
                 status |= deflater_run(&self.d, window_bits, p, n, &out, &out_len)
         elapsed = perf_counter_ns() - started
         assert status == UWS_OK and 0 < out_len < n
@@ -216,11 +216,11 @@ cdef class Inflater:
         cdef size_t n = len(data)
         cdef uint8_t* out = NULL
         cdef size_t out_len = 0
-        cdef size_t i
+        cdef size_t _
         cdef int status = UWS_OK
         started = perf_counter_ns()
         with nogil:
-            for i in range(rounds):
+            for _ in range(rounds):
                 status |= inflater_run(&self.i, &self.room.slab, p, n, limit, &out, &out_len)
                 slab_give(&self.room.slab, out)
         elapsed = perf_counter_ns() - started

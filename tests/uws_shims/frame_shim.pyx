@@ -78,13 +78,13 @@ def write_close(uint16_t code, const unsigned char[::1] reason):
 def time_ns(const unsigned char[::1] header, size_t rounds):
     """Nanoseconds for this many decoded headers, each with the rules applied to it."""
     cdef UwsFrame out
-    cdef size_t i
+    cdef size_t _
     cdef int status = 0
     cdef const uint8_t* data = &header[0]
     cdef size_t n = <size_t>header.shape[0]
     started = perf_counter_ns()
     with nogil:
-        for i in range(rounds):
+        for _ in range(rounds):
             status |= frame_decode(data, n, <uint64_t>-1, &out) <= 0
             status |= frame_check(data[0], data[1], 0, 0)
     elapsed = perf_counter_ns() - started

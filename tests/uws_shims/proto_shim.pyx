@@ -189,7 +189,7 @@ cdef class Proto:
         cdef UwsProtoEnv* env = &self.room.env
         cdef int n_out = 0
         cdef int status = UWS_OK
-        cdef size_t i
+        cdef size_t _
         cdef uint64_t events = 0
         if copy == NULL or out == NULL:
             free(copy)
@@ -199,7 +199,7 @@ cdef class Proto:
         env.own = self.own
         started = perf_counter_ns()
         with nogil:
-            for i in range(rounds):
+            for _ in range(rounds):
                 status |= proto_feed(&self.p, env, copy, n, out, &n_out)
                 events += <uint64_t>n_out
         elapsed = perf_counter_ns() - started

@@ -122,13 +122,13 @@ def time_ns(size_t want_bytes, size_t rounds):
     """Nanoseconds for this many blocks, each given back before the next is taken, beside one that stays."""
     cdef UwsSlab slab
     cdef void* stays
-    cdef size_t i
+    cdef size_t _
     cdef bint failed = False
     assert slab_init(&slab) == 0
     stays = slab_take(&slab, want_bytes, NULL)
     started = perf_counter_ns()
     with nogil:
-        for i in range(rounds):
+        for _ in range(rounds):
             block = slab_take(&slab, want_bytes, NULL)
             failed |= block == NULL
             slab_give(&slab, block)
