@@ -384,7 +384,8 @@ def readme_block(results: Results) -> str:
     first = results.facts_of[columns[0][0]]
     about = (
         f"{first.machine}, {first.cores} cores, kernel {first.kernel}, {first.python}; medians of {first.rounds} "
-        "interleaved rounds, server and client on a core each. All rows, their spread and the targets: "
+        "interleaved rounds, of the ratios within each round; server and client on a core each. "
+        "All rows, their spread and the targets: "
         "[bench/RESULTS.md](bench/RESULTS.md)."
     )
     shown = pictures(results, "bench/results")

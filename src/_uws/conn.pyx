@@ -180,10 +180,14 @@ cdef class Conn:
             memory = self._memory()
             if memory is not None:
                 return memory[what]
-        if what == KNOWN_REMOTE:
-            return remote_make(<object>self.owner, l, &remote, address_of(&remote.peer))
-        if what == KNOWN_LOCAL:
-            return address_of(&storage)
+        if what < KNOWN_TARGET:
+            if what == KNOWN_REMOTE:
+                address = remote_make(<object>self.owner, l, &remote, address_of(&remote.peer))
+            else:
+                address = address_of(&storage)
+            # Another thread may have aborted it meanwhile, which asked first: then the socket knew nothing any more.
+            memory = self._memory()
+            return address if memory is None else memory[what]
         if kept == 0:
             return "/" if what == KNOWN_TARGET else None
         try:

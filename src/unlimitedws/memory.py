@@ -54,7 +54,8 @@ class Memory:
         conn_objects_bytes: `conns` times the size of a `Conn`, without what the application hangs on it.
         identities_bytes: About: the tables that find the connections of a user or a session, and an entry for each.
         fixed_bytes: The loops themselves, and the page.
-        rss_bytes: The resident memory of the whole process: the interpreter and the application, too.
+        rss_bytes: The resident memory of the whole process: the interpreter and the application, too. 0 where it
+            cannot be read, such as when no descriptor is left.
     """
 
     connections: int = 0
@@ -159,7 +160,7 @@ def memory_of(loops: Iterable[Loop], roll: Roll) -> Memory:
 
 
 def rss_bytes() -> int:
-    """Return the resident memory of this process. Thread: any."""
+    """Return the resident memory of this process; 0 where no descriptor is left to ask with. Thread: any."""
     try:
         with open("/proc/self/smaps_rollup", encoding="ascii") as rollup:
             for line in rollup:
@@ -168,5 +169,9 @@ def rss_bytes() -> int:
     except OSError:
         # Not every kernel has it. What is always there may be some hundred kilobytes late.
         pass
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        # The engine's own figures are wanted all the more by who has run out of something.
+        return 0

@@ -255,3 +255,21 @@ def test_last_reference_may_go_while_other_threads_send() -> None:
 
 
 # --- reading ---
+
+
+def test_address_is_right_while_another_thread_aborts() -> None:
+    wrong: list[Any] = []
+
+    def on_close(conn: Any) -> None:
+        if conn.remote_addr.port == 0:
+            wrong.append("on_close")
+
+    with running(on_message=lambda conn, message: None, on_close=on_close) as engine:
+        for _ in range(300):
+            client, conn = engine.connect_conn()
+            aborting = threading.Thread(target=conn.abort)
+            aborting.start()
+            wrong += ["meanwhile" for _ in range(20) if conn.remote_addr.port == 0]
+            aborting.join()
+            client.close()
+    assert wrong == []

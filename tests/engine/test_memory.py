@@ -376,3 +376,17 @@ def test_the_account_is_the_kernels(
         assert growth(before, after).engine >= least * wanted
         # Of the interpreter's own comings and goings, which show beside half a megabyte.
         assert_they_agree(before, after, slack_bytes=65536)
+
+
+def test_who_has_no_descriptor_left_may_ask_all_the_same() -> None:
+    with unlimitedws.NewServer("127.0.0.1:0") as server:
+        before = server.memory()
+        assert before.rss_bytes > 0
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            full = server.memory()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert full.rss_bytes == 0
+        assert full.total_bytes > 0

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,3 +196,19 @@ def test_wrong_arguments_are_status_2_and_say_why(
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
+
+
+def test_who_reads_may_go_away() -> None:
+    """`unlimitedws ... | head`, with nobody left to read."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "unlimitedws", "doctor", "--json"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -175,5 +175,5 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "unlimitedws bench: the load generator needs the package hdrh: pip install 'unlimitedws[load]'"
+        "unlimitedws bench: the load generator needs the package hdrhistogram: pip install 'unlimitedws[load]'"
     ]

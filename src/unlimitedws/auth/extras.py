@@ -8,6 +8,10 @@ from typing import Any
 __all__ = ["need"]
 
 
+# What a package is called where it is had from, if that is something else.
+_DISTRIBUTIONS = {"hdrh": "hdrhistogram", "jwt": "PyJWT", "prometheus_client": "prometheus-client"}
+
+
 def need(module: str, extra: str, who: str) -> Any:
     """Import a module of an optional extra.
 
@@ -20,4 +24,5 @@ def need(module: str, extra: str, who: str) -> Any:
         package = module.partition(".")[0]
         if exc.name not in (module, package):
             raise
-        raise ImportError(f"{who} needs the package {package}: pip install 'unlimitedws[{extra}]'") from exc
+        name = _DISTRIBUTIONS.get(package, package)
+        raise ImportError(f"{who} needs the package {name}: pip install 'unlimitedws[{extra}]'") from exc
