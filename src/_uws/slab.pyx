@@ -134,7 +134,8 @@ cdef bint kept_push(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     """Keep an empty arena that is in no ring. False: there are enough of them."""
     cdef unsigned int index = arena.index
     if slab.n_kept[index] != 0:
-        if slab.n_extra == UWS_SLAB_MAX_EXTRA:
+        # Large ones count among them, and have a bound of their own: there may be more than that already.
+        if slab.n_extra >= UWS_SLAB_MAX_EXTRA:
             return False
         slab.n_extra += 1
     # From its start again, so that a lone block keeps to the pages that are touched already.

@@ -289,6 +289,18 @@ def test_what_is_not_needed_any_more_goes_back_while_the_rest_stays(slab: Slab) 
     assert slab.figures()["extra"] == 5
 
 
+def test_large_mappings_that_are_kept_do_not_lift_the_bound_on_arenas(slab: Slab) -> None:
+    large = slab_shim.take_many(slab, 300_000, MAX_LARGE)
+    burst = slab_shim.take_many(slab, 512, 2 * MAX_EXTRA * ARENA_BYTES // 512)
+    # One arena below the bound; the large ones pass it; and then more arenas come to be empty.
+    most = MAX_EXTRA * ((ARENA_BYTES - 64) // 512)
+    slab_shim.give_many(slab, burst[:most])
+    slab_shim.give_many(slab, large)
+    slab_shim.give_many(slab, burst[most:])
+    assert slab.figures()["extra"] == MAX_EXTRA - 1 + MAX_LARGE - 1
+    assert slab.figures()["arenas"] == MAX_EXTRA
+
+
 def test_a_burst_leaves_the_resident_set_as_it_was(slab: Slab) -> None:
     before = resident_kb()
     blocks = slab_shim.take_many(slab, 1000, 60_000)
