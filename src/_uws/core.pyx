@@ -69,15 +69,7 @@ from _uws.state cimport (
     pthread_mutex_trylock,
     pthread_mutex_unlock,
 )
-
-cdef extern from "sys/resource.h" nogil:
-    ctypedef unsigned long rlim_t
-    cdef struct rlimit:
-        rlim_t rlim_cur
-        rlim_t rlim_max
-    cdef enum:
-        RLIMIT_NOFILE
-    int getrlimit(int, rlimit*)
+from _uws.table cimport RLIMIT_NOFILE, getrlimit, rlim_t, rlimit
 
 cdef extern from "pthread.h" nogil:
     int pthread_mutex_init(pthread_mutex_t*, const void*)

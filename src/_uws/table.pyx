@@ -37,15 +37,6 @@ cdef extern from * nogil:
     int uws_close_range(unsigned int, unsigned int, unsigned int)
     int uws_unshare_files()
 
-cdef extern from "sys/resource.h" nogil:
-    ctypedef unsigned long rlim_t
-    cdef struct rlimit:
-        rlim_t rlim_cur
-        rlim_t rlim_max
-    cdef enum:
-        RLIMIT_NOFILE
-    int getrlimit(int, rlimit*)
-
 cdef enum:
     STDERR = 2
     LAST = 0xFFFFFFFF
