@@ -5,6 +5,7 @@ UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
 UWS_SANITIZE=thread  with ThreadSanitizer, whose library the interpreter has to be started with: see tools/tsan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
+UWS_JOBS=4    how many modules are compiled at once, instead of as many as there are processors for us.
 """
 
 import os
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent
 DEBUG = os.environ.get("UWS_DEBUG") == "1"
 SHIMS = os.environ.get("UWS_SHIMS") == "1"
 SANITIZE = os.environ.get("UWS_SANITIZE", "")
+JOBS = int(os.environ.get("UWS_JOBS") or len(os.sched_getaffinity(0)))
 
 CFLAGS = [
     "-std=gnu11",
@@ -106,7 +108,12 @@ def choose_zlib(wanted: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 class BuildExt(build_ext):
-    """Looks for zlib when the engine is built, not when its metadata are asked for."""
+    """Looks for zlib when the engine is built, not when its metadata are asked for, and compiles on all processors."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # pip has no way to say it, and one module after the other takes minutes.
+        self.parallel = self.parallel or JOBS
 
     def build_extensions(self) -> None:
         library, macros = choose_zlib(os.environ.get("UWS_ZLIB", "auto"))
@@ -138,6 +145,7 @@ setup(
         # A sanitizer's reports name the lines that we wrote.
         emit_linenums=bool(SANITIZE),
         annotate=os.environ.get("UWS_ANNOTATE") == "1",
-        nthreads=int(os.environ.get("UWS_JOBS", "1")),
+        # Processes, not threads, which not every way to start this file survives: only if asked for.
+        nthreads=JOBS if "UWS_JOBS" in os.environ else 1,
     ),
 )

@@ -73,6 +73,20 @@ def ping(client: RawClient, payload: bytes = b"are you there") -> None:
     assert client.recv_frame() == Frame(True, 0, PONG, payload)
 
 
+def expect_end(client: RawClient) -> bytes:
+    """Read until the connection is over, with FIN or with RST; return what came before."""
+    got = b""
+    try:
+        while chunk := client.sock.recv(65536):
+            got += chunk
+        # FIN may have gone out before RST: only writing shows that there is nobody.
+        while True:
+            client.sock.sendall(b"x")
+            client.sock.recv(1)
+    except OSError:
+        return got
+
+
 def expect_eof(client: RawClient) -> None:
     """Assert that the server says nothing more and ends its side with FIN, not with RST."""
     rest = client.recv_until_eof()

@@ -2,11 +2,13 @@
 
     python tools/versions.py [3.12 ...]     only these; by default all from 3.10 to 3.15 that are found
 
+All of them build from one copy of the sources, as the C that Cython writes is the same for each.
 Looks on PATH and, where there is pyenv, among its versions. The last line says how many passed.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -50,12 +52,9 @@ def find(version: str) -> str | None:
     return next((i for i in candidates(version) if runs_as(i, version)), None)
 
 
-def check(interpreter: str) -> str | None:
+def check(interpreter: str, sources: Path) -> str | None:
     """Install and smoke-test. Returns None, or what went wrong."""
     with tempfile.TemporaryDirectory() as scratch:
-        # A stranger gets the sources only.
-        sources = Path(scratch) / "sources"
-        shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*NOT_SOURCES))
         python = str(Path(scratch) / "venv" / "bin" / "python")
         for command in (
             [interpreter, "-m", "venv", str(Path(scratch) / "venv")],
@@ -65,6 +64,7 @@ def check(interpreter: str) -> str | None:
             done = subprocess.run(
                 command,
                 cwd=scratch,
+                env={**os.environ, "UWS_JOBS": str(len(os.sched_getaffinity(0)))},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -78,17 +78,17 @@ def check(interpreter: str) -> str | None:
     return None
 
 
-def main() -> int:
+def check_all(versions: list[str], sources: Path) -> tuple[int, int]:
+    """(how many passed, how many failed). A version that is not here is neither, unless asked for by name."""
     passed = failed = 0
-    for version in sys.argv[1:] or VERSIONS:
+    for version in versions or VERSIONS:
         interpreter = find(version)
         if interpreter is None:
             print(f"Python {version}: not here", flush=True)
-            # Asked for by name it has to be here.
-            failed += bool(sys.argv[1:])
+            failed += bool(versions)
             continue
         begin = time.monotonic()
-        error = check(interpreter)
+        error = check(interpreter, sources)
         took = time.monotonic() - begin
         print(f"Python {version}: {'works' if error is None else 'FAILED'} ({took:.0f} s)", flush=True)
         if error is None:
@@ -96,6 +96,15 @@ def main() -> int:
         else:
             failed += 1
             print(error, flush=True)
+    return passed, failed
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        # A stranger gets the sources only.
+        sources = Path(scratch, "sources")
+        shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*NOT_SOURCES))
+        passed, failed = check_all(sys.argv[1:], sources)
     print(f"{passed} passed, {failed} failed")
     return 0 if passed and not failed else 1
 

@@ -13,6 +13,7 @@ from _uws.clock cimport clock_us
 from _uws.deflate cimport deflater_run
 from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait_room
 from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_MORE, UWS_OK
+from _uws.flush cimport conn_flush
 from _uws.frame cimport (
     UWS_MAX_CONTROL_BYTES,
     UWS_MAX_REASON_BYTES,
@@ -22,9 +23,10 @@ from _uws.frame cimport (
     UWS_OP_TEXT,
     close_code_valid,
 )
+from _uws.hold cimport conn_hold, conn_release
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.keeper cimport keeper_addresses
-from _uws.life cimport conn_abort, conn_close, conn_flush, conn_hold, conn_release
+from _uws.life cimport conn_abort, conn_close
 from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.lock cimport conn_lock, conn_unlock
 from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW

@@ -6,7 +6,6 @@ from posix.time cimport timespec
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_OK
 from _uws.inbox cimport inbox_put_back, inbox_take, note_give
-from _uws.life cimport conn_settle
 from _uws.post cimport (
     post_apart,
     post_call,
@@ -19,6 +18,7 @@ from _uws.post cimport (
     side_opens,
 )
 from _uws.proto cimport UWS_EV_DRAIN, UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EV_PONG, UWS_EVF_OWNED
+from _uws.settle cimport conn_settle
 from _uws.slab cimport slab_give
 from _uws.slot cimport (
     conn_at,

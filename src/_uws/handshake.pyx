@@ -4,8 +4,9 @@ from libc.string cimport memcmp, memcpy, memset
 
 from _uws.deflate cimport UWS_DEFLATE_ANSWER_BYTES, UwsDeflateTerms, deflate_negotiate, deflate_own
 from _uws.errs cimport UWS_E_HTTP_400, UWS_E_HTTP_403, UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK
+from _uws.flush cimport conn_dirty
 from _uws.intern cimport intern_get, intern_take
-from _uws.life cimport conn_answer, conn_ask, conn_dirty, conn_end, conn_eof, conn_refuse, conn_upgraded
+from _uws.life cimport conn_answer, conn_ask, conn_end, conn_eof, conn_refuse, conn_upgraded
 from _uws.outq cimport outq_put
 from _uws.post cimport post_event
 from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UWS_P_OURS_KEPT, UWS_P_PEERS_KEPT, UwsEvent

@@ -1,21 +1,12 @@
-# F5. The life of a connection: the only file that changes UwsConn.state. The table stands in life.pyx.
+# F5. The life of a connection: with settle.pyx the only file that changes UwsConn.state. The table stands in life.pyx.
 # Owns nothing of its own; decides when a slot's things go back. Everything is called with the loop's lock held.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t
 
 from _uws.proto cimport UwsEvent
 from _uws.state cimport UwsConn, UwsLoop
 
-cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void conn_flush_all(UwsLoop* l) noexcept nogil
-cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void conn_sweep(UwsLoop* l) noexcept nogil
-
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
-cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil
-cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void conn_release(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void conn_remind(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil
@@ -28,7 +19,6 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
                    const uint8_t* reason, size_t len_bytes) noexcept nogil
 cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil
 cdef void conn_consumed(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_eof(UwsLoop* l, UwsConn* c, bint gone) noexcept nogil
 cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil
 cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil

@@ -17,19 +17,12 @@ from _uws.accept cimport (
 from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflater_destroy, deflater_init, inflater_destroy
 from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_503, UWS_E_SYS, UWS_OK
+from _uws.flush cimport conn_flush, conn_flush_all, conn_sweep
 from _uws.frame cimport UWS_MAX_REASON_BYTES
+from _uws.hold cimport conn_release
 from _uws.intern cimport intern_destroy, intern_init
 from _uws.keeper cimport keeper_answer, keeper_is_through, keeper_tell
-from _uws.life cimport (
-    conn_abort,
-    conn_eof,
-    conn_flush,
-    conn_flush_all,
-    conn_leave,
-    conn_refuse,
-    conn_release,
-    conn_sweep,
-)
+from _uws.life cimport conn_abort, conn_eof, conn_leave, conn_refuse
 from _uws.poller cimport (
     EPOLLERR,
     EPOLLEXCLUSIVE,

@@ -3,7 +3,8 @@
 from libc.stdint cimport uint8_t
 
 from _uws.handshake cimport conn_request
-from _uws.life cimport conn_eof, conn_rest
+from _uws.hold cimport conn_rest
+from _uws.life cimport conn_eof
 from _uws.post cimport post_flooded
 from _uws.proto cimport UWS_P_WINDOW
 from _uws.proxy cimport UWS_PROXY_MAX_BYTES

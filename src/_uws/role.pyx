@@ -25,8 +25,8 @@ from posix.unistd cimport close
 
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_E_SYS, UWS_OK
+from _uws.flush cimport conn_flush_all
 from _uws.keeper cimport keeper_answer, keeper_is_through
-from _uws.life cimport conn_flush_all
 from _uws.loop cimport batch_destroy, batch_init, loop_next_ms, loop_turn
 from _uws.memory cimport memory_join, memory_leave, memory_stack
 from _uws.poller cimport bell_make, bell_ring, bell_silence, poller_wake, poller_watch

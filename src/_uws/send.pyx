@@ -2,9 +2,10 @@
 
 from _uws.deflate cimport UwsDeflate, deflate_own_forget, deflate_own_run
 from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_MORE, UWS_OK
+from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_MAX_HEAD_BYTES, UWS_RSV1, frame_head
 from _uws.keeper cimport keeper_tend
-from _uws.life cimport conn_abort, conn_dirty, conn_flush
+from _uws.life cimport conn_abort
 from _uws.outq cimport outq_make_room, outq_put, outq_put_frame
 from _uws.proto cimport UWS_P_OURS_KEPT
 from _uws.slab cimport slab_give

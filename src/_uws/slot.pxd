@@ -21,7 +21,7 @@ from _uws.state cimport (
     UwsSide,
     pthread_t,
 )
-from _uws.wheel cimport UWS_TICK_MS
+from _uws.wheel cimport UWS_TICK_MS, wheel_set
 
 cdef extern from * nogil:
     cdef enum:
@@ -56,6 +56,20 @@ cdef inline void conn_enlist(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:
     return <int32_t>(c - l.table)
+
+
+cdef inline void conn_deadline(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil:
+    """Let the timer run in timeout_ms, and not before."""
+    # From now, not from the turn's beginning: a thread that closes a connection may come hours after it. Rounded up,
+    # and one more for the tick that is under way: a deadline may be late, never early.
+    wheel_set(&l.wheel, conn_index(l, c),
+              <uint32_t>((clock_ms() - l.start_ms + timeout_ms + UWS_TICK_MS - 1) // UWS_TICK_MS) + 1)
+
+
+cdef inline void conn_sooner(UwsLoop* l, UwsConn* c, uint32_t tick) noexcept nogil:
+    """Let the timer run at tick at the latest."""
+    if c.link.deadline == 0 or <int32_t>(c.link.deadline - tick) > 0:
+        wheel_set(&l.wheel, conn_index(l, c), tick)
 
 
 cdef inline UwsConn* conn_at(UwsLoop* l, int32_t index, uint32_t generation) noexcept nogil:

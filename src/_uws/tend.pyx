@@ -20,8 +20,9 @@ from libc.string cimport strlen
 
 from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_OK
+from _uws.flush cimport conn_dirty, conn_flush, conn_flush_all
 from _uws.frame cimport UWS_OP_PING
-from _uws.life cimport conn_abort, conn_dirty, conn_expired, conn_flush, conn_flush_all, conn_leave
+from _uws.life cimport conn_abort, conn_expired, conn_leave
 from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_flooded, post_nudge
 from _uws.slot cimport conn_extra, conn_held, conn_index, conn_reading, conn_side, tick_now

@@ -10,8 +10,10 @@ from _uws.errs cimport (
     UWS_OK,
     err_close_code,
 )
+from _uws.flush cimport conn_dirty
 from _uws.frame cimport UWS_OP_PONG
-from _uws.life cimport conn_abort, conn_dirty, conn_end, conn_remind
+from _uws.hold cimport conn_remind
+from _uws.life cimport conn_abort, conn_end
 from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_event, post_lost
 from _uws.proto cimport (

@@ -15,7 +15,7 @@ import pytest
 from live import ping, take, wait, wait_until
 from loops import SETTINGS, Running, echo, running
 from raw import TEXT, TIMEOUT
-from uws_shims.keeper_shim import index_of_open, is_foreign, is_kept, is_read, set_paused, tend
+from uws_shims.keeper_shim import is_foreign, is_kept, tend
 
 from _uws.core import Loop, seats_of_own
 from unlimitedws import ConnectionClosed
@@ -136,31 +136,6 @@ def test_addresses_are_asked_for_while_the_loop_comes_to_its_end() -> None:
             assert not thread.is_alive()
 
 
-def test_who_sends_much_finds_out_what_the_kernel_did_not_take(engine: Running) -> None:
-    client, conn = engine.connect_conn(rcvbuf=4096)
-    told = [conn.send(b"x" * 60_000) for _ in range(12)]
-    # What is below the cork has not been offered yet; above it the kernel is asked, by the keeper, before send returns.
-    assert conn.buffered_amount > 64 << 10 or all(one.name == "OK" for one in told)
-    while any(one.name == "HIGH" for one in told) is False and len(told) < 400:
-        told.append(conn.send(b"x" * 60_000))
-    assert told[-1].name == "HIGH"
-    got = 0
-    while got < len(told):
-        assert client.recv_frame().payload == b"x" * 60_000
-        got += 1
-    wait_until(lambda: conn.buffered_amount == 0, "all has left")
-
-
-def test_a_full_queue_that_the_kernel_would_take_is_no_reason_to_drop_anybody() -> None:
-    with running(private_fds=1, overflow=1, max_buffered_bytes=1000) as engine:
-        client, conn = engine.connect_conn()
-        for _ in range(300):
-            # Each fills the queue; the keeper empties it, as there is room in the kernel.
-            conn.send(b"y" * 1000)
-            assert client.recv_frame().payload == b"y" * 1000
-        assert conn.is_open and engine.counter("overflow_closed") == 0
-
-
 def test_all_queues_together_are_tended_by_the_keeper() -> None:
     with running(private_fds=1, max_buffered_total_bytes=4 * MIB, max_buffered_bytes=64 * MIB) as engine:
         pairs = [engine.connect_conn(rcvbuf=4096) for _ in range(3)]
@@ -175,17 +150,6 @@ def test_all_queues_together_are_tended_by_the_keeper() -> None:
         before = engine.counter("overload_closed")
         tend(engine.loop)
         assert engine.counter("overload_closed") == before
-
-
-def test_what_there_was_no_memory_to_say_is_found_by_looking_at_all(engine: Running) -> None:
-    client, _ = engine.connect_conn()
-    index = index_of_open(engine.loop)
-    assert is_read(engine.loop, index)
-    set_paused(engine.loop, index, True)
-    wait_until(lambda: not is_read(engine.loop, index), "it is not read")
-    client.send_frame(TEXT, b"later")
-    set_paused(engine.loop, index, False)
-    assert client.recv_frame().payload == b"later"
 
 
 def test_a_pause_by_another_thread_holds_at_once_and_a_resume_wakes_the_keeper(engine: Running) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import queue
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import raw
-from live import expect_eof, ping, take, wait, wait_until
+from live import expect_end, expect_eof, take, wait, wait_until
 from loops import Running, echo, running
 from raw import TEXT, RawClient
 
@@ -35,20 +34,6 @@ def hasty(request: pytest.FixtureRequest, no_fd_leaks: None) -> Iterator[Running
         runners=request.param, on_message=echo, handshake_timeout_ms=SHORT_MS, close_timeout_ms=SHORT_MS
     ) as made:
         yield made
-
-
-def expect_end(client: RawClient) -> bytes:
-    """Read until the connection is over, with FIN or with RST; return what came before."""
-    got = b""
-    try:
-        while chunk := client.sock.recv(65536):
-            got += chunk
-        # FIN may have gone out before RST: only writing shows that there is nobody.
-        while True:
-            client.sock.sendall(b"x")
-            client.sock.recv(1)
-    except OSError:
-        return got
 
 
 # --- FREE, UPGRADING ---
@@ -239,17 +224,6 @@ def test_close_that_is_not_answered_is_dropped_at_the_deadline_with_1006(hasty: 
     assert hasty.counter("timeouts") == 1
 
 
-def test_close_frame_that_cannot_be_sent_is_given_up_at_the_deadline(hasty: Running) -> None:
-    client, conn = hasty.connect_conn(rcvbuf=4096)
-    while conn.buffered_amount < 500_000:
-        conn.send(bytes(100_000))
-    conn.close()
-    assert hasty.end() == (1006, "")
-    hasty.wait_empty()
-    assert hasty.counter("timeouts") == 1
-    client.close()
-
-
 # --- ENDING ---
 
 
@@ -351,20 +325,6 @@ def test_peer_that_broke_a_rule_and_stays_is_dropped_at_the_deadline(hasty: Runn
     assert hasty.counter("timeouts") == 1
 
 
-def test_last_words_are_flushed_to_a_peer_that_reads_slowly(engine: Running) -> None:
-    client, conn = engine.connect_conn(rcvbuf=4096)
-    payload = bytes(900_000)
-    conn.send(payload)
-    client.send_close(1000)
-    assert engine.end() == (1000, "")
-    # Half closed as it is, too.
-    client.shutdown()
-    assert client.recv_message() == payload
-    assert client.recv_close().code == 1000
-    expect_eof(client)
-    engine.wait_empty()
-
-
 def test_rst_while_lingering_frees(engine: Running) -> None:
     client = engine.connect()
     client.send_frame(TEXT, "x", rsv=7)
@@ -463,97 +423,3 @@ def test_close_and_abort_in_every_callback(hook: str, act: str) -> None:
         engine.end()
         engine.wait_empty()
         assert engine.ended.empty()
-
-
-# --- DEAD ---
-
-
-@each_runners
-def test_descriptor_is_not_given_to_another_while_on_close_runs(runners: int) -> None:
-    gate, entered = threading.Event(), threading.Event()
-
-    def slow(conn: Any) -> None:
-        entered.set()
-        assert gate.wait(20)
-
-    with running(runners=runners, on_close=slow) as engine:
-        engine.connect().reset()
-        wait(entered)
-        engine.wait_for(descriptors=1, connections=0, timers=0)
-        others = [engine.connect() for _ in range(3)]
-        engine.wait_for(descriptors=4)
-        gate.set()
-        engine.wait_for(descriptors=3)
-        for other in others:
-            ping(other)
-
-
-def test_loop_that_stops_drops_whoever_is_left_in_whatever_state() -> None:
-    gate, entered = threading.Event(), threading.Event()
-
-    def slow(conn: Any, message: Any) -> None:
-        entered.set()
-        assert gate.wait(20)
-
-    with running(runners=2, on_message=slow) as engine:
-        opened, _ = engine.connect_conn()
-        closing, conn = engine.connect_conn()
-        conn.close(4000)
-        assert closing.recv_close().code == 4000
-        lingering = engine.connect()
-        lingering.send_frame(TEXT, "x", rsv=7)
-        assert lingering.recv_close().code == 1002
-        upgrading = RawClient(engine.port, handshake=False)
-        busy = engine.connect()
-        busy.send_frame(TEXT, "x")
-        wait(entered)
-        busy.send_close(4000)
-        engine.wait_for(descriptors=5, connections=2)
-        engine.shut(timeout_ms=0)
-        for client in (opened, closing, lingering, upgrading):
-            expect_end(client)
-        gate.set()
-        engine.join()
-        codes = sorted(engine.end()[0] for _ in range(4))
-        assert codes == [1002, 1006, 1006, 4000] and engine.ended.empty()
-        upgrading.close()
-
-
-@each_runners
-def test_storm_of_every_kind_of_end_leaves_nothing(runners: int) -> None:
-    def on_message(conn: Any, message: str) -> None:
-        if message == "close":
-            conn.close(4000)
-        elif message == "abort":
-            conn.abort()
-        else:
-            conn.send(message)
-
-    ways = ("close", "abort", "echo", "fin", "rst", "wrong", "polite", "half")
-    with running(runners=runners, on_message=on_message) as engine:
-        for turn in range(5):
-            clients = {}
-            for way in ways * 4:
-                client = engine.connect(path=f"/{way}/{turn}")
-                clients[client] = way
-            for client, way in clients.items():
-                if way in ("close", "abort", "echo"):
-                    client.send_frame(TEXT, way)
-                elif way == "fin":
-                    client.close()
-                elif way == "rst":
-                    client.reset()
-                elif way == "wrong":
-                    client.send(b"\xff\xff" * 100)
-                elif way == "polite":
-                    client.send_close(1000)
-                else:
-                    client.send_frame(TEXT, "half", fin=False)
-                    client.sock.shutdown(socket.SHUT_WR)
-            for client in clients:
-                client.close()
-        for _ in range(5 * 4 * len(ways)):
-            engine.end()
-        engine.wait_empty()
-        assert engine.ended.empty()
-        assert engine.counter("closed") == engine.counter("upgraded") == 5 * 4 * len(ways)

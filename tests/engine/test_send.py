@@ -153,19 +153,6 @@ def test_long_messages_of_several_threads_never_interleave() -> None:
             thread.join()
 
 
-def test_what_the_kernel_did_not_take_is_counted_as_waiting() -> None:
-    length = 20_000_000
-    with running(on_message=echo) as engine:
-        client, conn = engine.connect_conn(rcvbuf=4096)
-        conn.send(bytes(length))
-        waiting = conn.buffered_amount
-        assert 0 < waiting < length + 10
-        assert engine.counter("buffered_bytes") == waiting
-        assert engine.counter("highs") == 1
-        assert client.recv_message() == bytes(length)
-        engine.wait_for(buffered_bytes=0, slab_blocks=0)
-
-
 def test_long_message_to_a_peer_that_is_gone() -> None:
     with running(on_message=echo) as engine:
         client, conn = engine.connect_conn()

@@ -22,17 +22,9 @@ from _uws.deliver cimport (
     deliver_wait_room,
 )
 from _uws.errs cimport UWS_OK
-from _uws.life cimport (
-    conn_abort,
-    conn_begin,
-    conn_close,
-    conn_consumed,
-    conn_dirty,
-    conn_flush,
-    conn_hold,
-    conn_release,
-    conn_upgraded,
-)
+from _uws.flush cimport conn_dirty, conn_flush
+from _uws.hold cimport conn_hold, conn_release
+from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_upgraded
 from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init
 from _uws.outq cimport outq_put
 from _uws.poller cimport poller_wait
