@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from .commands import bench, doctor, echo
 from .commands.echo import echo_server
 
 __all__ = ["echo_server", "main"]
+
+# EPIPE: whoever read it has gone, such as `head`.
+_OF_STDOUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = run(args)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read what is printed has gone, such as `head`. What Python would flush at its end goes nowhere.
+    except OSError as exc:
+        # Commands deal with the errors of what they do; what is left is what they print.
+        if exc.errno not in _OF_STDOUT:
+            raise
+        if exc.errno != errno.EPIPE:
+            print(f"unlimitedws: what is printed cannot be written: {exc.strerror}", file=sys.stderr)
+        # What Python would flush at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status

@@ -127,8 +127,11 @@ class Awaiter:
                 # It has awaited something that somebody else cancelled. Not to be taken for an order to us.
                 error = RuntimeError("the hook was cancelled")
                 error.__cause__ = exc
-        except GeneratorExit:
-            raise
+        except GeneratorExit as exc:
+            if self._loop.is_closed():
+                # Nobody will go on with this coroutine, and it is thrown away.
+                raise
+            error = exc
         except BaseException as exc:
             # KeyboardInterrupt and SystemExit too: out of a task they would end the loop of all.
             error = exc

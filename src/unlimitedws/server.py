@@ -536,7 +536,8 @@ class Server(Callbacks, Entrance):
 
     def _failed(self, conn: Conn | Request, exc: BaseException, hook: str) -> None:
         """A callback raised; the loop calls this before it closes the connection, the door instead of one."""
-        if not isinstance(exc, Exception):
+        if isinstance(exc, KeyboardInterrupt | SystemExit):
+            # No other order to stop: a CancelledError or a GeneratorExit is of the callback's own doings.
             logger.info("%s of %r raised %r: stopping", hook, conn, exc)
             self._stop_for(exc)
         elif (
@@ -554,10 +555,10 @@ class Server(Callbacks, Entrance):
             return
         try:
             on_error(conn, exc)
-        except Exception:
-            logger.exception("on_error of %r raised", conn)
-        except BaseException as second:
+        except (KeyboardInterrupt, SystemExit) as second:
             self._stop_for(second)
+        except BaseException:
+            logger.exception("on_error of %r raised", conn)
 
     def _forked(self) -> None:
         """This is a child process: whoever held a lock when it was forked is not in it, and lets go of nothing."""

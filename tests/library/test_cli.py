@@ -73,7 +73,7 @@ def test_unix_socket_has_no_page_to_go_to(program: Callable[..., Program], tmp_p
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("args", [(), ("--inline",), ("--pool", "2", "4")])
+@pytest.mark.parametrize("args", [(), ("--inline",), ("--pool", "2", "4"), ("--loops", "2", "--private-fds")])
 def test_every_message_comes_back_as_it_was(
     echo: Callable[..., tuple[Program, int, str]], client: Dial, args: tuple[str, ...]
 ) -> None:
@@ -198,17 +198,28 @@ def test_wrong_arguments_are_status_2_and_say_why(
     assert message in err
 
 
-def test_who_reads_may_go_away() -> None:
-    """`unlimitedws ... | head`, with nobody left to read."""
-    reading, writing = os.pipe()
-    os.close(reading)
+def doctor_into(stdout: int) -> tuple[int, bytes]:
+    """Run `unlimitedws doctor --json` with this output; returns its status, and what it complains of."""
     done = subprocess.run(
         [sys.executable, "-m", "unlimitedws", "doctor", "--json"],
-        stdout=writing,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         timeout=60,
         check=False,
     )
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (1, b"")
+    os.close(stdout)
+    return done.returncode, done.stderr
+
+
+def test_who_reads_may_go_away() -> None:
+    """`unlimitedws ... | head`, with nobody left to read."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert doctor_into(writing) == (1, b"")
+
+
+def test_what_cannot_be_written_is_said_in_a_line() -> None:
+    status, said = doctor_into(os.open("/dev/full", os.O_WRONLY))
+    assert status == 1
+    assert said == b"unlimitedws: what is printed cannot be written: No space left on device\n"

@@ -90,6 +90,7 @@ def test_errors_are_listed_and_end_with_1() -> None:
         (["wss://h/"], "TLS is not supported yet"),
         (["ws://h/", "-c", "0"], "connections"),
         (["ws://h/", "-c", "many"], "'many' is no number"),
+        (["ws://h/", "-r", "0"], "0: more than nothing, or no --rate at all"),
         (["ws://h/", "-d", "soon"], "'soon' is no time"),
         (["ws://h/", "-H", "no colon"], "a name, a colon and a value"),
         (["ws://nobody.invalid/"], "nobody.invalid"),
@@ -126,7 +127,7 @@ def test_ctrl_c_ends_it_in_order_with_what_there_is(number: signal.Signals) -> N
                 break
         running.send_signal(number)
         out, err = running.communicate(timeout=30)
-    assert running.returncode == 0, err
+    assert running.returncode == 128 + number, err
     assert "interrupted" in out and out.splitlines()[-1] == "errors        none"
     assert closes == [1000] * 4
 

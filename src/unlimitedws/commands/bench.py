@@ -24,7 +24,8 @@ examples:
   unlimitedws bench ws://127.0.0.1:8000/ -c 64 --mode handshakes      connect, upgrade, close, again
   unlimitedws bench ws://127.0.0.1:8000/ -c 1000 --mode broadcast     one publishes, everybody receives
 
-exit status: 0 all well, 1 errors happened, 2 wrong arguments or a load that cannot be made from here.
+exit status: 0 all well, 1 errors happened, 2 wrong arguments or a load that cannot be made from here,
+130 ended early by Ctrl-C (143: by SIGTERM), and what is printed is true of the time it had.
 TLS (wss://) and compression are not supported yet."""
 
 
@@ -61,7 +62,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "-p", "--pipelining", type=_count, default=1, metavar="N", help="messages under way each; default: 1"
     )
     what.add_argument(
-        "-r", "--rate", type=float, default=0.0, metavar="N", help="messages per second on all together"
+        "-r", "--rate", type=_rate, default=0.0, metavar="N", help="messages per second on all together"
     )
     what.add_argument("--text", action="store_true", help="text messages; default: binary")
     what.add_argument(
@@ -146,7 +147,11 @@ def _run(args: argparse.Namespace) -> int:
 def _measure(load: Run, args: argparse.Namespace) -> int:
     from ..loadgen.display import Bar, Lines, Quiet
 
+    ended_by = 0
+
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal ended_by
+        ended_by = number
         load.interrupt()
 
     display = Quiet() if args.quiet else Bar() if sys.stderr.isatty() else Lines()
@@ -162,18 +167,25 @@ def _measure(load: Run, args: argparse.Namespace) -> int:
     else:
         print(_headline(load.options, load.threads))
         print("\n".join(result.lines()))
+    if result.interrupted:
+        # As a shell has it of a program that a signal ended.
+        return 128 + ended_by
     return 1 if result.failed else 0
 
 
 def _headline(o: LoadOptions, threads: int) -> str:
-    parts = [f"{o.connections:,} connections"]
+    parts = [_counted(o.connections, "connection")]
     if o.mode in ("echo", "broadcast"):
         kind = "text" if o.text else "binary"
-        parts.append(f"{o.size:,} bytes {kind}")
+        parts.append(f"{_counted(o.size, 'byte')} {kind}")
         parts.append(f"{o.rate:,g} messages/s" if o.rate else f"{o.pipelining:,} under way each")
     if threads > 1:
         parts.append(f"{threads} threads")
     return f"{o.url}  {o.mode}, {', '.join(parts)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
 def _options(args: argparse.Namespace) -> LoadOptions:
@@ -226,6 +238,17 @@ def _scaled(text: str, units: dict[str, int]) -> int:
         return int(digits[:-1] if unit > 1 else digits) * unit
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text.replace(",", ""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not rate > 0:
+        # What LoadOptions takes for "no rate" nobody asks for by an option.
+        raise argparse.ArgumentTypeError(f"{text}: more than nothing, or no --rate at all")
+    return rate
 
 
 def _seconds(text: str) -> float:

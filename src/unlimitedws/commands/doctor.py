@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pwd
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ _EPILOG = """\
 exit status:
   0  the target can be held
   1  a limit binds: it cannot
-  2  wrong arguments; no such process or unit
+  2  wrong arguments; no such process, unit, user or root
   3  --apply: something that should have been raised could not be
   4  nothing binds, but RLIMIT_NOFILE or the memory could not be read
 
@@ -94,6 +95,10 @@ def _run(args: argparse.Namespace) -> int:
         args.usage_error("--pid: must be at least 1")
     if args.unit is not None and args.root != Path("/"):
         args.usage_error("--unit: not with --root, systemd is asked")
+    if not (args.root / "proc").is_dir():
+        args.usage_error(f"--root: there is no directory {args.root / 'proc'}")
+    if args.user not in (None, "*") and args.root == Path("/") and not _is_user(args.user):
+        args.usage_error(f"--user: there is no user {args.user}")
     deeds: list[Deed] | None = None
     try:
         report = examine(_facts(args), question)
@@ -114,6 +119,14 @@ def _run(args: argparse.Namespace) -> int:
     if deeds is not None and not all(deed.done for deed in deeds):
         return 3
     return {True: 0, False: 1, None: 4}[report.holds]
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _facts(args: argparse.Namespace) -> Facts:

@@ -51,6 +51,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--max-message-bytes", type=int, metavar="N", help="longest message; default 1 MiB")
     parser.add_argument("--max-connections", type=int, metavar="N", help="default: as many as descriptors")
     parser.add_argument("--loops", type=int, metavar="N", help="loops that share the connections; default 1")
+    parser.add_argument(
+        "--private-fds",
+        action="store_true",
+        help="a descriptor table for each loop, so that RLIMIT_NOFILE counts for each",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes that share the port; default 1")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the server does to stderr")
     parser.set_defaults(run=_run, usage_error=parser.error)
@@ -81,7 +86,10 @@ def _run(args: argparse.Namespace) -> int:
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    options: OptionKeywords = {"pool": None if args.inline else (args.pool[0], args.pool[1])}
+    options: OptionKeywords = {
+        "pool": None if args.inline else (args.pool[0], args.pool[1]),
+        "private_fds": args.private_fds,
+    }
     if args.max_message_bytes is not None:
         options["max_message_bytes"] = args.max_message_bytes
     if args.max_connections is not None:

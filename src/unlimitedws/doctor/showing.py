@@ -97,7 +97,7 @@ def _verdict(report: Report) -> Iterator[str]:
     if report.loops is not None and report.capacity < target:
         loops = f", {report.loops} {'is' if report.loops == 1 else 'are'} enough for {target:,}"
     yield (
-        f"             {_at_most(report, report.capacity_private)} with private descriptor tables"
+        f"             {_at_most(report, report.capacity_private)} with private_fds=True"
         f" ({MAX_LOOPS} loops{loops})"
     )
     order = [finding for finding in report.limits if finding.holds != UNLIMITED][:2]

@@ -56,7 +56,7 @@ def test_machine_that_can_hold_the_target_is_status_0(doctor: Run) -> None:
     assert (status, err) == (0, "")
     assert out.startswith("100,000 connections, this process: yes\n")
     assert "  can hold   1,048,544\n" in out
-    assert "             2,425,263 with private descriptor tables (64 loops)\n" in out
+    assert "             2,425,263 with private_fds=True (64 loops)\n" in out
     assert "  first      RLIMIT_NOFILE, 1,048,544\n" in out
     assert "  second     fs.nr_open, 1,048,544\n" in out
     assert "  memory     434.9 MiB for 100,000, at 4,560 bytes each\n" in out
@@ -72,9 +72,7 @@ def test_limit_that_binds_is_status_1_with_everything_that_lifts_it(doctor: Run,
     assert status == 1
     assert "100,000 connections, this process: no\n" in out
     assert "  can hold   4,064\n" in out
-    assert (
-        "             260,608 with private descriptor tables (64 loops, 25 are enough for 100,000)\n" in out
-    )
+    assert "             260,608 with private_fds=True (64 loops, 25 are enough for 100,000)\n" in out
     assert "  BINDS  RLIMIT_NOFILE" in out
     for line in (
         '  sysctl -w fs.nr_open="131072"',
@@ -363,6 +361,8 @@ def test_unit_that_systemd_does_not_know_is_status_2(
         (["--pid", "5", "--unit", "x"], "not allowed with argument"),
         (["--unit", "chat"], "--unit: not with --root"),
         (["--user", "a b"], "'a b': not the name of a unit or of a user"),
+        (["--root", "/", "--user", "nobody-of-that-name"], "--user: there is no user nobody-of-that-name"),
+        (["--root", "/nowhere"], "--root: there is no directory /nowhere/proc"),
         (["--pid", "4711"], "no process 4711"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import resource
 from dataclasses import replace
 
 import pytest
 from library.doctor.test_rules import GOOD, conntrack
 from library.programs import ROOT
 
+from _uws.core import seats_of_own
 from unlimitedws.commands.doctor import _EPILOG
 from unlimitedws.doctor import rules
 from unlimitedws.doctor.facts import Group, Limit
@@ -30,6 +32,11 @@ def test_every_knob_is_explained() -> None:
     explained = explained.replace("tcp_rmem, tcp_wmem", "tcp_rmem, net.ipv4.tcp_wmem")
     explained = explained.replace("rmem_max, wmem_max", "rmem_max, net.core.wmem_max")
     assert [knob for knob in sorted(knobs) if knob not in explained] == []
+
+
+def test_loops_keep_as_many_descriptors_to_themselves_as_the_doctor_says() -> None:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert min(soft, 1 << 24) - seats_of_own() == rules.LOOP_DESCRIPTORS
 
 
 def test_every_exit_status_is_there_and_the_same() -> None:
