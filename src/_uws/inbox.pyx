@@ -5,13 +5,23 @@ from libc.string cimport memcpy
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_OK
 from _uws.proto cimport UWS_EVF_OWNED
-from _uws.slab cimport slab_give, slab_take
+from _uws.slab cimport slab_block_bytes, slab_give, slab_take
+
+cdef enum:
+    SMALL_BLOCK_BYTES = 64        # the slab's smallest
+
+
+cdef inline bint _is_roomy(const UwsEvent* event) noexcept nogil:
+    """Is the block that the payload owns more than twice its size? A block that grew with its message may be any that
+    the slab had kept. For a turn that is nobody's loss, but what waits is bounded by its payload."""
+    return slab_block_bytes(event.data) > 2 * event.len_bytes + SMALL_BLOCK_BYTES
 
 
 cdef UwsNote* _note(UwsSlab* slab, const UwsEvent* event) noexcept nogil:
-    """The event, with a copy of the payload that it does not own; NULL: out of memory."""
+    """The event, with its payload: the block that it owns, or a copy of what it does not own. NULL: out of memory."""
     cdef UwsNote* note
-    cdef size_t copied = 0 if event.flags & UWS_EVF_OWNED else event.len_bytes
+    cdef bint owns = event.flags & UWS_EVF_OWNED and event.data != NULL
+    cdef size_t copied = event.len_bytes if not owns or _is_roomy(event) else 0
     note = <UwsNote*>slab_take(slab, sizeof(UwsNote) + copied, NULL)
     if note == NULL:
         return NULL
@@ -20,6 +30,9 @@ cdef UwsNote* _note(UwsSlab* slab, const UwsEvent* event) noexcept nogil:
     if copied != 0:
         note.event.data = <uint8_t*>note + sizeof(UwsNote)
         memcpy(note.event.data, event.data, copied)
+        if owns:
+            note.event.flags &= ~UWS_EVF_OWNED
+            slab_give(slab, event.data)
     return note
 
 
@@ -38,7 +51,8 @@ cdef int inbox_put_back(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noe
 
 
 cdef int inbox_put(UwsInbox* box, UwsSlab* slab, const UwsEvent* event) noexcept nogil:
-    """Append an event. A payload that it owns goes with it; another one is copied. UWS_E_NOMEM: nothing has changed."""
+    """Append an event. A payload that it owns is the inbox's from then on; another one is copied. UWS_E_NOMEM: nothing
+    has changed."""
     cdef UwsNote* note = _note(slab, event)
     if note == NULL:
         return UWS_E_NOMEM

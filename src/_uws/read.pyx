@@ -27,6 +27,8 @@ from _uws.traffic cimport conn_frames
 
 cdef enum:
     BUSY_READ_BYTES = 8192
+    # Of anybody while all inboxes are full: a ping and its answer fit, a message waits in the kernel.
+    FLOODED_READ_BYTES = 1024
     # Of a connection whose messages may be a thousand times what they come as.
     DEFLATED_READ_BYTES = 16384
 
@@ -42,19 +44,29 @@ cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
         if c.side != NULL:
             room -= c.side.head_len
         return room if room < UWS_READ_BYTES else UWS_READ_BYTES
+    if post_flooded(l):
+        return FLOODED_READ_BYTES
     # One whose callbacks do not keep up is read in small bites: each of its messages may cost more than its bytes.
     if c.flags & (UWS_F_BUSY | UWS_F_READY):
         return BUSY_READ_BYTES
     return DEFLATED_READ_BYTES if c.proto.flags & UWS_P_WINDOW else UWS_READ_BYTES
 
 
+cdef inline bint _would_grow(const UwsConn* c) noexcept nogil:
+    """May what c sends become much more than is read of it, while all inboxes are full? There may be very many of its
+    kind. Others are read on as long as they have nothing waiting: their pings are to be answered."""
+    if c.proto.flags & UWS_P_WINDOW:
+        return True
+    # In the middle of a message no ping is answered anyway, but for those between its fragments. Where a callback waits
+    # for the message it is not for this to keep it waiting.
+    return c.proto.part != NULL and c.proto.part.buf != NULL and not (c.flags & UWS_F_BUSY)
+
+
 cdef void conn_read(UwsLoop* l, UwsBatch* b, UwsConn* c) noexcept nogil:
     """Receive once and deal with what came. b has room for it; the slot may be free afterwards."""
     cdef uint8_t* data = b.arena + b.used_bytes
     cdef ssize_t n
-    if c.state == UWS_S_OPEN and c.proto.flags & UWS_P_WINDOW and post_flooded(l):
-        # Others are read as long as they have nothing waiting: what they send is in the kernel already, as it is. This
-        # one's would grow, and there may be very many of its kind.
+    if c.state == UWS_S_OPEN and post_flooded(l) and _would_grow(c):
         conn_rest(l, c, UWS_FLOODED_TICKS)
         return
     n = l.io.recv(conn_index(l, c), data, _want(l, c))

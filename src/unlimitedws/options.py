@@ -72,7 +72,8 @@ class Options:
 
     max_inbox_total_bytes: int = 64 << 20
     """Undelivered messages of all connections together, 64 MiB: above it no connection that has some waiting
-    is read, however little it has. A program that computes for a minute keeps its memory."""
+    is read, however little it has, and nobody else gets on with a long message. A program that computes for a
+    minute keeps its memory."""
 
     max_pings_per_second: int = 100
     """Pings of one connection that are all answered, 100 in a second, at most 255; of more only the newest is

@@ -52,6 +52,22 @@ def test_a_payload_that_an_event_owns_goes_with_it_uncopied(size: int) -> None:
     assert_clean(inbox)
 
 
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_payload_in_a_block_of_more_than_twice_its_size_is_copied_and_the_block_given_back(
+    size: int, back: bool
+) -> None:
+    inbox = Inbox()
+    payload = random.Random(size).randbytes(size)
+    assert inbox.put(MESSAGE, 1, payload, owned=True, room=2_000_000, back=back)[0] == OK
+    assert (inbox.count, inbox.bytes) == (1, size)
+    if size:
+        assert inbox.live_blocks == 1
+        assert inbox.used_bytes <= 2 * (size + 64)
+    assert inbox.take()[:3] == (MESSAGE, 1, payload)
+    assert_clean(inbox)
+
+
 def test_all_of_an_event_is_kept() -> None:
     inbox = Inbox()
     inbox.put(CLOSE, 0, b"going away", code=1001)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import random
+import threading
 from typing import Any
 
 import pytest
 import raw
-from live import frames, ping, take
+from live import frames, ping, take, wait, wait_until
 from loops import running
-from raw import BINARY, TEXT
+from raw import BINARY, TEXT, TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -65,3 +66,38 @@ def test_many_small_messages_in_one_segment_all_arrive() -> None:
             client.close()
         engine.wait_empty()
     assert seen == [0] * (2 * count)
+
+
+def test_while_all_inboxes_are_full_nobody_gets_on_with_a_long_message_and_pings_are_answered() -> None:
+    let_go = threading.Event()
+    seen: queue.Queue[int] = queue.Queue()
+    count, size, budget = 24, 200_000, 100_000
+
+    def stuck(conn: Any, message: bytes) -> None:
+        wait(let_go)
+        seen.put(len(message))
+
+    with running(on_message=stuck, record=False, max_inbox_total_bytes=budget) as engine:
+        first = engine.connect()
+        first.send_frame(BINARY, b"the callback that keeps its thread")
+        wait_until(lambda: engine.counter("takeovers") >= 1, "the watchdog")
+        first.send_frame(BINARY, bytes(budget))
+        wait_until(lambda: engine.counter("inbox_bytes") >= budget, "the flood")
+        before = engine.counter("slab_used_bytes")
+        # One after the other would wait for the kernel to take it all.
+        clients = [engine.connect() for _ in range(count)]
+        threads = [threading.Thread(target=client.send_frame, args=(BINARY, bytes(size))) for client in clients]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: engine.counter("pauses") > count, "those who are held back")
+        newcomer = engine.connect()
+        ping(newcomer)
+        # Of each what one reading brings, in blocks twice that at most.
+        assert engine.counter("slab_used_bytes") - before < count * 4096
+        let_go.set()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert sorted(take(seen) for _ in range(2 + count))[2:] == [size] * count
+        for client in (first, newcomer, *clients):
+            client.close()
+        engine.wait_empty()

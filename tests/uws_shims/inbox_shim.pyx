@@ -30,15 +30,17 @@ cdef class Inbox:
     def __dealloc__(self):
         slab_destroy(&self.slab)
 
-    def put(self, int kind, int opcode, bytes payload, bint owned=False, int code=0, bint back=False):
-        """(status, address of the payload handed down, None if there was none)"""
+    def put(self, int kind, int opcode, bytes payload, bint owned=False, int code=0, bint back=False,
+            size_t room=0):
+        """(status, address of the payload handed down, None if there was none). room: of the block that an owned payload
+        is in, where that is not of its size."""
         cdef UwsEvent event
         cdef size_t n = len(payload)
         cdef uint8_t* data = NULL
         cdef int status
         memset(&event, 0, sizeof(event))
         if owned:
-            data = <uint8_t*>slab_take(&self.slab, n if n else 1, NULL)
+            data = <uint8_t*>slab_take(&self.slab, max(n, room, 1), NULL)
         elif n:
             data = <uint8_t*>malloc(n)
         if data == NULL and (owned or n):

@@ -1,6 +1,6 @@
 # Window of the tests onto _uws.slot: a loop that has no more than a table, a slab and a poller.
 # Owns all three; the descriptors that the poller is asked about are the test's.
-# Imported by tests/engine/test_slot.py only.
+# Imported by tests/engine/test_slot.py and, for the sizes, tests/library/test_limits_page.py.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
@@ -17,7 +17,7 @@ from _uws.slot cimport (
 )
 from _uws.state cimport (
     UWS_F_DIRTY, UWS_F_EOF, UWS_F_GONE, UWS_F_IN_OFF, UWS_F_OUT_ON, UWS_F_PAUSED, UWS_F_READY, UWS_F_UNPOLLED,
-    UWS_S_DEAD, UWS_S_FREE, UWS_S_OPEN, UwsConn, UwsLoop, UwsSide,
+    UWS_S_DEAD, UWS_S_FREE, UWS_S_OPEN, UwsChunk, UwsConn, UwsExtra, UwsLoop, UwsNote, UwsSide,
 )
 from _uws.upgrade cimport UwsUpgrade
 
@@ -35,6 +35,11 @@ F_GONE = UWS_F_GONE
 IN = EPOLLIN
 OUT = EPOLLOUT
 SLOT_BYTES = sizeof(UwsConn)
+EXTRA_BYTES = sizeof(UwsExtra)
+SIDE_BYTES = sizeof(UwsSide)
+EVENT_BYTES = sizeof(UwsEvent)
+NOTE_BYTES = sizeof(UwsNote)
+CHUNK_BYTES = sizeof(UwsChunk)
 
 
 cdef class Table:
