@@ -20,7 +20,7 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +50,7 @@ help:
 	@echo "make loadgen      unlimitedws bench beside the clients in C"
 	@echo "make compression  compression beside websockets and uWebSockets"
 	@echo "make lint         ruff, cython-lint, mypy"
+	@echo "make docs         the site of docs/, with every link followed, in build/site"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
 	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
@@ -149,6 +150,9 @@ lint: $(DEV)/built
 	PATH="$(CURDIR)/$(DEV)/bin:$$PATH" cython-lint src tests
 	$(DEV)/bin/mypy
 
+docs: $(DEV)/documenting
+	$(PY) tools/pages.py
+
 versions:
 	$(PYTHON) tools/versions.py $(ARGS)
 
@@ -179,6 +183,12 @@ $(DEV)/required: pyproject.toml tools/requirements.py
 	$(PYTHON) -m venv $(DEV)
 	$(PY) tools/requirements.py test dev bench > $(DEV)/requirements.txt
 	$(PY) -m pip install --quiet -r $(DEV)/requirements.txt
+	@touch $@
+
+# The reference is made of the sources, and of what the library imports: nothing has to be built.
+$(DEV)/documenting: $(DEV)/required
+	$(PY) tools/requirements.py docs > $(DEV)/requirements-docs.txt
+	$(PY) -m pip install --quiet -r $(DEV)/requirements-docs.txt
 	@touch $@
 
 $(DEV)/built: $(DEV)/required setup.py $(ENGINE) $(SHIMS)
