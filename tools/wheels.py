@@ -130,6 +130,13 @@ def contents(wheel: Path) -> list[str]:
     return found
 
 
+def usual() -> dict[str, str]:
+    """What a build with this machine's compiler has to find in its environment."""
+    cc = os.environ.get("CC", "gcc")
+    # An interpreter that somebody built for himself has the extensions look for libraries where he put it.
+    return {"CC": cc, "LDSHARED": f"{cc} -shared"}
+
+
 def make(bin_: Path, interpreter: str, sources: Path, env: dict[str, str]) -> str:
     """One wheel, from its build to its trial; returns its name and its size.
 
@@ -167,7 +174,7 @@ def main() -> int:
     HOME.mkdir(parents=True, exist_ok=True)
     DIST.mkdir(exist_ok=True)
     bin_ = tools(["ziglang"] if args.glibc else [])
-    env = compiler(bin_, args.glibc) if args.glibc else {}
+    env = compiler(bin_, args.glibc) if args.glibc else usual()
     sources = pack(bin_)
     interpreters = {version: find(version) for version in args.versions or VERSIONS}
     if not args.versions and os.environ.get("PYTHON_FT"):
