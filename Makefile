@@ -22,7 +22,7 @@ STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +52,7 @@ help:
 	@echo "make loadgen      unlimitedws bench beside the clients in C"
 	@echo "make compression  compression beside websockets and uWebSockets"
 	@echo "make lint         ruff, cython-lint, mypy, stubtest"
+	@echo "make docs         the site of docs/, with every link followed, in build/site"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make wheels       the sdist and a wheel for each of them in dist/, checked and tried; ARGS='--glibc 2.17': manylinux2014"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
@@ -154,6 +155,9 @@ lint: $(DEV)/built
 	PYTHONPATH=src $(PY) -m mypy.stubtest --concise --mypy-config-file pyproject.toml \
 		--allowlist tools/stubtest.txt $(STUBBED) unlimitedws
 
+docs: $(DEV)/documenting
+	$(PY) tools/pages.py
+
 versions:
 	$(PYTHON) tools/versions.py $(ARGS)
 
@@ -188,6 +192,12 @@ $(DEV)/required: pyproject.toml tools/requirements.py
 	$(PYTHON) -m venv $(DEV)
 	$(PY) tools/requirements.py test dev bench > $(DEV)/requirements.txt
 	$(PY) -m pip install --quiet -r $(DEV)/requirements.txt
+	@touch $@
+
+# The reference is made of the sources, and of what the library imports: nothing has to be built.
+$(DEV)/documenting: $(DEV)/required
+	$(PY) tools/requirements.py docs > $(DEV)/requirements-docs.txt
+	$(PY) -m pip install --quiet -r $(DEV)/requirements-docs.txt
 	@touch $@
 
 $(DEV)/built: $(DEV)/required setup.py $(ENGINE) $(SHIMS)

@@ -4,7 +4,8 @@
 
 DIR holds a load client of other authorship, wsbench.c, and an echo server in plain C, cepoll.c. Each client measures
 each of the floors and ours, interleaved, contaminated samples dropped. For each server: what ours says in terms of what
-the other client says, round by round, with the interval that holds the median with 95 % certainty (see compare.py).
+the other client says, round by round, with the interval that holds the median with 95 % certainty (see compare.py). And
+how near our servers come to the other floor, by the other client alone.
 """
 
 from __future__ import annotations
@@ -26,13 +27,18 @@ import rig
 
 OUT = rig.ROOT / "build" / "bench" / "agreement"
 START_S = 10.0
+OURS = (rig.OURS_INLINE, rig.OURS_GO)
 # What is measured: options of wsload, and the same for the other client.
 WORK: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "100 x 1": ({"outstanding": 1}, ["-m", "echo", "-P", "1"]),
-    "100 x 16": ({"outstanding": 16}, ["-m", "echo", "-P", "16"]),
-    "100 x 1, 16 KiB": ({"size": 16384}, ["-m", "echo", "-s", "16384"]),
-    "handshakes": ({"mode": "handshakes"}, ["-m", "hs"]),
+    "100 x 1": ({"connections": 100}, ["-m", "echo", "-c", "100"]),
+    "1,000 x 1": ({"connections": 1000}, ["-m", "echo", "-c", "1000"]),
+    "10,000 x 1": ({"connections": 10000}, ["-m", "echo", "-c", "10000"]),
+    "100 x 16": ({"connections": 100, "outstanding": 16}, ["-m", "echo", "-c", "100", "-P", "16"]),
+    "100 x 1, 16 KiB": ({"connections": 100, "size": 16384}, ["-m", "echo", "-c", "100", "-s", "16384"]),
+    "10 x 1, 1 MiB": ({"connections": 10, "size": 1 << 20}, ["-m", "echo", "-c", "10", "-s", str(1 << 20)]),
+    "handshakes": ({"connections": 64, "mode": "handshakes"}, ["-m", "hs", "-c", "64"]),
 }
+THEIR_FLOOR = "the other floor"
 RATE, CPU = ("messages_per_s", "handshakes_per_s"), ("server_us_per_message", "server_us_per_handshake")
 
 
@@ -68,7 +74,7 @@ def other_client(program: Path) -> Callable[..., dict[str, float]]:
     """Return what takes a sample as rig.load does, by the other client."""
 
     def take(core: int, pid: int, port: int, flags: list[str]) -> dict[str, float]:
-        command = [str(program), "-p", str(port), "-S", str(pid), "-c", "100", "-d", "1.5", "-w", "0.3", *flags]
+        command = [str(program), "-p", str(port), "-S", str(pid), "-d", "1.5", "-w", "0.3", *flags]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=rig.pinned(core), timeout=60)
         said = dict(re.findall(r"(\S+)=([-0-9.]+)", done.stdout))
         if done.returncode != 0 or float(said["err"]) or float(said.get("bad", 0)):
@@ -83,7 +89,7 @@ def other_client(program: Path) -> Callable[..., dict[str, float]]:
 
 
 def our_client(core: int, pid: int, port: int, options: dict[str, Any]) -> dict[str, float]:
-    sample = rig.load(core, pid, port, **{"connections": 100, "seconds": 1.5, "warmup": 0.3, **options})
+    sample = rig.load(core, pid, port, **{"seconds": 1.5, "warmup": 0.3, **options})
     rate = next(sample[key] for key in RATE if key in sample)
     cpu = next(sample[key] for key in CPU if key in sample)
     return {"rate": rate, "cpu": cpu, "other_cpu": sample["other_cpu"]}
@@ -105,6 +111,14 @@ def line(work: str, server: str, samples: dict[str, dict[int, dict[str, float]]]
     return [*cells, str(len(both))]
 
 
+def ratios(work: str, server: str, ours: dict[int, dict[str, float]], floor: dict[int, dict[str, float]]) -> list[str]:
+    both = sorted(n for n in ours if n in floor)
+    cells = [work, server]
+    for key in ("rate", "cpu"):
+        cells.append(f"{statistics.median(ours[n][key] / floor[n][key] for n in both):.2f}" if both else "-")
+    return [*cells, str(len(both))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", metavar="DIR", type=Path)
@@ -115,10 +129,11 @@ def main() -> None:
     floor, client = compiled(args.directory / "cepoll.c"), other_client(compiled(args.directory / "wsbench.c"))
     servers: dict[str, Callable[[], Any]] = {
         "our floor": lambda: rig.running(rig.FLOOR, server_core),
-        "the other floor": lambda: other_floor(floor, server_core),
-        "ours, inline on_message": lambda: rig.running(rig.OURS_INLINE, server_core),
+        THEIR_FLOOR: lambda: other_floor(floor, server_core),
+        **{server.name: lambda server=server: rig.running(server, server_core) for server in OURS},
     }
     rows = []
+    beside = []
     dropped = 0
     for work in args.work:
         options, flags = WORK[work]
@@ -140,9 +155,13 @@ def main() -> None:
                             samples[name][who][number] = sample
             print(f"{work}: round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
         rows += [line(work, name, found) for name, found in samples.items()]
+        theirs = {name: found["the other"] for name, found in samples.items()}
+        beside += [ratios(work, server.name, theirs[server.name], theirs[THEIR_FLOOR]) for server in OURS]
     header = ["work", "server", "wsload /s", "the other /s", "ratio (95 %)", "us by wsload", "by the other", "ratio"]
     header.append("rounds")
     rig.print_table(header, rows)
+    print("\nOurs in terms of the other floor, by the other client:")
+    rig.print_table(["work", "server", "throughput", "CPU each", "rounds"], beside)
     print(f"{dropped} contaminated samples dropped")
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fixtures import STOP_TIMEOUT, Closed, EchoServer, open_fds
+from fixtures import STOP_TIMEOUT, Closed, EchoServer, heed_sigint, open_fds
+
+heed_sigint()
 
 
 @pytest.fixture(params=[False, True], ids=["shared", "private"])

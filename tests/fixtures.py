@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 from typing import Any, NamedTuple
 
 import pytest
@@ -43,6 +44,13 @@ class EchoServer(NamedTuple):
             return self.closed.get(timeout=timeout)
         except queue.Empty:
             pytest.fail(f"on_close was not called within {timeout} s")
+
+
+def heed_sigint() -> None:
+    """Have programs that we start heed SIGINT: a shell lets what it starts in the background ignore it, and that is
+    inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_fds() -> dict[int, str]:

@@ -45,7 +45,7 @@ cdef void accept_batch(UwsLoop* l, int which) noexcept nogil:
 
 cdef inline bint _ask(UwsLoop* l, int which) noexcept nogil:
     """Have epoll report who waits at a listener, those who do already included. False: it has no memory."""
-    cdef uint64_t tag = poll_tag(UWS_TAG_LISTEN, which)
+    cdef uint64_t tag = poll_tag(UWS_TAG_LISTEN, which, 0)
     return poller_add(&l.poller, l.listener[which], l.listen_for, tag) == UWS_OK or errno not in (ENOMEM, ENOSPC)
 
 

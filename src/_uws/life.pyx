@@ -96,7 +96,7 @@ cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil:
     if <uint32_t>fd >= l.table_cap:
         return NULL
     c = &l.table[fd]
-    if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_CONN, fd)) != UWS_OK:
+    if poller_add(&l.poller, fd, EPOLLIN, poll_tag(UWS_TAG_CONN, fd, c.generation)) != UWS_OK:
         return NULL
     c.state = UWS_S_UPGRADING
     if <uint32_t>fd >= l.table_top:

@@ -33,7 +33,7 @@ cdef void load_watch(UwsLoad* l, UwsLoadConn* c, int out) noexcept nogil:
     c.wants_out = <unsigned char>out
     # It cannot fail: the descriptor is registered, and ours.
     poller_change(&l.poller, c.fd, EPOLLIN | EPOLLOUT if out else EPOLLIN,
-                  poll_tag(UWS_TAG_CONN, <uint32_t>load_number(l, c)))
+                  poll_tag(UWS_TAG_CONN, <uint32_t>load_number(l, c), 0))
 
 
 cdef void load_count_code(UwsLoad* l, uint16_t code) noexcept nogil:

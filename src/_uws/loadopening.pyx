@@ -74,7 +74,7 @@ cdef int load_start(UwsLoad* l, UwsLoadConn* c) noexcept nogil:
     memset(c.side, 0, sizeof(UwsLoadOpening))
     c.wants_out = True
     if poller_add(&l.poller, fd, EPOLLIN | EPOLLOUT,
-                  poll_tag(UWS_TAG_CONN, <uint32_t>load_number(l, c))) != UWS_OK:
+                  poll_tag(UWS_TAG_CONN, <uint32_t>load_number(l, c), 0)) != UWS_OK:
         _not_connected(l, c, errno)
     return UWS_OK
 

@@ -32,6 +32,7 @@ from _uws.poller cimport (
     UWS_TAG_LISTEN,
     UWS_TAG_WAKE,
     poll_tag,
+    poll_tag_means,
     poller_add,
     poller_awake,
     poller_destroy,
@@ -103,6 +104,9 @@ cdef extern from "pthread.h" nogil:
 from posix.time cimport CLOCK_MONOTONIC
 
 cdef enum:
+    # What a turn reads for Python before Python gets it; the rest of those that are ready have the next turn. A message
+    # is read three times on its way: the nearer to each other, the nearer is the cache that has it.
+    TURN_BYTES = 32768
     YIELD_EVERY = 16              # events between two chances for the threads that send
     FLUSH_EVERY = 256             # slots, while all of them are asked to leave
     EASE_MS = 1000                # for so long memory is kept that the loop might need again
@@ -266,7 +270,7 @@ cdef int loop_listen(UwsLoop* l, int fd, bint shared, bint in_turn) noexcept nog
     if l.n_listeners == UWS_MAX_LISTENERS or l.kept:
         return UWS_E_ARG
     l.listen_for = EPOLLIN | EPOLLEXCLUSIVE if in_turn else EPOLLIN
-    if poller_add(&l.poller, fd, l.listen_for, poll_tag(UWS_TAG_LISTEN, l.n_listeners)) != UWS_OK:
+    if poller_add(&l.poller, fd, l.listen_for, poll_tag(UWS_TAG_LISTEN, l.n_listeners, 0)) != UWS_OK:
         return UWS_E_SYS
     l.listener[l.n_listeners] = fd
     l.shared[l.n_listeners] = shared
@@ -396,8 +400,10 @@ cdef void _obey(UwsLoop* l) noexcept nogil:
 cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     """One turn: wait, then deal with all that is there. The events for Python end up in b, which is l.batch, or in the
     inboxes. Lets go of the lock while it waits, and now and then."""
-    cdef int i, n, wait
+    cdef int wait
+    cdef uint32_t i
     cdef uint64_t tag
+    cdef size_t enough
     if b.taken == b.n:
         b.n = b.taken = 0
         b.used_bytes = b.owned_bytes = 0
@@ -406,16 +412,24 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     conn_flush_all(l)
     if l.kept:
         keeper_is_through(l)
-    # Only now: flushing lets go of the lock, and whoever came in between did not see anybody to wake.
-    wait = _wait_ms(l, b)
-    l.polling = 1
-    pthread_mutex_unlock(&l.lock)
-    n = poller_wait(&l.poller, wait)
-    pthread_mutex_lock(&l.lock)
-    l.polling = 0
+    if l.poller.next == l.poller.n:
+        # Only now: flushing lets go of the lock, and whoever came in between did not see anybody to wake.
+        wait = _wait_ms(l, b)
+        l.polling = 1
+        pthread_mutex_unlock(&l.lock)
+        poller_wait(&l.poller, wait)
+        pthread_mutex_lock(&l.lock)
+        l.polling = 0
+    else:
+        # The rest of those who were ready; threads that send are not to wait for all of them.
+        pthread_mutex_unlock(&l.lock)
+        pthread_mutex_lock(&l.lock)
     l.now_ms = clock_ms()
     l.tick = <uint32_t>((l.now_ms - l.start_ms) // UWS_TICK_MS)
-    for i in range(n):
+    enough = b.used_bytes + b.owned_bytes + TURN_BYTES
+    while l.poller.next < l.poller.n and b.used_bytes + b.owned_bytes < enough:
+        i = l.poller.next
+        l.poller.next += 1
         tag = l.poller.ready[i].data.u64
         if tag >> 56 == UWS_TAG_WAKE:
             poller_awake(&l.poller)
@@ -423,7 +437,8 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
         elif tag >> 56 == UWS_TAG_LISTEN:
             accept_batch(l, <int>(<uint32_t>tag))
         else:
-            _conn_event(l, b, <int32_t>(<uint32_t>tag), l.poller.ready[i].events)
+            if poll_tag_means(tag, l.table[<uint32_t>tag].generation):
+                _conn_event(l, b, <int32_t>(<uint32_t>tag), l.poller.ready[i].events)
             if i % YIELD_EVERY == YIELD_EVERY - 1:
                 pthread_mutex_unlock(&l.lock)
                 pthread_mutex_lock(&l.lock)

@@ -19,7 +19,8 @@ cdef extern from "compat.h" nogil:
 cdef enum:
     UWS_POLL_EVENTS = 512
 
-# A tag names what is ready: the kind in the top byte, below it a slot's index.
+# A tag names what is ready: the kind in the top byte, below it whose turn at the slot it is (as much of its generation
+# as there is room for), and the slot's index.
 cdef enum UwsTag:
     UWS_TAG_CONN = 0
     UWS_TAG_LISTEN = 1
@@ -28,10 +29,16 @@ cdef enum UwsTag:
 cdef struct UwsPoller:
     int epoll_fd
     int wake_fd
+    uint32_t n                    # of ready
+    uint32_t next                 # the first of them that has not been dealt with
     epoll_event ready[512]
 
-cdef inline uint64_t poll_tag(UwsTag kind, uint32_t value) noexcept nogil:
-    return (<uint64_t>kind << 56) | value
+cdef inline uint64_t poll_tag(UwsTag kind, uint32_t value, uint32_t generation) noexcept nogil:
+    return (<uint64_t>kind << 56) | (<uint64_t>(generation & 0xFFFFFF) << 32) | value
+
+cdef inline bint poll_tag_means(uint64_t tag, uint32_t generation) noexcept nogil:
+    """Is what was ready still there? It may have ended since, and its number may be another's."""
+    return (tag >> 32 & 0xFFFFFF) == (generation & 0xFFFFFF)
 
 cdef int poller_init(UwsPoller* p) noexcept nogil
 cdef void poller_destroy(UwsPoller* p) noexcept nogil

@@ -40,7 +40,7 @@ cdef int poller_init(UwsPoller* p) noexcept nogil:
     if p.epoll_fd < 0:
         return UWS_E_SYS
     p.wake_fd = bell_make()
-    if p.wake_fd < 0 or poller_add(p, p.wake_fd, EPOLLIN, poll_tag(UWS_TAG_WAKE, 0)) != UWS_OK:
+    if p.wake_fd < 0 or poller_add(p, p.wake_fd, EPOLLIN, poll_tag(UWS_TAG_WAKE, 0, 0)) != UWS_OK:
         poller_destroy(p)
         return UWS_E_SYS
     return UWS_OK
@@ -90,10 +90,10 @@ cdef bint poller_watch(const UwsPoller* p, int timeout_ms) noexcept nogil:
 cdef int poller_wait(UwsPoller* p, int timeout_ms) noexcept nogil:
     """Fill p.ready. timeout_ms: -1 waits for ever. Returns their number (0 on a timeout or a signal)."""
     cdef int n = epoll_wait(p.epoll_fd, p.ready, UWS_POLL_EVENTS, timeout_ms)
-    if n < 0:
-        # EINTR: the caller's next turn waits again. Nothing else can happen to descriptors of our own.
-        return 0
-    return n
+    # EINTR: the caller's next turn waits again. Nothing else can happen to descriptors of our own.
+    p.n = <uint32_t>n if n > 0 else 0
+    p.next = 0
+    return <int>p.n
 
 
 cdef int bell_make() noexcept nogil:

@@ -105,13 +105,13 @@ cdef void conn_poll_for(UwsLoop* l, UwsConn* c, bint reading, bint writing) noex
         if (c.flags & UWS_F_GONE and c.flags & UWS_F_EOF) or not (reading or writing):
             return
         if poller_add(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
-                      poll_tag(UWS_TAG_CONN, index)) == UWS_OK:
+                      poll_tag(UWS_TAG_CONN, index, c.generation)) == UWS_OK:
             c.flags &= ~UWS_F_UNPOLLED
         else:
             c.flags |= UWS_F_GONE
         return
     poller_change(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
-                  poll_tag(UWS_TAG_CONN, index))
+                  poll_tag(UWS_TAG_CONN, index, c.generation))
 
 
 cdef void conn_reading(UwsLoop* l, UwsConn* c) noexcept nogil:

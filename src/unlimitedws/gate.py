@@ -156,18 +156,23 @@ class Gate:
         Its next messages have to wait for it, and they do behind this thread.
         """
         outcome: SimpleQueue[_Outcome] = SimpleQueue()
+        begun = False
+
+        def begin() -> Awaitable[Any]:
+            nonlocal begun
+            begun = True
+            return work
 
         def finish(result: object, error: BaseException | None) -> None:
+            # It may have been cancelled before its first step; asyncio complains of a coroutine that nobody awaits.
+            if not begun and iscoroutine(work):
+                work.close()
             outcome.put((result, error))
 
         self._waiting.add(outcome)
         try:
-            if self._shut or not self._helpers.submit_async(
-                lambda: work, limit, finish, lambda: not self._shut
-            ):
-                if iscoroutine(work):
-                    work.close()
-                return None
+            if self._shut or not self._helpers.submit_async(begin, limit, finish, lambda: not self._shut):
+                finish(None, None)
             result, error = outcome.get()
         finally:
             self._waiting.discard(outcome)

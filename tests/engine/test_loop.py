@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import raw
 from fixtures import open_fds
-from live import ping, wait
+from live import ping, take, wait, wait_until
 from loops import SETTINGS, echo, listener, running
 from raw import TEXT, RawClient
 from uws_shims.deliver_shim import Bare
@@ -321,3 +323,72 @@ def test_two_loops_on_one_socket_share_the_work() -> None:
             loop.shut(1001, "", 1000)
             thread.join(10)
             assert not thread.is_alive()
+
+
+# --- a turn ---
+
+
+def test_everybody_who_is_ready_is_read_before_anybody_is_read_again() -> None:
+    """More is there than a turn takes. epoll reports those first again whom it reported first."""
+    n, each, payload = 24, 3, bytes(60_000)
+    gate, came = threading.Event(), queue.Queue[int]()
+
+    def on_message(conn: Any, message: bytes) -> None:
+        if message == b"wait":
+            assert gate.wait(20)
+        else:
+            came.put(id(conn))
+
+    with running(on_message=on_message, schedule_timeout_us=20_000_000) as engine:
+        pairs = [engine.connect_conn() for _ in range(n)]
+        blocker = engine.connect()
+        blocker.send_frame(raw.BINARY, b"wait")
+        for client, _ in pairs:
+            for _ in range(each):
+                client.send_frame(raw.BINARY, payload)
+        gate.set()
+        order = [take(came, "on_message") for _ in range(n * each)]
+    seen: dict[int, int] = {}
+    for conn in order:
+        seen[conn] = seen.get(conn, 0) + 1
+        # What one reading brings may end behind a message; so two rounds may lie side by side, but no more.
+        assert seen[conn] - min(seen.get(id(other), 0) for _, other in pairs) <= 2
+    assert set(seen.values()) == {each}
+
+
+def test_messages_of_those_who_end_while_others_wait_for_their_turn_go_to_nobody_else() -> None:
+    """A callback ends everybody who was reported ready and has not had a turn; newcomers get their descriptors."""
+    n, payload = 24, bytes(60_000)
+    gate, entered = threading.Event(), threading.Event()
+    conns: list[Any] = []
+    came: list[tuple[Any, bytes]] = []
+
+    def on_message(conn: Any, message: bytes) -> None:
+        if message == b"wait":
+            entered.set()
+            assert gate.wait(20)
+            return
+        came.append((conn, message))
+        if len(came) == 1:
+            for other in conns:
+                if other is not conn:
+                    other.abort()
+
+    with running(on_message=on_message, schedule_timeout_us=20_000_000) as engine:
+        pairs = [engine.connect_conn() for _ in range(n)]
+        conns += [conn for _, conn in pairs]
+        blocker = engine.connect()
+        blocker.send_frame(raw.BINARY, b"wait")
+        wait(entered)
+        for client, _ in pairs:
+            client.send_frame(raw.BINARY, payload)
+        late = [engine.connect(handshake=False) for _ in range(n)]
+        for client in late:
+            client.send(raw.request())
+        gate.set()
+        for client in late:
+            assert client.recv_response().status == 101
+            client.send_frame(raw.BINARY, b"late")
+        wait_until(lambda: len(came) >= n + 1, "everybody who is left has said something")
+        assert [message for _, message in came] == [payload] + [b"late"] * n
+        assert len({id(conn) for conn, _ in came}) == n + 1

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_MS = 10_000
 RANG = [(WAKE, 0, IN)]
 
+Pair = tuple[socket.socket, socket.socket]
+
 
 @pytest.fixture
 def poller(no_fd_leaks: None) -> Iterator[Poller]:
@@ -37,6 +39,20 @@ def pair(no_fd_leaks: None) -> Iterator[tuple[socket.socket, socket.socket]]:
     yield ours, theirs
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize("generation", [0, 1, 0xFFFFFF, 0x1000000, 0xFFFFFFFF])
+def test_tag_is_that_of_one_generation(generation: int) -> None:
+    assert poller_shim.tag_means(generation, generation)
+    assert not poller_shim.tag_means(generation, (generation + 1) & 0xFFFFFFFF)
+    assert not poller_shim.tag_means(generation, (generation - 1) & 0xFFFFFFFF)
+
+
+def test_what_is_ready_carries_its_generation_beside_its_number(poller: Poller, pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    poller.add(ours.fileno(), IN, CONN, 0xFFFFFFFF, 0x12ABCDEF)
+    assert poller.wait(0) == [(CONN, 0xFFFFFFFF, IN)]
 
 
 def test_descriptors_are_not_inherited_and_go_back() -> None:
@@ -93,7 +109,7 @@ def test_neither_side_of_the_bell_ever_blocks(poller: Poller) -> None:
 @pytest.mark.parametrize("kind", [CONN, LISTEN])
 @pytest.mark.parametrize("value", [0, 1, 1 << 24, 2**31 - 1, 2**32 - 1])
 def test_tag_comes_back_as_it_was(
-    poller: Poller, pair: tuple[socket.socket, socket.socket], kind: int, value: int
+    poller: Poller, pair: Pair, kind: int, value: int
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno(), IN, kind, value)
@@ -103,7 +119,7 @@ def test_tag_comes_back_as_it_was(
 
 
 def test_readiness_is_reported_as_long_as_it_lasts(
-    poller: Poller, pair: tuple[socket.socket, socket.socket]
+    poller: Poller, pair: Pair
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno(), IN, CONN, 5)
@@ -115,7 +131,7 @@ def test_readiness_is_reported_as_long_as_it_lasts(
     assert poller.wait(0) == []
 
 
-def test_change_asks_for_something_else(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_change_asks_for_something_else(poller: Poller, pair: Pair) -> None:
     ours, theirs = pair
     poller.add(ours.fileno(), IN, CONN, 5)
     assert poller.wait(0) == []
@@ -188,7 +204,7 @@ def sleeps(thread: threading.Thread) -> bool:
 
 
 def test_removed_descriptor_is_silent_and_may_be_added_again(
-    poller: Poller, pair: tuple[socket.socket, socket.socket]
+    poller: Poller, pair: Pair
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno(), IN, CONN, 5)
@@ -201,7 +217,7 @@ def test_removed_descriptor_is_silent_and_may_be_added_again(
 
 
 def test_what_epoll_refuses_is_an_error_with_its_errno(
-    poller: Poller, pair: tuple[socket.socket, socket.socket]
+    poller: Poller, pair: Pair
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno(), IN, CONN, 5)

@@ -132,11 +132,13 @@ def test_side_blocks_of_two_slots_are_two() -> None:
 class Polled:
     """A table that has one connection, in the epoll set for reading, and what the kernel says of it."""
 
+    GENERATION = 0xABC
+
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.fd = self.ours.fileno()
         self.table = Table(self.fd + 1, polls=True)
-        self.table.make(self.fd, 1)
+        self.table.make(self.fd, self.GENERATION)
         self.table.add(self.fd)
 
     def close(self) -> None:
@@ -144,15 +146,25 @@ class Polled:
         self.ours.close()
         self.theirs.close()
 
-    def asked(self) -> tuple[int, int] | None:
-        """(events, tag) as the kernel has them; None if the descriptor is not in the set."""
+    def _row(self) -> list[str] | None:
+        """What the kernel has for the descriptor; None if it is not in the set."""
         with open(f"/proc/self/fdinfo/{self.table.epoll_fd}") as info:
-            for line in info:
-                words = line.split()
-                if words[:2] == ["tfd:", str(self.fd)]:
-                    events = int(words[3], 16) & (shim.IN | shim.OUT)
-                    return events, int(words[5], 16)
-        return None
+            return next((row for row in map(str.split, info) if row[:2] == ["tfd:", str(self.fd)]), None)
+
+    def events(self) -> int | None:
+        """What it is asked for, whoever has asked."""
+        row = self._row()
+        return None if row is None else int(row[3], 16) & (shim.IN | shim.OUT)
+
+    def asked(self) -> tuple[int, int] | None:
+        """(events, index), with a look at what the tag says beside: that it means a connection, and which one of those
+        that have had the slot."""
+        row, events = self._row(), self.events()
+        if row is None or events is None:
+            return None
+        tag = int(row[5], 16)
+        assert tag >> 32 == self.GENERATION
+        return events, tag & 0xFFFFFFFF
 
 
 @pytest.fixture
@@ -186,7 +198,7 @@ def test_no_system_call_where_nothing_changes(polled: Polled, reading: bool, wri
         other = shim.IN if writing else shim.OUT
         kernel.modify(fd, other)
         table.poll_for(fd, reading, writing)
-        assert (polled.asked() or ())[0] == other, "the slot has asked again"
+        assert polled.events() == other, "the slot has asked again"
 
 
 @pytest.mark.parametrize("flag", ["F_PAUSED", "F_EOF"])

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 import raw  # noqa: E402 (it is where we have just said)
+from fixtures import heed_sigint  # noqa: E402
 from library.programs import FORK_IS_FINE  # noqa: E402
 from raw import CLOSE, PONG, TEXT, RawClient  # noqa: E402
 
@@ -522,6 +523,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     failed = 0
+    heed_sigint()
     print(f"{'scenario':<32} {'runs':>5} {'wrong':>6} {'median s':>9} {'longest s':>10}")
     for scenario in [known[name] for name in options.names] or SCENARIOS:
         outcomes = list(run_many(scenario, options.runs, options.at_once))

@@ -17,6 +17,7 @@ from _uws.poller cimport (
     UwsPoller,
     UwsTag,
     poll_tag,
+    poll_tag_means,
     poller_add,
     poller_awake,
     poller_change,
@@ -38,6 +39,11 @@ WAKE = UWS_TAG_WAKE
 EVENTS = UWS_POLL_EVENTS
 
 
+def tag_means(uint32_t made_for, uint32_t asked):
+    """Whether a tag of one generation of a slot is taken for that of another."""
+    return bool(poll_tag_means(poll_tag(UWS_TAG_CONN, 0xFFFFFFFF, made_for), asked))
+
+
 cdef class Poller:
     cdef UwsPoller p
 
@@ -57,12 +63,12 @@ cdef class Poller:
     def fds(self):
         return self.p.epoll_fd, self.p.wake_fd
 
-    def add(self, int fd, uint32_t events, int kind, uint32_t value):
-        if poller_add(&self.p, fd, events, poll_tag(<UwsTag>kind, value)) != UWS_OK:
+    def add(self, int fd, uint32_t events, int kind, uint32_t value, uint32_t generation=0):
+        if poller_add(&self.p, fd, events, poll_tag(<UwsTag>kind, value, generation)) != UWS_OK:
             raise OSError(errno, "poller_add")
 
-    def change(self, int fd, uint32_t events, int kind, uint32_t value):
-        if poller_change(&self.p, fd, events, poll_tag(<UwsTag>kind, value)) != UWS_OK:
+    def change(self, int fd, uint32_t events, int kind, uint32_t value, uint32_t generation=0):
+        if poller_change(&self.p, fd, events, poll_tag(<UwsTag>kind, value, generation)) != UWS_OK:
             raise OSError(errno, "poller_change")
 
     def remove(self, int fd):

@@ -1,5 +1,7 @@
 """WebSockets in asyncio, with the names of `websockets`: a handler that is written for it runs with the import changed.
 
+::
+
     from unlimitedws.aio import serve
 
     async def echo(connection):

@@ -3,7 +3,7 @@
 An authenticator finds the credential: `CookieAuth`, `BearerAuth`, `TicketAuth`, `SubprotocolAuth`,
 `FirstMessageAuth`, and `AnyOf` several. A verifier says whose it is: `StaticTokens`, `SignedCookie`, `JWT`,
 or any function, plain or async, from the credential to an `Identity` or None. `Origins` says which pages may
-connect.
+connect::
 
     server.auth = BearerAuth(StaticTokens({token: "alice"}))
 
