@@ -50,10 +50,10 @@ if os.environ.get("UWS_WERROR", "1") == "1":
 if SANITIZE:
     CFLAGS += [f"-fsanitize={SANITIZE}", "-g", "-O1", "-fno-omit-frame-pointer"]
     LDFLAGS.append(f"-fsanitize={SANITIZE}")
-elif DEBUG:
-    CFLAGS.append("-g")
 else:
     CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    if DEBUG:
+        CFLAGS.append("-g")
 
 DIRECTIVES = {
     "language_level": 3,

@@ -195,7 +195,8 @@ def test_block_of_the_formula_is_the_slabs() -> None:
     assert classes[-1] == constant("slab.pxd", "UWS_SLAB_MAX_CLASS_BYTES")
     for size in range(1, classes[-1] + 1, 7):
         assert block(size) == min(each for each in classes if each >= size)
-    assert block(65_537) == 69_632
+    assert block(65_537) == 2 * 69_632
+    assert block(65_537, grows=True) == constant("slab.pxd", "UWS_SLAB_KEEP_BYTES")
     # What a note without a payload takes is what it is counted with; a side block is in its class.
     assert block(slot_shim.NOTE_BYTES) == constant("post.pxd", "UWS_NOTE_COST_BYTES")
     assert block(slot_shim.SIDE_BYTES) == formula()["SIDE"]
