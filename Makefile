@@ -54,7 +54,7 @@ help:
 	@echo "make lint         ruff, cython-lint, mypy, stubtest"
 	@echo "make docs         the site of docs/, with every link followed, in build/site"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
-	@echo "make wheels       the sdist and a wheel for each of them in dist/, checked and tried; ARGS='--glibc 2.17': manylinux2014"
+	@echo "make wheels       the sdist and a wheel for each of them in dist/, for glibc 2.17, checked and tried"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
 	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
 	@echo "make clean        remove what the others made"

@@ -1,13 +1,13 @@
 """Builds the sdist, and from it a wheel for every Python that is here; checks each, tries it in a fresh environment.
 
     python tools/wheels.py [3.12 ...]       only these; by default all from 3.10 to 3.15 that are found
-    python tools/wheels.py --glibc 2.17     for systems as old as that, with zig as the compiler
+    python tools/wheels.py --native         with this machine's compiler, for systems that are not older than it
     PYTHON_FT=python3.13t python tools/wheels.py    and a free-threaded one
 
-What comes out is in dist/. A wheel is tagged with the oldest glibc that has what it needs, as auditwheel finds it. With
-this machine's compiler that is this machine's own, or nearly: of what there is in several versions it links the newest.
-zig's C compiler, from PyPI, has the symbols of any glibc: `--glibc 2.17` is manylinux2014. What goes to PyPI is built
-by cibuildwheel in containers (pyproject.toml, .github/workflows/release.yml). The last line says how many passed.
+What comes out is in dist/. The compiler is zig's, from PyPI: it has the symbols of any glibc, so the wheels are for
+2.17 (manylinux2014) wherever they are built. This machine's own links of each symbol the newest version that is here,
+and auditwheel, which tags a wheel with the oldest glibc that has what it needs, says so. What goes to PyPI is built by
+cibuildwheel in containers (pyproject.toml, .github/workflows/release.yml). The last line says how many passed.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def run(command: list[str], **more: object) -> str:
     return done.stdout
 
 
-def tools(extra: list[str]) -> Path:
+def tools() -> Path:
     """An environment with what builds and checks; its bin directory."""
     venv = HOME / "venv"
     stamp = venv / "has"
-    wanted = "\n".join([*required(["wheels"]), *extra])
+    wanted = "\n".join(required(["wheels"]))
     if not stamp.exists() or stamp.read_text() != wanted:
         run([sys.executable, "-m", "venv", "--clear", str(venv)])
         run([str(venv / "bin/python"), "-m", "pip", "install", "--quiet", *wanted.split("\n")])
@@ -169,12 +169,14 @@ def make(bin_: Path, interpreter: str, sources: Path, env: dict[str, str]) -> st
 def main() -> int:
     parser = argparse.ArgumentParser(description="The sdist and wheels, checked and tried.")
     parser.add_argument("versions", nargs="*", help="of Python; by default all that are here")
-    parser.add_argument("--glibc", help="the oldest version of it to be for, by zig instead of this machine's compiler")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--glibc", default="2.17", help="the oldest version of it to be for (2.17)")
+    how.add_argument("--native", action="store_true", help="with this machine's compiler")
     args = parser.parse_args()
     HOME.mkdir(parents=True, exist_ok=True)
     DIST.mkdir(exist_ok=True)
-    bin_ = tools(["ziglang"] if args.glibc else [])
-    env = compiler(bin_, args.glibc) if args.glibc else usual()
+    bin_ = tools()
+    env = usual() if args.native else compiler(bin_, args.glibc)
     sources = pack(bin_)
     interpreters = {version: find(version) for version in args.versions or VERSIONS}
     if not args.versions and os.environ.get("PYTHON_FT"):
