@@ -2,7 +2,7 @@
 
     python tools/wheels.py [3.12 ...]       only these; by default all from 3.10 to 3.15 that are found
     python tools/wheels.py --native         with this machine's compiler, for systems that are not older than it
-    PYTHON_FT=python3.13t python tools/wheels.py    and a free-threaded one
+    PYTHON_FT=python3.13t python tools/wheels.py [free-threaded]    and that one, or only that
 
 What comes out is in dist/. The compiler is zig's, from PyPI: it has the symbols of any glibc, so the wheels are for
 2.17 (manylinux2014) wherever they are built. This machine's own links of each symbol the newest version that is here,
@@ -33,6 +33,8 @@ from versions import VERSIONS, find
 HOME = ROOT / "build" / "wheels"
 DIST = ROOT / "dist"
 TIMEOUT_S = 1800.0
+# Instead of a version: the interpreter that PYTHON_FT names.
+FREE_THREADED = "free-threaded"
 # Of each package: without it a type checker would see nothing, and say nothing.
 TYPED = {"_uws/py.typed", "_uws/core.pyi", "_uws/conn.pyi", "unlimitedws/py.typed"}
 # What C extensions and programs in Cython may build upon, and nothing that only a build of ours needs.
@@ -178,14 +180,13 @@ def main() -> int:
     bin_ = tools()
     env = usual() if args.native else compiler(bin_, args.glibc)
     sources = pack(bin_)
-    interpreters = {version: find(version) for version in args.versions or VERSIONS}
-    if not args.versions and os.environ.get("PYTHON_FT"):
-        interpreters["free-threaded"] = shutil.which(os.environ["PYTHON_FT"])
+    own = os.environ.get("PYTHON_FT")
     passed = failed = 0
-    for version, interpreter in interpreters.items():
+    for version in args.versions or [*VERSIONS, *([FREE_THREADED] if own else [])]:
+        interpreter = shutil.which(own or "") if version == FREE_THREADED else find(version)
         if interpreter is None:
             print(f"Python {version}: not here", flush=True)
-            failed += bool(args.versions) or version == "free-threaded"
+            failed += bool(args.versions) or version == FREE_THREADED
             continue
         begin = time.monotonic()
         try:
