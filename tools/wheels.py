@@ -106,7 +106,9 @@ def compiler(bin_: Path, glibc: str) -> dict[str, str]:
     )
     cc.chmod(0o755)
     shutil.copy(library.resolve(), room / "libz.so")
-    return {"CC": str(cc), "LDSHARED": f"{cc} -shared", "UWS_WERROR": "0", "UWS_ZLIB": "zlib"}
+    # Where `make clean` finds it.
+    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(HOME / "zig-cache"))
+    return {"CC": str(cc), "LDSHARED": f"{cc} -shared", "UWS_WERROR": "0", "UWS_ZLIB": "zlib", **caches}
 
 
 def contents(wheel: Path) -> list[str]:
