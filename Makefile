@@ -17,10 +17,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PACKAGING := pyproject.toml setup.py $(wildcard README.md LICENSE)
 ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
+# The engine's modules that Python may import; of the others it sees nothing.
+STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -49,9 +51,10 @@ help:
 	@echo "make orphans      CPU of looking after 100,000 idle connections"
 	@echo "make loadgen      unlimitedws bench beside the clients in C"
 	@echo "make compression  compression beside websockets and uWebSockets"
-	@echo "make lint         ruff, cython-lint, mypy"
+	@echo "make lint         ruff, cython-lint, mypy, stubtest"
 	@echo "make docs         the site of docs/, with every link followed, in build/site"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
+	@echo "make wheels       the sdist and a wheel for each of them in dist/, for glibc 2.17, checked and tried"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
 	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
 	@echo "make clean        remove what the others made"
@@ -149,12 +152,18 @@ lint: $(DEV)/built
 	$(DEV)/bin/ruff check .
 	PATH="$(CURDIR)/$(DEV)/bin:$$PATH" cython-lint src tests
 	$(DEV)/bin/mypy
+	PYTHONPATH=src $(PY) -m mypy.stubtest --concise --mypy-config-file pyproject.toml \
+		--allowlist tools/stubtest.txt $(STUBBED) unlimitedws
 
 docs: $(DEV)/documenting
 	$(PY) tools/pages.py
 
 versions:
 	$(PYTHON) tools/versions.py $(ARGS)
+
+# PYTHON_FT: a free-threaded one, too.
+wheels:
+	$(PYTHON) tools/wheels.py $(ARGS)
 
 # Both build the engine in a copy of the sources under build/.
 tsan: $(DEV)/required

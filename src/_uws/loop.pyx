@@ -83,8 +83,8 @@ from _uws.state cimport (
 from _uws.tend cimport conn_leaves_at, conn_timer, random_below, tend_queues
 from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
 
-cdef extern from "sys/random.h" nogil:
-    ssize_t getrandom(void*, size_t, unsigned int)
+cdef extern from "compat.h" nogil:
+    ssize_t uws_getrandom(void*, size_t, unsigned int)
 
 cdef extern from "sys/mman.h" nogil:
     cdef enum:
@@ -163,7 +163,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
         # The keeper's, who is on the way: no runner takes the role.
         l.owner = UWS_O_DOG
     l.io = sock_plain()
-    while getrandom(&seed, sizeof(seed), 0) != sizeof(seed):
+    while uws_getrandom(&seed, sizeof(seed), 0) != sizeof(seed):
         if errno != EINTR:
             return UWS_E_SYS
     intern_init(&l.intern, seed)
