@@ -34,7 +34,7 @@ cdef struct UwsSlab:
     UwsArena* kept[UWS_SLAB_CLASSES]   # empty ones, linked by next
     uint32_t n_kept[UWS_SLAB_CLASSES]
     uint32_t n_idle[UWS_SLAB_CLASSES]  # of those, how many nobody has needed since slab_ease() was called last
-    uint32_t warm                      # bits of classes whose kept ones may have pages beside the first; large ones are a class
+    uint32_t warm                      # bits of classes whose kept ones may have pages beside the first; large are one
     uint32_t n_extra                   # of all classes' kept ones those beside one a class, large ones are a class
     uint32_t n_kept_large
     uint32_t n_idle_large

@@ -388,7 +388,7 @@ cdef void kept_drop(UwsSlab* slab, unsigned int index, uint32_t n_left) noexcept
 
 
 cdef void slab_ease(UwsSlab* slab) noexcept nogil:
-    """Unmap the empty arenas that were not needed since the last call, but for one a class, and of that one the pages."""
+    """Unmap the empty arenas that were not needed since the last call, but for one a class: of that the pages go."""
     cdef unsigned int i
     cdef uint32_t n_idle
     for i in range(UWS_SLAB_CLASSES):
