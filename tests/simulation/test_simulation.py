@@ -9,6 +9,8 @@ import pytest
 from simulate import run, sweep
 
 SEEDS = 6000
+# Of CloseCause, all but those for which Python decides who somebody is.
+CAUSES = (*range(1, 14), 15, 17, 18)
 BUGS = ("nobody is woken", "last in, first out", "no timer runs")
 
 pytestmark = pytest.mark.skipif(shutil.which(os.environ.get("CC", "gcc")) is None, reason="no C compiler")
@@ -18,9 +20,10 @@ def test_whatever_network_and_clock_do_nothing_is_lost_told_twice_or_left() -> N
     totals, failure = sweep(0, SEEDS, len(os.sched_getaffinity(0)))
     assert failure is None, f"{failure.reason}; make simulate SEED={failure.seed}"
     # It would not be, either, where nothing happened.
-    for what in ("opened", "told", "heard", "pauses", "takeovers", "mishaps"):
+    for what in ("opened", "told", "heard", "mishaps"):
         assert totals[what] > SEEDS, totals
-    assert totals["opened"] >= totals["closed"] > 0.99 * totals["opened"], totals
+    for what in ("pauses", "takeovers", *(f"cause {number}" for number in CAUSES)):
+        assert totals[what] > SEEDS // 1000, (what, totals)
 
 
 def test_a_seed_is_the_same_run_each_time() -> None:

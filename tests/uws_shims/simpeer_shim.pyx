@@ -85,7 +85,7 @@ cdef void peer_init(Peer* p, int id, const SimKernel* k) noexcept nogil:
     p.index = -1
     p.next_us = k.now() + k.below(30000 if k.below(4) else 500000)
     p.request = ASKS_WELL
-    if k.mishap(8):
+    if k.mishap(16):
         p.request = <uint8_t>(1 + k.below(ASKS_HALF))
     p.is_eager = k.below(3) == 0
     p.answers_pings = not k.mishap(16)
@@ -105,7 +105,7 @@ cdef void peer_init(Peer* p, int id, const SimKernel* k) noexcept nogil:
     if k.mishap(2):
         p.finale = <uint8_t>(1 + k.below(ENDS_WRONG))
     p.stops_at = <uint32_t>-1
-    if k.mishap(3):
+    if k.mishap(5):
         # At any byte, those of the request included.
         p.stops_at = k.below(260 if k.below(2) else 6000)
         if p.finale < ENDS_FIN or p.finale == ENDS_WRONG:
