@@ -8,6 +8,9 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 # How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes.
 N ?=
+# make simulate: how many seeds, or which one, with what happens in it.
+SEEDS ?= 100000
+SEED ?=
 
 VENV := .venv
 DEV := .venv-dev
@@ -22,7 +25,7 @@ STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate asan tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -55,6 +58,8 @@ help:
 	@echo "make docs         the site of docs/, with every link followed, in build/site"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make wheels       the sdist and a wheel for each of them in dist/, for glibc 2.17, checked and tried"
+	@echo "make simulate SEEDS=100000  the engine under as many seeded networks, kernels and clocks; SEED=12345: one, told"
+	@echo "make asan         all tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a debug build"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
 	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
 	@echo "make clean        remove what the others made"
@@ -165,7 +170,14 @@ versions:
 wheels:
 	$(PYTHON) tools/wheels.py $(ARGS)
 
-# Both build the engine in a copy of the sources under build/.
+# make simulate SEED=12345 ARGS=--shrink: with as few mishaps as it takes.
+simulate: $(DEV)/built
+	$(PY) tests/simulation/simulate.py --jobs $(JOBS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
+# These build the engine in a copy of the sources under build/.
+asan: $(DEV)/required
+	$(PY) tools/asan.py --jobs $(JOBS) $(ARGS)
+
 tsan: $(DEV)/required
 	$(PY) tools/tsan.py --jobs $(JOBS) $(ARGS)
 

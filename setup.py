@@ -3,7 +3,8 @@
 UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests reach the engine's floors.
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
-UWS_SANITIZE=thread  with ThreadSanitizer, whose library the interpreter has to be started with: see tools/tsan.py.
+UWS_SANITIZE=thread  with ThreadSanitizer, or address,undefined; the interpreter has to be started with its library: see
+               tools/tsan.py and tools/asan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
 UWS_JOBS=4    how many modules are compiled at once, instead of as many as there are processors for us.
 """
@@ -50,6 +51,9 @@ if os.environ.get("UWS_WERROR", "1") == "1":
 if SANITIZE:
     CFLAGS += [f"-fsanitize={SANITIZE}", "-g", "-O1", "-fno-omit-frame-pointer"]
     LDFLAGS.append(f"-fsanitize={SANITIZE}")
+    if "undefined" in SANITIZE:
+        # -fwrapv, with which CPython is built, would define just what is looked for.
+        CFLAGS += ["-fno-wrapv", "-fno-sanitize-recover=undefined"]
 else:
     CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
     if DEBUG:
@@ -73,7 +77,7 @@ def extension(module: str, source: Path) -> Extension:
     return Extension(
         module,
         [str(source.relative_to(ROOT))],
-        include_dirs=["src/_uws/c"],
+        include_dirs=["src/_uws/c", "tests/simulation"] if module.startswith("uws_shims") else ["src/_uws/c"],
         depends=[str(header.relative_to(ROOT)) for header in headers],
         define_macros=list(MACROS),
         extra_compile_args=CFLAGS,

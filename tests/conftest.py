@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import queue
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,30 @@ def both_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(loops.SETTINGS, "private_fds", int(request.param))
     monkeypatch.setattr(live, "PRIVATE_FDS", request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_object_leaks() -> Iterator[None]:
+    """In a debug build (UWS_DEBUG=1), fail a test that an object of the engine's outlives which it has made.
+
+    What a loop itself has left, slots, blocks, timers, strings, is looked at when it goes: loop_destroy().
+    """
+    from uws_shims.slab_shim import DEBUG
+
+    if not DEBUG:
+        yield
+        return
+    from _uws.conn import Conn
+    from _uws.core import Loop
+    from _uws.exchange import Exchange
+
+    # What is there now is another's, a module's fixture, say. Set aside, it costs none of the tests a look.
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.collect()
+    left = Counter(type(it).__name__ for it in gc.get_objects() if type(it) in (Loop, Conn, Exchange))
+    assert not left, f"still there: {dict(left)}"
 
 
 @pytest.fixture

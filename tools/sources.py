@@ -1,6 +1,6 @@
 """Copies of the sources under build/, where the engine is built with other flags, or for another Python.
 
-In place, as the tests want it, and yet not in the way of the build that `make test` uses. Used by tsan.py and
+In place, as the tests want it, and yet not in the way of the build that `make test` uses. Used by asan.py, tsan.py and
 freethreaded.py; versions.py takes its list of what is no source.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["NOT_SOURCES", "ROOT", "build", "renew"]
+__all__ = ["NOT_SOURCES", "ROOT", "build", "renew", "runtime"]
 
 ROOT = Path(__file__).resolve().parents[1]
 # What an earlier build left behind would find its way into the next one.
@@ -55,3 +55,17 @@ def build(python: str, tree: Path, jobs: int, **env: str) -> None:
     command = [python, "setup.py", "--quiet", "build_ext", "--inplace", "--parallel", str(jobs)]
     environ = {**os.environ, "UWS_SHIMS": "1", "UWS_JOBS": str(jobs), **env}
     subprocess.run(command, cwd=tree, check=True, env=environ)
+
+
+def runtime(name: str) -> Path:
+    """The library of one of gcc's sanitizers ("asan", "tsan"), which has to be there before the interpreter is.
+
+    Raises:
+        SystemExit: It is not here.
+    """
+    library = subprocess.run(
+        ["gcc", f"-print-file-name=lib{name}.so"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+    if not Path(library).is_absolute():
+        raise SystemExit(f"lib{name} is not here; it comes with gcc (Debian: libgcc-12-dev, or another version's)")
+    return Path(library).resolve()

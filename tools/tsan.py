@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sources import ROOT, build, renew
+from sources import ROOT, build, renew, runtime
 
 HOME = ROOT / "build" / "tsan"
 TREE = HOME / "tree"
@@ -93,15 +93,10 @@ for thread in threads:
 
 def environment(reports: Path) -> dict[str, str]:
     """What a process has to be started with to be watched; it passes that on to those that it starts."""
-    library = subprocess.run(
-        ["gcc", "-print-file-name=libtsan.so"], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.strip()
-    if not Path(library).is_absolute():
-        raise SystemExit("libtsan is not here; it comes with gcc (Debian: libgcc-12-dev, or another version's)")
     options = {**OPTIONS, "log_path": str(reports / "report")}
     return {
         **os.environ,
-        "LD_PRELOAD": str(Path(library).resolve()),
+        "LD_PRELOAD": str(runtime("tsan")),
         "TSAN_OPTIONS": " ".join(f"{name}={value}" for name, value in options.items()),
         "PYTHONDONTWRITEBYTECODE": "1",
     }

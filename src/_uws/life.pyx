@@ -32,7 +32,7 @@ from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, close_frame
 from _uws.hold cimport conn_release
 from _uws.outq cimport outq_put
 from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add
-from _uws.post cimport post_event
+from _uws.post cimport post_event, post_nudge
 from _uws.proto cimport UWS_EVF_OWNED, UWS_EV_CLOSE, proto_reset
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.settle cimport conn_drop, conn_settle
@@ -228,14 +228,19 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
         l.n_open -= 1
         l.count.closed += 1
         l.closed_by[cause] += 1
+        if l.draining and l.n_open == 0:
+            # It may be another thread that ends the last one, and the poller sleeps until the drain's end.
+            post_nudge(l)
     memset(&event, 0, sizeof(event))
     event.kind = UWS_EV_CLOSE
     event.cause = <uint8_t>cause
     event.code = code
     if reply_code != 0 and conn_side(l, c) != NULL:
         c.side.reply_code = <uint16_t>reply_code
-        # The callbacks of earlier messages may still answer, but a peer that closes is not kept waiting for ever.
+        # The callbacks of earlier messages may still answer, but a peer that closes is not kept waiting for ever. Where
+        # one of them has raised, its thread says so, while the one that polls sleeps until the timers that it knew.
         conn_deadline(l, c, min(l.limits.close_timeout_ms, LAST_WORDS_MS))
+        post_nudge(l)
     c.flags |= UWS_F_CLOSE_OUT
     if not (l.want & UWS_W_CLOSE) and c.conn == NULL and not (c.flags & UWS_F_PENDING):
         c.flags |= UWS_F_CLOSE_DONE

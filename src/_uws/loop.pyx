@@ -2,6 +2,8 @@
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t
+from libc.stdio cimport fprintf, stderr
+from libc.stdlib cimport abort
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
@@ -23,6 +25,7 @@ from _uws.hold cimport conn_release
 from _uws.intern cimport intern_destroy, intern_init
 from _uws.keeper cimport keeper_answer, keeper_is_through, keeper_tell
 from _uws.life cimport conn_abort, conn_eof, conn_leave, conn_refuse
+from _uws.memory cimport memory_left
 from _uws.poller cimport (
     EPOLLERR,
     EPOLLEXCLUSIVE,
@@ -82,6 +85,9 @@ from _uws.state cimport (
 )
 from _uws.tend cimport conn_leaves_at, conn_timer, random_below, tend_queues
 from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
+
+cdef extern from *:
+    const int UWS_DEBUG
 
 cdef extern from "compat.h" nogil:
     ssize_t uws_getrandom(void*, size_t, unsigned int)
@@ -207,9 +213,19 @@ cdef void loop_close(UwsLoop* l) noexcept nogil:
     poller_destroy(&l.poller)
 
 
+cdef inline void _check(const UwsLoop* l) noexcept nogil:
+    """In a debug build: with the last connection everything went that was there for one. A test's process ends where it
+    did not, whoever made the loop in it."""
+    cdef const char* left = memory_left(l) if UWS_DEBUG and l.n_conns == 0 and not l.forked else NULL
+    if left != NULL:
+        fprintf(stderr, b"a loop without connections has %s left\n", left)
+        abort()
+
+
 cdef void loop_destroy(UwsLoop* l) noexcept nogil:
     """Everything back, connections that are left included. No thread is in the loop any more."""
     cdef int saved = errno
+    _check(l)
     if l.table != NULL:
         if not l.forked and not l.limits.private_fds:
             # Otherwise they went with the keeper's table.

@@ -55,6 +55,9 @@ cdef bint memory_walk(UwsLoop* l, uint32_t* at, UwsMemory* out) noexcept nogil
 # Add what is counted anyway. The lock is held.
 cdef void memory_sums(UwsLoop* l, UwsMemory* out) noexcept nogil
 
+# What a loop without connections has left of one; NULL: nothing. The lock is held.
+cdef const char* memory_left(const UwsLoop* l) noexcept nogil
+
 # Write up to cap of the loop's mappings, and return how many there are. The lock is held.
 cdef size_t memory_ranges(UwsLoop* l, UwsRange* out, size_t cap) noexcept nogil
 

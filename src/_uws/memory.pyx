@@ -122,6 +122,28 @@ cdef void memory_sums(UwsLoop* l, UwsMemory* out) noexcept nogil:
     out.fixed += sizeof(UwsLoop) + l.page_len
 
 
+cdef const char* memory_left(const UwsLoop* l) noexcept nogil:
+    """What a loop that has no connection any more has left of one, by the counter that says so; NULL: nothing."""
+    if l.n_open != 0 or l.n_ready != 0 or l.dirty_head >= 0 or l.slow_head >= 0:
+        return b"connections on its lists"
+    if l.wheel.count != 0:
+        return b"timers"
+    if l.blockers != 0:
+        return b"connections whose callbacks block"
+    if l.inbox_bytes != 0 or l.inbox_count != 0:
+        return b"events that wait"
+    if l.out_bytes != 0:
+        return b"bytes to be sent"
+    if l.env.partial_bytes != 0 or l.env.stalest != NULL:
+        return b"incomplete messages"
+    if l.slab.live_blocks != 0 or l.slab.used_bytes != 0 or l.slab.context_bytes != 0:
+        return b"blocks of the slab"
+    # Its own subprotocols are strings as well.
+    if l.intern.live > <uint32_t>l.n_subprotocols:
+        return b"strings"
+    return NULL
+
+
 # ---- what is mapped
 
 cdef inline size_t _add(UwsRange* out, size_t cap, size_t n, const void* at, size_t len_bytes, int kind) noexcept nogil:

@@ -40,6 +40,12 @@ cdef extern from *:
     const int MREMAP_MAYMOVE
     const int MREMAP_FIXED
 
+# Of no effect without AddressSanitizer. With it, a block's bytes beyond those that were asked for are nobody's, and so
+# is a block that was given back, but for its first word.
+cdef extern from "poison.h" nogil:
+    void uws_poison(const void* p, size_t len_bytes)
+    void uws_unpoison(const void* p, size_t len_bytes)
+
 
 cdef inline UwsArena* arena_of(const void* p) noexcept nogil:
     return <UwsArena*>(<uintptr_t>p & ~<uintptr_t>(UWS_SLAB_ARENA_BYTES - 1))
@@ -104,6 +110,7 @@ cdef UwsArena* arena_map(UwsSlab* slab, size_t len_bytes) noexcept nogil:
 
 cdef void arena_unmap(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     cdef size_t len_bytes = arena.mapped_bytes
+    uws_unpoison(arena, len_bytes)
     # Can fail only for a range that is not ours, or for want of memory when it splits a mapping that the
     # kernel merged: the pages at least go back.
     if munmap(arena, len_bytes) != 0:
@@ -228,6 +235,7 @@ cdef void* large_take(UwsSlab* slab, size_t want_bytes, bint growing) noexcept n
     arena = large_fitting(slab, need, growing)
     if arena != NULL:
         large_unkeep(slab, arena)
+        uws_unpoison(<uint8_t*>arena + UWS_SLAB_HEAD_BYTES, arena.block_bytes)
     else:
         arena = arena_map(slab, need)
         if arena == NULL:
@@ -254,6 +262,7 @@ cdef void* large_grow(UwsSlab* slab, UwsArena* arena, size_t want_bytes) noexcep
     new = arena_map(slab, need)
     if new == NULL:
         return NULL
+    uws_unpoison(arena, old_mapped)
     ring_remove(&slab.large, arena)
     if mremap(arena, old_mapped, need, MREMAP_MAYMOVE | MREMAP_FIXED, new) == MAP_FAILED:
         ring_add(&slab.large, arena)
@@ -278,6 +287,7 @@ cdef void large_give(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     if arena.mapped_bytes > UWS_SLAB_KEEP_BYTES or slab.n_kept_large == UWS_SLAB_MAX_LARGE:
         arena_unmap(slab, arena)
         return
+    uws_poison(<uint8_t*>arena + UWS_SLAB_HEAD_BYTES, arena.block_bytes)
     ring_add(&slab.kept_large, arena)
     slab.kept_large = arena
     if slab.n_kept_large != 0:
@@ -296,11 +306,13 @@ cdef void* block_take(UwsSlab* slab, unsigned int index) noexcept nogil:
         ring_add(&slab.room[index], arena)
     p = arena.free
     if p != NULL:
+        uws_unpoison(p, arena.block_bytes)
         arena.free = (<void**>p)[0]
         if UWS_DEBUG:
             check_poison(p, arena.block_bytes)
     else:
         p = <uint8_t*>arena + UWS_SLAB_HEAD_BYTES + arena.fresh * arena.block_bytes
+        uws_unpoison(p, arena.block_bytes)
         arena.fresh += 1
     arena.used += 1
     if arena.used == arena.capacity:
@@ -320,10 +332,12 @@ cdef void block_give(UwsSlab* slab, UwsArena* arena, void* p) noexcept nogil:
         # Last in its ring: the arenas in use before it are filled first, so that this one may become empty.
         ring_add(&slab.room[index], arena)
     arena.used -= 1
+    uws_unpoison(p, arena.block_bytes)
     if UWS_DEBUG:
         memset(p, UWS_SLAB_POISON, arena.block_bytes)
     (<void**>p)[0] = arena.free
     arena.free = p
+    uws_poison(<uint8_t*>p + sizeof(void*), arena.block_bytes - sizeof(void*))
     if arena.used == 0:
         ring_remove(&slab.room[index], arena)
         if not kept_push(slab, arena):
@@ -412,6 +426,14 @@ cdef void slab_trim(UwsSlab* slab) noexcept nogil:
     large_drop(slab, 0)
 
 
+cdef inline void block_lend(void* p, size_t want_bytes, size_t* got_bytes) noexcept nogil:
+    """Whoever does not ask what more there is of a block may not use it."""
+    if got_bytes != NULL:
+        got_bytes[0] = arena_of(p).block_bytes
+    else:
+        uws_poison(<uint8_t*>p + want_bytes, arena_of(p).block_bytes - want_bytes)
+
+
 cdef void* slab_take(UwsSlab* slab, size_t want_bytes, size_t* got_bytes) noexcept nogil:
     """Take a block.
 
@@ -423,8 +445,8 @@ cdef void* slab_take(UwsSlab* slab, size_t want_bytes, size_t* got_bytes) noexce
         p = block_take(slab, uws_slab_class(want_bytes))
     else:
         p = large_take(slab, want_bytes, False)
-    if p != NULL and got_bytes != NULL:
-        got_bytes[0] = arena_of(p).block_bytes
+    if p != NULL:
+        block_lend(p, want_bytes, got_bytes)
     return p
 
 
@@ -457,6 +479,7 @@ cdef void* slab_grow(UwsSlab* slab, void* p, size_t used_bytes, size_t want_byte
     arena = arena_of(p)
     check_owner(slab, arena, p)
     if want_bytes <= arena.block_bytes:
+        uws_unpoison(p, arena.block_bytes)
         new = p
     elif arena.index == UWS_SLAB_CLASSES:
         new = large_grow(slab, arena, want_bytes)
@@ -468,8 +491,8 @@ cdef void* slab_grow(UwsSlab* slab, void* p, size_t used_bytes, size_t want_byte
         if new != NULL:
             memcpy(new, p, used_bytes)
             block_give(slab, arena, p)
-    if new != NULL and got_bytes != NULL:
-        got_bytes[0] = arena_of(new).block_bytes
+    if new != NULL:
+        block_lend(new, want_bytes, got_bytes)
     return new
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,10 +12,13 @@ import raw
 from live import expect_end, expect_eof, take, wait, wait_until
 from loops import Running, echo, running
 from raw import TEXT, RawClient
+from uws_shims.deliver_shim import Bare
 
 from unlimitedws import ConnectionClosed
 
 pytestmark = pytest.mark.usefixtures("both_tables", "no_fd_leaks")
+
+Make = Callable[..., tuple[Bare, list[int]]]
 
 each_runners = pytest.mark.parametrize("runners", [1, 3])
 SHORT_MS = 60
@@ -423,3 +426,28 @@ def test_close_and_abort_in_every_callback(hook: str, act: str) -> None:
         engine.end()
         engine.wait_empty()
         assert engine.ended.empty()
+
+
+def test_a_callback_that_raises_wakes_the_poller_for_the_deadline_that_begins(make: Make) -> None:
+    # Its CLOSE event lines up behind it, so nobody is told of that; and the poller may sleep without a timer.
+    loop, (conn,) = make()
+    loop.post(conn, b"a")
+    taken = loop.begin()
+    assert loop.next(taken) == b"a"
+    loop.sleep()
+    loop.fail(conn)
+    assert loop.queued() == (0, 1)
+    loop.done(taken)
+
+
+def test_the_last_one_of_a_drain_wakes_the_poller_whoever_ends_it(make: Make) -> None:
+    loop, (conn,) = make()
+    loop.post(conn, b"a")
+    taken = loop.begin()
+    assert loop.next(taken) == b"a"
+    loop.drain(60_000)
+    loop.sleep()
+    before = loop.queued()[1]
+    loop.abort(conn)
+    assert loop.queued() == (0, before + 1)
+    loop.done(taken)

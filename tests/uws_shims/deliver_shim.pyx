@@ -24,19 +24,20 @@ from _uws.deliver cimport (
 from _uws.errs cimport UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush
 from _uws.hold cimport conn_hold, conn_release
-from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_upgraded
-from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init
+from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_end, conn_upgraded
+from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_drain, loop_init
 from _uws.outq cimport outq_put
 from _uws.poller cimport poller_wait
 from _uws.post cimport post_drained, post_event, post_nudge, post_spill
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_DRAIN, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EVF_OWNED, UwsEvent
 from _uws.slab cimport slab_take
-from _uws.slot cimport conn_blocks, conn_index, conn_side
+from _uws.slot cimport conn_blocks, conn_index, conn_mute, conn_side
 from _uws.slow cimport slow_first, slow_got_on, slow_leave
 from _uws.sock cimport sock_writable
 from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_C_ABORT,
+    UWS_C_CALLBACK,
     UWS_C_LOCAL,
     UWS_F_BUSY,
     UWS_F_PAUSED,
@@ -216,6 +217,14 @@ cdef class Bare:
 
     def abort(self, int fd):
         conn_abort(&self.l, self.at(fd), UWS_C_ABORT)
+
+    def fail(self, int fd):
+        """As where a callback of it has raised."""
+        conn_mute(&self.l, self.at(fd))
+        conn_end(&self.l, self.at(fd), UWS_C_CALLBACK, 1011, 1011, NULL, 0)
+
+    def drain(self, uint32_t over_ms):
+        loop_drain(&self.l, over_ms, 1012, False, 1000)
 
     def queue_bytes(self, int fd, bytes data):
         cdef UwsConn* c = self.at(fd)

@@ -25,6 +25,10 @@ from _uws.slab cimport (
     slab_used_bytes,
 )
 
+cdef extern from *:
+    const int UWS_DEBUG
+
+DEBUG = UWS_DEBUG != 0
 ARENA_BYTES = UWS_SLAB_ARENA_BYTES
 CLASSES = UWS_SLAB_CLASSES
 KEEP_BYTES = UWS_SLAB_KEEP_BYTES
