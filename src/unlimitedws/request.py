@@ -38,8 +38,9 @@ HeaderFields: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 # RFC 9110, section 5.6.2, and section 5.5 without white space at the ends. Latin-1, as the fields we read.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
-# One parameter of an extension (RFC 6455, section 9.1): the name, and a token or a quoted string.
-_PARAMETER = re.compile(r'[ \t]*([^\s;,="]+)[ \t]*(?:=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+)))?[ \t]*')
+# One parameter of an extension (RFC 6455, section 9.1): the name, and a token or a quoted string. Commas before it are
+# those of elements that are empty (RFC 9110, section 5.6.1).
+_PARAMETER = re.compile(r'[ \t,]*([^\s;,="]+)[ \t]*(?:=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+)))?[ \t]*')
 
 # What decides where a message ends, or what protocol follows, is not the application's.
 _OURS = frozenset({"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"})

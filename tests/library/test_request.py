@@ -102,6 +102,14 @@ def test_extensions_are_names_with_their_parameters_in_order() -> None:
     ]
 
 
+def test_extensions_behind_an_empty_element_are_there() -> None:
+    """The engine reads them, so a hook that decides by them has to see them too."""
+    for value in (", a;b=1,, c", "a;b=1 ,\t, c,", ",a; b=1 ,c ,,"):
+        assert make(f"Sec-WebSocket-Extensions: {value}").extensions == [("a", [("b", "1")]), ("c", [])]
+    request = make("Sec-WebSocket-Extensions:", "Sec-WebSocket-Extensions: a", "Sec-WebSocket-Extensions: ,")
+    assert request.extensions == [("a", [])]
+
+
 def test_repr_shows_nothing_that_may_be_a_secret() -> None:
     request = make(
         "Cookie: session=SECRET",
