@@ -32,8 +32,8 @@ cdef enum:
 cdef void accept_batch(UwsLoop* l, int which) noexcept nogil:
     """Take in the connections that wait at a listener, a batch at most."""
     cdef uint64_t before = l.count.accepted
-    if not l.accepting or l.accept_at_ms != 0:
-        return    # stopped or paused since epoll reported it
+    if not l.accepting or l.accept_at_ms != 0 or (l.draining and l.shared[which]):
+        return    # stopped, paused or left to others since epoll reported it
     _take_in(l, l.listener[which])
     if l.listen_for & EPOLLEXCLUSIVE and l.count.accepted != before and l.accept_at_ms == 0:
         # Of the loops that wait the kernel wakes the one that was added first, and while little happens always the

@@ -19,7 +19,7 @@ from _uws.post cimport (
 )
 from _uws.proto cimport UWS_EV_DRAIN, UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EV_PONG, UWS_EVF_OWNED
 from _uws.settle cimport conn_settle
-from _uws.slab cimport slab_give
+from _uws.slab cimport slab_give, slab_is_tense
 from _uws.slot cimport (
     conn_at,
     conn_blocks,
@@ -30,6 +30,7 @@ from _uws.slot cimport (
     conn_side,
     conn_takes,
     conn_trim,
+    loop_nudge,
 )
 from _uws.state cimport (
     UWS_F_BUSY,
@@ -199,6 +200,12 @@ cdef void _learn(UwsLoop* l, const UwsDelivery* d, UwsConn* c) noexcept nogil:
             l.blockers -= 1
 
 
+cdef inline void _ease_later(UwsLoop* l) noexcept nogil:
+    """Have the thread that sleeps in epoll find out that there is memory to be given back in a while."""
+    if l.ease_at_ms == 0 and slab_is_tense(&l.slab):
+        loop_nudge(l)
+
+
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     """The delivery's callbacks have returned: its payloads go back, and the connection may be taken again."""
     cdef UwsConn* c = conn_at(l, d.index, d.generation)
@@ -211,6 +218,7 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
             slab_give(&l.slab, d.batch.events[i].data)
     d.event = NULL
     if c == NULL:
+        _ease_later(l)
         return
     if d.own.blamed_us != 0 or conn_blocks(l, c):
         _learn(l, d, c)
@@ -229,6 +237,7 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
         conn_settle(l, c)
     else:
         conn_trim(l, c)
+    _ease_later(l)
 
 
 cdef inline void _going_to_block(UwsLoop* l, uint64_t role) noexcept nogil:

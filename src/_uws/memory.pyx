@@ -169,6 +169,7 @@ cdef size_t memory_ranges(UwsLoop* l, UwsRange* out, size_t cap) noexcept nogil:
     cdef size_t n = 0
     cdef int i
     cdef const UwsBatch* b = l.batches
+    cdef const UwsArena* arena
     # Beyond the highest slot nothing has been touched.
     n = _add(out, cap, n, l.table, <size_t>l.table_top * sizeof(UwsConn), UWS_R_TABLE)
     n = _add(out, cap, n, l.extra, <size_t>l.table_top * sizeof(UwsExtra), UWS_R_EXTRA)
@@ -181,13 +182,13 @@ cdef size_t memory_ranges(UwsLoop* l, UwsRange* out, size_t cap) noexcept nogil:
         b = b.next
     for i in range(UWS_SLAB_CLASSES):
         n = _ring(out, cap, n, l.slab.room[i])
-        if l.slab.kept[i] != NULL:
-            n = _add(out, cap, n, l.slab.kept[i], UWS_SLAB_ARENA_BYTES, UWS_R_SLAB)
+        arena = l.slab.kept[i]
+        while arena != NULL:
+            n = _add(out, cap, n, arena, UWS_SLAB_ARENA_BYTES, UWS_R_SLAB)
+            arena = arena.next
     n = _ring(out, cap, n, l.slab.full)
     n = _ring(out, cap, n, l.slab.large)
-    if l.slab.kept_large != NULL:
-        n = _add(out, cap, n, l.slab.kept_large, l.slab.kept_large.mapped_bytes, UWS_R_SLAB)
-    return n
+    return _ring(out, cap, n, l.slab.kept_large)
 
 
 cdef size_t _resident(const void* at, size_t len_bytes, size_t page_bytes) noexcept nogil:

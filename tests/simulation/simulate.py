@@ -151,6 +151,8 @@ def sweep(first: int, count: int, jobs: int) -> tuple[dict[str, int], Failure | 
     """Run many seeds, in as many processes as are asked for. The first failure that is found ends it."""
     totals: dict[str, int] = {}
     batches = [(at, min(BATCH, first + count - at)) for at in range(first, first + count, BATCH)]
+    # Once, and not by each of the threads.
+    build_kernel()
     with ThreadPoolExecutor(jobs) as pool:
         try:
             for _, got, failure in pool.map(lambda batch: run(*batch), batches):
