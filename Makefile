@@ -20,10 +20,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PACKAGING := pyproject.toml setup.py $(wildcard README.md LICENSE)
 ENGINE := $(wildcard src/_uws/*.pyx src/_uws/*.pxd src/_uws/c/*.h)
 LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
+# The engine's modules that Python may import; of the others it sees nothing.
+STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions simulate asan tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate asan tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,9 +54,10 @@ help:
 	@echo "make orphans      CPU of looking after 100,000 idle connections"
 	@echo "make loadgen      unlimitedws bench beside the clients in C"
 	@echo "make compression  compression beside websockets and uWebSockets"
-	@echo "make lint         ruff, cython-lint, mypy"
+	@echo "make lint         ruff, cython-lint, mypy, stubtest"
 	@echo "make docs         the site of docs/, with every link followed, in build/site"
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
+	@echo "make wheels       the sdist and a wheel for each of them in dist/, for glibc 2.17, checked and tried"
 	@echo "make simulate SEEDS=100000  the engine under as many seeded networks, kernels and clocks; SEED=12345: one, told"
 	@echo "make asan         all tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a debug build"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
@@ -154,12 +157,18 @@ lint: $(DEV)/built
 	$(DEV)/bin/ruff check .
 	PATH="$(CURDIR)/$(DEV)/bin:$$PATH" cython-lint src tests
 	$(DEV)/bin/mypy
+	PYTHONPATH=src $(PY) -m mypy.stubtest --concise --mypy-config-file pyproject.toml \
+		--allowlist tools/stubtest.txt $(STUBBED) unlimitedws
 
 docs: $(DEV)/documenting
 	$(PY) tools/pages.py
 
 versions:
 	$(PYTHON) tools/versions.py $(ARGS)
+
+# PYTHON_FT: a free-threaded one, too.
+wheels:
+	$(PYTHON) tools/wheels.py $(ARGS)
 
 # make simulate SEED=12345 ARGS=--shrink: with as few mishaps as it takes.
 simulate: $(DEV)/built

@@ -12,11 +12,11 @@ UWS_JOBS=4    how many modules are compiled at once, instead of as many as there
 import os
 import shlex
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -24,6 +24,8 @@ ROOT = Path(__file__).parent
 DEBUG = os.environ.get("UWS_DEBUG") == "1"
 SHIMS = os.environ.get("UWS_SHIMS") == "1"
 SANITIZE = os.environ.get("UWS_SANITIZE", "")
+# Who packs the sources, or asks for a name and a version, needs no C.
+BUILDS = not {"sdist", "egg_info", "dist_info"} & set(sys.argv) or bool({"build_ext", "bdist_wheel"} & set(sys.argv))
 JOBS = int(os.environ.get("UWS_JOBS") or len(os.sched_getaffinity(0)))
 
 CFLAGS = [
@@ -52,10 +54,10 @@ if SANITIZE:
     if "undefined" in SANITIZE:
         # -fwrapv, with which CPython is built, would define just what is looked for.
         CFLAGS += ["-fno-wrapv", "-fno-sanitize-recover=undefined"]
-elif DEBUG:
-    CFLAGS.append("-g")
 else:
     CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    if DEBUG:
+        CFLAGS.append("-g")
 
 DIRECTIVES = {
     "language_level": 3,
@@ -137,11 +139,12 @@ if SHIMS:
     shims = sorted((ROOT / "tests/uws_shims").glob("*.pyx"))
     extensions += [extension(f"uws_shims.{p.stem}", p) for p in shims]
 
-setup(
-    package_dir=package_dir,
-    packages=packages,
-    cmdclass={"build_ext": BuildExt},
-    ext_modules=cythonize(
+
+def in_c() -> list[Extension]:
+    """The extensions with their C, which is written anew where its sources are newer."""
+    from Cython.Build import cythonize
+
+    return cythonize(
         extensions,
         include_path=["src"],
         build_dir="build/cython",
@@ -151,5 +154,12 @@ setup(
         annotate=os.environ.get("UWS_ANNOTATE") == "1",
         # Processes, not threads, which not every way to start this file survives: only if asked for.
         nthreads=JOBS if "UWS_JOBS" in os.environ else 1,
-    ),
+    )
+
+
+setup(
+    package_dir=package_dir,
+    packages=packages,
+    cmdclass={"build_ext": BuildExt},
+    ext_modules=in_c() if BUILDS else extensions,
 )

@@ -97,10 +97,30 @@ def test_every_public_name_is_in_the_reference() -> None:
         name
         for page in pages
         if ".. currentmodule:: unlimitedws\n" in page
-        for name in re.findall(r"^\.\. auto(?:class|exception|function):: (\w+)$", page, re.MULTILINE)
+        for name in re.findall(r"^\.\. auto(?:class|exception|function):: (\w+)(?:\(.*\))?$", page, re.MULTILINE)
     }
     assert names == set(unlimitedws.__all__) - {"__version__", "ws", "wsutil"}
     assert modules == {"aio", "auth", "loadgen", "metrics", "ws", "wsutil"}
+
+
+def test_the_picture_of_the_floors_shows_what_the_table_says() -> None:
+    table = re.findall(r"^\| (F[1-6]) \| (.+?) \|", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE)
+    server = table[:6]
+    assert [floor for floor, _ in server] == ["F1", "F2", "F3", "F4", "F5", "F6"]
+    picture = (DOCS / "images" / "floors.svg").read_text("utf-8")
+    drawn = {}
+    for group in re.findall(r"<g .*?</g>", picture, re.DOTALL):
+        floor = re.search(r">(F[1-6])<", group)
+        if floor:
+            drawn[floor[1]] = {name for line in re.findall(r'x="290".*?>(.+?)<', group) for name in line.split(" · ")}
+    assert drawn == {floor: set(re.findall(r"`(\w+)`", names)) for floor, names in server}
+
+
+def test_every_example_is_in_the_readme() -> None:
+    folder = ROOT / "examples"
+    listed = {(folder / target).resolve() for target in links((folder / "README.md").read_text("utf-8"))}
+    assert {path.resolve() for path in folder.rglob("*.py")} <= listed
+    assert {path.resolve() for path in folder.rglob("*.html")} - listed <= {folder / "login" / "login.html"}
 
 
 def test_dead_links_of_the_site_are_found(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ class Page(HTMLParser):
 
 def dead_links(site: Path) -> list[str]:
     """Return a line for each reference within a directory of HTML that leads to no file, or to no anchor of one."""
-    pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
+    # What is to be downloaded is a copy of a file, wherever that has its links.
+    found = (path for path in sorted(site.rglob("*.html")) if "_downloads" not in path.parts)
+    pages = {path: Page(path) for path in found}
     dead = []
     for path, page in pages.items():
         for target in dict.fromkeys(page.targets):

@@ -14,12 +14,16 @@ except ModuleNotFoundError:  # Python 3.10
     from pip._vendor import tomli as tomllib
 
 
-def main(extras: list[str]) -> None:
+def required(extras: list[str]) -> list[str]:
     data = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())
     requirements = list(data["build-system"]["requires"])
     for extra in extras:
         requirements += data["project"]["optional-dependencies"][extra]
-    print("\n".join(dict.fromkeys(requirements)))
+    return list(dict.fromkeys(requirements))
+
+
+def main(extras: list[str]) -> None:
+    print("\n".join(required(extras)))
 
 
 if __name__ == "__main__":

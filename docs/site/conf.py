@@ -12,12 +12,14 @@ import importlib.util
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from docutils import nodes
 from pygments.lexers.special import TextLexer
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import ObjectEntry, PythonDomain
 from sphinx.environment import BuildEnvironment
@@ -61,6 +63,7 @@ myst_heading_anchors = 4
 # A name in backticks is a link where it is one of ours, and code otherwise.
 default_role = "py:obj"
 add_module_names = False
+maximum_signature_line_length = 110
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True}
@@ -144,6 +147,31 @@ def _from_root(path: str) -> str:
     return str((ROOT / "docs" / path).resolve().relative_to(ROOT).with_suffix(""))
 
 
+# The sources that are shown where a page points to them, and how.
+SOURCES = {".py": "python", ".html": "html", ".js": "javascript"}
+# Those that one does, by their path in the repository.
+_shown: set[str] = set()
+
+
+def link_sources(app: Sphinx, doctree: nodes.document) -> None:
+    """Let a link to a source lead to a page that shows it. Elsewhere the file would be downloaded."""
+    docname = app.env.docname
+    for link in list(doctree.findall(addnodes.download_reference)):
+        name, _ = app.env.relfn2path(link["reftarget"], docname)
+        if Path(name).suffix in SOURCES:
+            _shown.add(name)
+            uri = app.builder.get_relative_uri(docname, name)
+            link.replace_self(nodes.reference("", "", *(text for inner in link for text in inner), refuri=uri))
+
+
+def show_sources(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Make the pages of the sources that are pointed to."""
+    for name in sorted(_shown):
+        text = (ROOT / name).read_text("utf-8")
+        code = app.builder.highlighter.highlight_block(text, SOURCES[Path(name).suffix])
+        yield name, {"title": name, "body": f"<h1>{name}</h1>{code}", "parents": []}, "page.html"
+
+
 def copy_readmes(app: Sphinx, failure: Exception | None) -> None:
     """Let a directory's README be its index too, as it is where the repository is browsed."""
     for page in Path(app.outdir).rglob("README.html"):
@@ -157,5 +185,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("source-read", add_navigation)
+    # Before Sphinx collects what is to be downloaded.
+    app.connect("doctree-read", link_sources, priority=400)
+    app.connect("html-collect-pages", show_sources)
     app.connect("build-finished", copy_readmes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

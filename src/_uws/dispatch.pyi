@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Dispatch:
     """What every `_uws.core.Loop` is: the hooks, and whoever calls them. Not made by itself."""
 

@@ -7,15 +7,15 @@ from libc.stdlib cimport abort
 from libc.string cimport memset
 
 
-cdef extern from "sys/random.h" nogil:
-    ssize_t getrandom(void*, size_t, unsigned int)
+cdef extern from "compat.h" nogil:
+    ssize_t uws_getrandom(void*, size_t, unsigned int)
 
 
 cdef void entropy_fill(UwsEntropy* e) noexcept nogil:
     cdef size_t have = 0
     cdef ssize_t got
     while have < UWS_ENTROPY_BYTES:
-        got = getrandom(e.pool + have, UWS_ENTROPY_BYTES - have, 0)
+        got = uws_getrandom(e.pool + have, UWS_ENTROPY_BYTES - have, 0)
         if got < 0:
             # Anything but a signal means that the system call is refused. Going on with bytes that anybody can
             # guess would be worse than ending.

@@ -12,6 +12,12 @@ class Exchange:
     engine answered 503), the client has gone or somebody else has answered, gets False. Not constructible.
     """
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """
+        Raises:
+            TypeError: Always: it is the loop that makes them.
+        """
+
     @property
     def is_upgrade(self) -> bool:
         """True: a request for a WebSocket, which may be accepted. False: an ordinary GET."""

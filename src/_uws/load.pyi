@@ -4,6 +4,10 @@ A `Plan` says what is to be done; each thread has a `Load`, runs it, and is told
 Durations are nanoseconds here where a name does not say otherwise.
 """
 
+from typing import final
+
+from typing_extensions import Self
+
 RAMP: int
 WARM: int
 MEASURE: int
@@ -13,11 +17,12 @@ END: int
 STAMP_BYTES: int
 KEY_BYTES: int
 
+@final
 class Plan:
     """What all threads have in common. Not changed while one runs; keep it no longer than its loads need."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         mode: str,
         *,
         threads: int,
@@ -44,7 +49,7 @@ class Plan:
         reply_timeout: float,
         close_timeout: float,
         run_id: int,
-    ) -> None:
+    ) -> Self:
         """
         Args:
             mode: ``"echo"``, ``"idle"``, ``"handshakes"`` or ``"broadcast"``.
@@ -62,10 +67,11 @@ class Plan:
             ValueError: The arguments do not fit together.
         """
 
+@final
 class Load:
     """One thread's share."""
 
-    def __init__(self, plan: Plan, index: int, connections: int, first: int) -> None:
+    def __new__(cls, plan: Plan, index: int, connections: int, first: int) -> Self:
         """
         Args:
             index: Of the thread. The first one has all publishers.

@@ -46,7 +46,7 @@ from _uws.poller cimport (
 from _uws.post cimport post_near, post_nudge
 from _uws.proto cimport UwsEvent
 from _uws.read cimport conn_read
-from _uws.slab cimport slab_destroy, slab_ease, slab_init
+from _uws.slab cimport slab_destroy, slab_ease, slab_init, slab_is_tense
 from _uws.slot cimport conn_reading, conn_unpoll, loop_foreign, tick_now
 from _uws.sock cimport sock_plain, sock_spare
 from _uws.state cimport (
@@ -89,8 +89,8 @@ from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
 cdef extern from *:
     const int UWS_DEBUG
 
-cdef extern from "sys/random.h" nogil:
-    ssize_t getrandom(void*, size_t, unsigned int)
+cdef extern from "compat.h" nogil:
+    ssize_t uws_getrandom(void*, size_t, unsigned int)
 
 cdef extern from "sys/mman.h" nogil:
     cdef enum:
@@ -115,7 +115,7 @@ cdef enum:
     TURN_BYTES = 32768
     YIELD_EVERY = 16              # events between two chances for the threads that send
     FLUSH_EVERY = 256             # slots, while all of them are asked to leave
-    EASE_MS = 1000                # for so long memory is kept that the loop might need again
+    EASE_MS = 500                 # memory that was not needed for so long, or up to twice as long, goes back
 
 
 cdef void* _map(size_t len_bytes) noexcept nogil:
@@ -169,7 +169,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
         # The keeper's, who is on the way: no runner takes the role.
         l.owner = UWS_O_DOG
     l.io = sock_plain()
-    while getrandom(&seed, sizeof(seed), 0) != sizeof(seed):
+    while uws_getrandom(&seed, sizeof(seed), 0) != sizeof(seed):
         if errno != EINTR:
             return UWS_E_SYS
     intern_init(&l.intern, seed)
@@ -471,7 +471,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     conn_flush_all(l)
     if l.out_bytes > l.limits.max_out_bytes:
         tend_queues(l)
-    if l.slab.n_extra != 0 or l.ease_at_ms != 0:
+    if l.ease_at_ms != 0 or slab_is_tense(&l.slab):
         _ease(l)
 
 
@@ -481,7 +481,7 @@ cdef void _ease(UwsLoop* l) noexcept nogil:
         l.ease_at_ms = l.now_ms + EASE_MS
     elif l.now_ms >= l.ease_at_ms:
         slab_ease(&l.slab)
-        l.ease_at_ms = l.now_ms + EASE_MS if l.slab.n_extra != 0 else 0
+        l.ease_at_ms = l.now_ms + EASE_MS if slab_is_tense(&l.slab) else 0
 
 
 # ---- draining

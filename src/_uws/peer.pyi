@@ -12,6 +12,12 @@ class RawEnds:
     Thread: any.
     """
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """
+        Raises:
+            TypeError: Always: it is the loop that makes them.
+        """
+
     @property
     def remote_addr(self) -> Address:
         """The peer's end, as `Conn.remote_addr`: behind a trusted proxy, the client it speaks for."""

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-cdef extern from "sys/epoll.h" nogil:
+cdef extern from "compat.h" nogil:
     cdef enum:
         EPOLLIN
         EPOLLOUT

@@ -1,6 +1,9 @@
 from collections.abc import Callable
 from types import FrameType
 
+from typing_extensions import Self, disjoint_base
+
+@disjoint_base
 class Relay:
     """Hands signals to a handler one after the other, however fast they come.
 
@@ -14,5 +17,5 @@ class Relay:
     Thread: the main thread, as all handlers of signals.
     """
 
-    def __init__(self, handler: Callable[[int], object]) -> None: ...
+    def __new__(cls, handler: Callable[[int], object]) -> Self: ...
     def __call__(self, number: int, frame: FrameType | None) -> None: ...

@@ -34,6 +34,7 @@ cdef struct UwsSlab:
     UwsArena* kept[UWS_SLAB_CLASSES]   # empty ones, linked by next
     uint32_t n_kept[UWS_SLAB_CLASSES]
     uint32_t n_idle[UWS_SLAB_CLASSES]  # of those, how many nobody has needed since slab_ease() was called last
+    uint32_t warm                      # bits of classes whose kept ones may have pages beside the first; large are one
     uint32_t n_extra                   # of all classes' kept ones those beside one a class, large ones are a class
     uint32_t n_kept_large
     uint32_t n_idle_large
@@ -71,9 +72,13 @@ cdef void* slab_grow(UwsSlab* slab, void* p, size_t used_bytes, size_t want_byte
 # What may be used of p.
 cdef size_t slab_block_bytes(const void* p) noexcept nogil
 
-# Unmap the empty arenas that were not needed since the last call, but for one a class. To be called now and then, as
-# long as there are any (n_extra).
+# Unmap the empty arenas that were not needed since the last call, but for one a class, which keeps its first page only.
+# To be called now and then, as long as there is something to ease.
 cdef void slab_ease(UwsSlab* slab) noexcept nogil
+
+cdef inline bint slab_is_tense(const UwsSlab* slab) noexcept nogil:
+    """Is there something for slab_ease()?"""
+    return slab.n_extra != 0 or slab.warm != 0
 
 # Unmap the empty arenas kept for the next taker.
 cdef void slab_trim(UwsSlab* slab) noexcept nogil

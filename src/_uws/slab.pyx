@@ -3,7 +3,7 @@
 #
 # An arena is 256 KiB at an address divisible by 256 KiB, holds blocks of one class, and is touched from its
 # start on only as far as it is used. Empty it is kept for a while: the replies of a turn are what the next one's will
-# need. What was not needed for longer goes back to the kernel, except one per class.
+# need. What was not needed for longer goes back to the kernel, except one per class without its pages.
 # Malloc was not an answer: a burst of a million partial messages leaves its free lists full of holes, and an
 # idle server keeps it all.
 
@@ -118,6 +118,17 @@ cdef void arena_unmap(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     slab.held_bytes -= len_bytes
 
 
+cdef inline uint32_t bit_of(unsigned int index) noexcept nogil:
+    return <uint32_t>1 << index
+
+
+cdef void arena_cool(UwsSlab* slab, UwsArena* arena) noexcept nogil:
+    """Give back the pages of an empty one, but for that with its head. Taken again they are zeros, and nobody asks."""
+    cdef size_t head = slab.page_bytes
+    if arena.mapped_bytes > head:
+        madvise(<uint8_t*>arena + head, arena.mapped_bytes - head, MADV_DONTNEED)
+
+
 cdef inline void arena_reset(UwsArena* arena) noexcept nogil:
     arena.free = NULL
     arena.used = 0
@@ -131,6 +142,8 @@ cdef UwsArena* kept_pop(UwsSlab* slab, unsigned int index) noexcept nogil:
     slab.n_kept[index] -= 1
     if slab.n_kept[index] != 0:
         slab.n_extra -= 1
+    else:
+        slab.warm &= ~bit_of(index)
     if slab.n_kept[index] < slab.n_idle[index]:
         slab.n_idle[index] = slab.n_kept[index]
     arena.next = arena.prev = NULL
@@ -150,6 +163,7 @@ cdef bint kept_push(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     arena.next = slab.kept[index]
     slab.kept[index] = arena
     slab.n_kept[index] += 1
+    slab.warm |= bit_of(index)
     return True
 
 
@@ -196,6 +210,8 @@ cdef void large_unkeep(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     slab.n_kept_large -= 1
     if slab.n_kept_large != 0:
         slab.n_extra -= 1
+    else:
+        slab.warm &= ~bit_of(UWS_SLAB_CLASSES)
     if slab.n_kept_large < slab.n_idle_large:
         slab.n_idle_large = slab.n_kept_large
 
@@ -277,6 +293,7 @@ cdef void large_give(UwsSlab* slab, UwsArena* arena) noexcept nogil:
     if slab.n_kept_large != 0:
         slab.n_extra += 1
     slab.n_kept_large += 1
+    slab.warm |= bit_of(UWS_SLAB_CLASSES)
 
 
 cdef void* block_take(UwsSlab* slab, unsigned int index) noexcept nogil:
@@ -385,14 +402,20 @@ cdef void kept_drop(UwsSlab* slab, unsigned int index, uint32_t n_left) noexcept
 
 
 cdef void slab_ease(UwsSlab* slab) noexcept nogil:
-    """Unmap the empty arenas that were not needed since the last call, but for one a class."""
+    """Unmap the empty arenas that were not needed since the last call, but for one a class: of that the pages go."""
     cdef unsigned int i
     cdef uint32_t n_idle
     for i in range(UWS_SLAB_CLASSES):
         n_idle = slab.n_idle[i]
         kept_drop(slab, i, slab.n_kept[i] - (n_idle - 1 if n_idle > 1 else 0))
+        if n_idle != 0 and slab.n_kept[i] == 1 and slab.warm & bit_of(i):
+            arena_cool(slab, slab.kept[i])
+            slab.warm &= ~bit_of(i)
     n_idle = slab.n_idle_large
     large_drop(slab, slab.n_kept_large - (n_idle - 1 if n_idle > 1 else 0))
+    if n_idle != 0 and slab.n_kept_large == 1 and slab.warm & bit_of(UWS_SLAB_CLASSES):
+        arena_cool(slab, slab.kept_large)
+        slab.warm &= ~bit_of(UWS_SLAB_CLASSES)
 
 
 cdef void slab_trim(UwsSlab* slab) noexcept nogil:

@@ -110,27 +110,27 @@ cdef struct UwsInbox:
     size_t bytes              # payload bytes
     uint32_t count
 
-# What a connection owns only while it needs it.
+# What a connection owns only while it needs it. 256 bytes, a size class of the slab: the order keeps it to that.
 cdef struct UwsSide:
     UwsOutq out
     UwsInbox inbox
     UwsUpgrade* upgrade       # while the request head is incomplete
     uint8_t* head             # its bytes so far
-    size_t head_len
     size_t head_cap
-    int32_t dirty_next
-    int32_t ready_next
-    uint16_t reply_code       # of the close frame that we still owe; 0: none
-    uint32_t waiters          # threads that wait for a message or for room
+    uint32_t head_len
     uint32_t stuck            # tick of the last progress, while the kernel takes no more
     size_t counted            # of out.bytes, in UwsLoop.out_bytes
+    int32_t dirty_next
+    int32_t ready_next
     int32_t slow_next         # while it is behind: who got on after it, and who before; -1: nobody
     int32_t slow_prev
+    uint32_t waiters          # threads that wait for a message or for room
+    uint32_t pong_at          # tick before which the pong that was put off may not leave; 0: any time
+    uint16_t reply_code       # of the close frame that we still owe; 0: none
     uint8_t behind            # in the line of those whose queue waits for the kernel
     uint8_t high              # the queue has been above the high mark, and not down to the low one since
     uint8_t drain_due         # ... it is, and on_drain is to be called
     uint8_t held              # conn.pause(): no reading, no delivery
-    uint32_t pong_at          # tick before which the pong that was put off may not leave; 0: any time
     uint8_t pong_waits        # a pong was put off: the queue does not drain, or there were too many pings
     uint8_t pong_len
     uint8_t pong[125]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = ["Duration", "microseconds", "milliseconds", "seconds"]
 
-Duration: TypeAlias = float | timedelta
+Duration: TypeAlias = "float | timedelta"
 """Seconds as a number, or a `timedelta`."""
 
 # Longer than anything we wait for, and short enough for every unit and every clock it is converted to.
@@ -26,10 +28,13 @@ def seconds(value: Duration, name: str) -> float:
         TypeError: value is neither.
         ValueError: value is negative, not finite, or longer than a day.
     """
-    if isinstance(value, timedelta):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        # Half a megabyte that whoever says seconds does not need.
+        from datetime import timedelta
+
+        if not isinstance(value, timedelta):
+            raise TypeError(f"{name}: must be seconds or a timedelta, not {value!r}")
         value = value.total_seconds()
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: must be seconds or a timedelta, not {value!r}")
     if not (math.isfinite(value) and 0 <= value <= _DAY):
         raise ValueError(f"{name}: must be from 0 to {_DAY:.0f} seconds, not {value!r}")
     return float(value)

@@ -7,13 +7,15 @@ right, and only as far as those who wrote are trusted.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .address import Address
+
+if TYPE_CHECKING:
+    import ipaddress
 
 __all__ = ["FIELDS", "MAX_NETWORKS", "Proxies", "Seen"]
 
@@ -23,7 +25,7 @@ FIELDS = ("x-forwarded-for", "forwarded")
 MAX_NETWORKS = 64
 """Networks that may be trusted; the engine's UWS_MAX_NETS."""
 
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 _UNIX = "unix"
 # The engine's UwsAddressKind.
@@ -156,6 +158,9 @@ class Proxies:
 
 
 def _network(text: str) -> _Network:
+    # Only where somebody is trusted.
+    import ipaddress
+
     try:
         network = ipaddress.ip_network(text)
     except ValueError as exc:
@@ -176,6 +181,8 @@ def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
         socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     except (OSError, ValueError):
         return None
+    import ipaddress
+
     ip = ipaddress.ip_address(text)
     return getattr(ip, "ipv4_mapped", None) or ip
 

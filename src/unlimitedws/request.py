@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
-from urllib.parse import parse_qs
 
 from .address import Address, Ends
 from .proxies import Seen
@@ -255,6 +254,9 @@ class Request:
     def params(self) -> dict[str, list[str]]:
         """The query, decoded as that of a form: every value of every name, in order. Do not change it."""
         if self._params is None:
+            # Half a megabyte that whoever does not ask has no need of.
+            from urllib.parse import parse_qs
+
             self._params = parse_qs(self.query, keep_blank_values=True)
         return self._params
 

@@ -29,12 +29,13 @@ from .proxies import Proxies
 from .request import Request
 from .serving import GRACE, Serving, any_serving
 from .signals import SignalWaiter
-from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
+
+    from .supervisor import Supervisor
 
 __all__ = ["DefaultServer", "NewServer", "Server"]
 
@@ -507,6 +508,8 @@ class Server(Callbacks, Entrance):
             raise RuntimeError(f"workers={self._options.workers}: only the main thread can run them")
         if any_serving():
             raise RuntimeError(f"workers={self._options.workers}: no server may run in the process that forks them")
+        from .supervisor import Supervisor
+
         with self._lock:
             if self._supervisor is not None:
                 raise RuntimeError("the server is running already")

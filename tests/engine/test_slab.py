@@ -261,6 +261,27 @@ def test_after_a_burst_one_arena_a_class_is_held_in_the_end(slab: Slab, order: s
     assert slab.figures()["held_bytes"] == CLASSES * ARENA_BYTES
 
 
+def test_what_is_kept_for_nobody_has_no_pages(slab: Slab) -> None:
+    before = resident_kb()
+    blocks = [p for size in SIZES for p in slab_shim.take_many(slab, size, ARENA_BYTES // size - 1)]
+    blocks += slab_shim.take_many(slab, 2_000_000, 1)
+    slab_shim.give_many(slab, blocks)
+    del blocks
+    assert slab.is_tense and resident_kb() - before > 2_000
+    slab.ease()
+    # In use since the last call, for all it knows.
+    assert slab.is_tense and resident_kb() - before > 2_000
+    slab.ease()
+    assert not slab.is_tense and slab.figures()["arenas"] == CLASSES
+    # The pages with their heads, and those of the allocator of this test.
+    assert resident_kb() - before < 700
+    # It is all there again for whoever wants it.
+    maps = slab.figures()["maps"]
+    slab_shim.give_many(slab, [p for size in SIZES for p in slab_shim.take_many(slab, size, ARENA_BYTES // size - 1)])
+    slab_shim.give_many(slab, slab_shim.take_many(slab, 2_000_000, 1))
+    assert slab.figures()["maps"] == maps and slab.is_tense
+
+
 @pytest.mark.parametrize("size", [512, 16384])
 def test_what_every_turn_takes_is_mapped_once(slab: Slab, size: int) -> None:
     count = 20 * (ARENA_BYTES // size)

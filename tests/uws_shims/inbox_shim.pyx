@@ -32,8 +32,8 @@ cdef class Inbox:
 
     def put(self, int kind, int opcode, bytes payload, bint owned=False, int code=0, bint back=False,
             size_t room=0):
-        """(status, address of the payload handed down, None if there was none). room: of the block that an owned payload
-        is in, where that is not of its size."""
+        """(status, address of the payload handed down, None if there was none). room: of the block that an owned
+        payload is in, where that is not of its size."""
         cdef UwsEvent event
         cdef size_t n = len(payload)
         cdef uint8_t* data = NULL

@@ -15,6 +15,7 @@ from _uws.slab cimport (
     slab_block_bytes,
     slab_destroy,
     slab_ease,
+    slab_is_tense,
     slab_give,
     slab_grow,
     slab_held_bytes,
@@ -70,6 +71,10 @@ cdef class Slab:
 
     def ease(self):
         slab_ease(&self.slab)
+
+    @property
+    def is_tense(self):
+        return bool(slab_is_tense(&self.slab))
 
     def trim(self):
         slab_trim(&self.slab)

@@ -169,7 +169,8 @@ cdef class Table:
 
     def add(self, int32_t fd):
         """Into the epoll set for reading, as a connection begins; its slot's index is its descriptor."""
-        assert poller_add(&self.loop.poller, fd, EPOLLIN, poll_tag(UWS_TAG_CONN, fd, self._conn(fd).generation)) == UWS_OK
+        tag = poll_tag(UWS_TAG_CONN, fd, self._conn(fd).generation)
+        assert poller_add(&self.loop.poller, fd, EPOLLIN, tag) == UWS_OK
 
     def flags(self, int32_t index):
         return self._conn(index).flags
