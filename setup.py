@@ -4,7 +4,7 @@ UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests r
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
 UWS_SANITIZE=thread  with ThreadSanitizer, or address,undefined; the interpreter has to be started with its library: see
-               tools/tsan.py and tools/asan.py.
+               tools/tsan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
 UWS_JOBS=4    how many modules are compiled at once, instead of as many as there are processors for us.
 """

@@ -91,6 +91,8 @@ cdef void rules_between_turns(World* w) noexcept nogil:
         opened += c.flags & UWS_F_COUNTED != 0
         timers += c.link.deadline != 0
         ready += c.flags & UWS_F_READY != 0
+        if c.link.deadline != 0 and <int32_t>(c.link.deadline - w.l.wheel.now) <= 0:
+            w.k.fail("descriptor %d has a timer for tick %u, and it is %u", i, c.link.deadline, w.l.wheel.now)
         if c.link.deadline == 0 and (c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING
                                      or c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER):
             w.k.fail("descriptor %d is in state %u without a deadline", i, c.state)
