@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -71,6 +72,16 @@ def ping(client: RawClient, payload: bytes = b"are you there") -> None:
     """Ping, and assert that the very next frame is the pong."""
     client.send_frame(PING, payload)
     assert client.recv_frame() == Frame(True, 0, PONG, payload)
+
+
+def is_listening(place: Path) -> bool:
+    """Whether somebody listens on a Unix socket's path; its file is there a moment before. Connects to nobody."""
+    accepts_connections = 0x10000
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if fields[7:] == [str(place)] and int(fields[3], 16) & accepts_connections:
+            return True
+    return False
 
 
 def expect_end(client: RawClient) -> bytes:

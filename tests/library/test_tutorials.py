@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import raw
 from library.programs import PATIENCE, ROOT, Program
-from live import wait_until
+from live import is_listening, wait_until
 from raw import TEXT, RawClient
 
 DOCS = ROOT / "docs"
@@ -143,7 +143,7 @@ def test_last_program_of_the_tutorial_under_systemd(tmp_path: Path) -> None:
             return got
 
     try:
-        wait_until(place.exists, "systemd listens")
+        wait_until(lambda: is_listening(place), "systemd listens")
         health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         assert re.match(rb"HTTP/1\.1 200 .*\r\n\r\nok\n$", answer(health), re.DOTALL)
         assert answer(raw.request()).startswith(b"HTTP/1.1 401 ")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import raw
-from live import wait_until
+from live import is_listening, wait_until
 from raw import TEXT, TIMEOUT
 
 from .behind import documented
@@ -39,7 +39,7 @@ def activated(place: Path) -> Iterator[subprocess.Popen[str]]:
         env={"PATH": os.environ.get("PATH", "")},
     )
     try:
-        wait_until(place.exists, "systemd listens")
+        wait_until(lambda: is_listening(place), "systemd listens")
         yield process
     finally:
         process.kill()
