@@ -25,7 +25,7 @@ STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions floods cycles idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +47,8 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make floods       ten million fragments, pings, close frames; bombs; peers that vanish; beside honest ones"
+	@echo "make cycles       a million connections that come and go: what they leave behind"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
 	@echo "make million      a million connections in one process, if memory allows: what each takes, here and in the kernel"
@@ -129,6 +131,12 @@ scaling: $(DEV)/built
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
+
+floods: $(DEV)/built
+	$(PY) bench/floods.py $(ARGS)
+
+cycles: $(DEV)/built
+	$(PY) bench/floods.py --only cycles $(ARGS)
 
 instructions: $(DEV)/built
 	$(PY) bench/instructions.py $(ARGS)
