@@ -6,6 +6,7 @@ The floods, their full sizes and their figures are bench/floods.py's (`make floo
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -71,6 +72,16 @@ def test_what_bounds_a_flood_is_an_option_by_that_name(flood: floods.Flood) -> N
     for name in re.findall(r"`(\w+)`", flood.limit):
         assert hasattr(Options(), name)
         assert f"| `{name}` |" in (rig.ROOT / "docs" / "limits.md").read_text()
+
+
+def test_page_of_figures_says_what_was_recorded() -> None:
+    recorded = json.loads((floods.RESULTS / "floods.json").read_text())
+    assert (floods.RESULTS / "floods.md").read_text() == floods.render(recorded)
+    # Every kind is there, in its full size.
+    assert [cells[:3] for cells in recorded["floods"]] == [
+        [flood.title, f"{flood.units:,}", f"{flood.connections:,}"] for flood in floods.floods()
+    ]
+    assert recorded["cycles"][1][0][0] == "1,000,000"
 
 
 def test_a_server_that_fails_is_not_said_to_have_kept_anything() -> None:
