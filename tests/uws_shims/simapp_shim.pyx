@@ -120,6 +120,7 @@ cdef void app_send(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
                 return
             deadline = w.k.now() + w.k.below(30000)
             conn_flush(&w.l, c)
+            w.k.trace("  a send to client %d waits for room", p.id)
             status = deliver_wait_room(&w.l, p.index, p.generation, d.role, deadline)
             pthread_mutex_unlock(&w.l.lock)
             if status != UWS_WAITED:
@@ -229,7 +230,10 @@ cdef void _receive(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
     """A callback reads the next message itself."""
     cdef int status
     pthread_mutex_lock(&w.l.lock)
+    w.k.trace("  a callback of client %d reads on", p.id)
+    p.awaited = 1
     status = deliver_wait(&w.l, d, w.k.below(20000) if w.k.below(2) else 0)
+    p.awaited = 0
     pthread_mutex_unlock(&w.l.lock)
     if status == UWS_WAITED:
         _told(w, p, d.event)

@@ -98,6 +98,7 @@ cdef struct Peer:
     uint8_t closes
     uint8_t is_ended              # by the application: the rest is dropped
     uint8_t asks                  # a request waits for an answer
+    uint8_t awaited               # a callback waits for its next message
     uint8_t cause
     uint32_t told                 # messages
     uint32_t told_at              # of a streamed one

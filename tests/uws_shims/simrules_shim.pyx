@@ -32,12 +32,12 @@ cdef enum:
     QUEUE_SLACK_BYTES = 40000     # a message beyond the limit, pongs, two close frames, the 101
 
 
-cdef inline bint _waits_for_nothing(const UwsConn* c) noexcept nogil:
+cdef inline bint _waits_for_nothing(const UwsConn* c, const Peer* p) noexcept nogil:
     """It is open and paused: will nothing ever let it go on? What waits in its inbox would, and the callback that runs,
-    if it does not wait itself, its timer, or the application that has paused it."""
+    if it does not wait for a message itself, its timer, or the application that has paused it."""
     if c.state != UWS_S_OPEN or c.flags & UWS_F_READY or c.link.deadline != 0:
         return False
-    if c.flags & UWS_F_BUSY and (c.side == NULL or c.side.waiters == 0):
+    if c.flags & UWS_F_BUSY and not p.awaited:
         return False
     return c.side == NULL or (not c.side.held and c.side.inbox.head == NULL)
 
@@ -62,7 +62,7 @@ cdef void rules_asleep(World* w, uint64_t until_us) noexcept nogil:
             w.k.fail("it sleeps, and descriptor %d, which is not paused, has something to read", i)
         if not (c.flags & UWS_F_GONE) and c.side != NULL and c.side.out.bytes != 0 and w.k.takes(i):
             w.k.fail("it sleeps, and descriptor %d has room for what is queued", i)
-        if c.flags & UWS_F_PAUSED and _waits_for_nothing(c):
+        if c.flags & UWS_F_PAUSED and _waits_for_nothing(c, &w.peer[w.k.owner(i)]):
             w.k.fail("descriptor %d is paused for nothing", i)
 
 
