@@ -355,6 +355,9 @@ cdef void _run(uint64_t seed, const uint32_t* spared, size_t n_spared, bint is_t
     L.runners = _one_of(1, 2, 3)
     L.arriving = 1
     L.want = UWS_W_OPEN | UWS_W_MESSAGE | UWS_W_CLOSE | UWS_W_DRAIN
+    if _below(4) == 0:
+        # Not every application asks for all of it. Without on_close a connection may end, and its slot go, at once.
+        L.want &= ~_one_of(UWS_W_CLOSE, UWS_W_OPEN | UWS_W_CLOSE, UWS_W_OPEN | UWS_W_DRAIN)
     L.want |= _one_of(0, UWS_W_PONG, UWS_W_STREAM)
     L.want |= _one_of(0, UWS_W_REQUEST, UWS_W_REQUEST | UWS_W_ROUTE)
     pthread_mutex_lock(&L.lock)

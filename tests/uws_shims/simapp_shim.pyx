@@ -56,6 +56,7 @@ from _uws.state cimport (
     UWS_OVERFLOW_BLOCK,
     UWS_OVERFLOW_DROP_OLDEST,
     UWS_S_OPEN,
+    UWS_W_OPEN,
     UwsConn,
     pthread_mutex_lock,
     pthread_mutex_unlock,
@@ -306,7 +307,7 @@ cdef void _told_end(World* w, Peer* p, const UwsEvent* event, const UwsConn* c) 
     cdef bint ours = c.marks & UWS_M_MUTE or w.is_scarce
     cdef uint32_t whole
     w.k.trace("  on_close of client %d: code %u, cause %u, %u messages", p.id, event.code, event.cause, p.told)
-    if p.opens == 0 and not w.is_scarce:
+    if p.opens == 0 and w.l.want & UWS_W_OPEN and not w.is_scarce:
         w.k.fail("client %d: on_close without on_connect", p.id)
     if p.closes != 0:
         w.k.fail("client %d: a second on_close", p.id)
@@ -355,6 +356,9 @@ cdef void _callback(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     cdef Peer* p = _peer(w, d.index, d.generation)
     if p.closes:
         w.k.fail("client %d: event %u after on_close", p.id, event.kind)
+    if not (w.l.want & UWS_W_OPEN):
+        # Nobody tells.
+        p.opens = 1
     if event.kind == UWS_EV_OPEN:
         if p.opens or p.request != ASKS_WELL:
             w.k.fail("client %d: on_connect, the %u. of a request of kind %u", p.id, p.opens + 1, p.request)

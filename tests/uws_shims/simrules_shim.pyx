@@ -19,6 +19,8 @@ from _uws.state cimport (
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
+    UWS_W_CLOSE,
+    UWS_W_OPEN,
     UwsChunk,
     UwsConn,
 )
@@ -140,9 +142,9 @@ cdef void rules_over(World* w) noexcept nogil:
         w.k.fail("left: %s", left)
     for i in range(w.n_peers):
         p = &w.peer[i]
-        if p.opens and not p.closes and not w.is_scarce:
+        if p.opens and not p.closes and w.l.want & UWS_W_CLOSE and not w.is_scarce:
             w.k.fail("client %d: no on_close", p.id)
-        if p.closes and not p.opens and not w.is_scarce:
+        if p.closes and not p.opens and w.l.want & UWS_W_OPEN and not w.is_scarce:
             w.k.fail("client %d: no on_connect", p.id)
         w.totals.connections += 1
         w.totals.opened += p.opens
