@@ -1,4 +1,4 @@
-# The simulation: one loop of the engine, its network and its clock (tests/simulation/kernel.c), clients
+# The simulation: one loop of the engine, its network and its clock (tests/simulation/kernel.h), clients
 # (simpeer_shim), an application (simapp_shim), and what has to hold (simrules_shim). One thread acts as all threads
 # there are: where the engine waits, or lets go of its lock, others have their turn. The other runner has a stack of its
 # own, so that the poller may sleep while it waits in a callback, and the other way round. Driven by
@@ -430,7 +430,7 @@ def simulate(uint64_t first, uint64_t count, spared=(), bint trace=False):
 cdef const SimKernel* _kernel() except NULL:
     cdef void* found = dlsym(RTLD_DEFAULT, b"sim_kernel")
     if found == NULL:
-        raise ImportError("tests/simulation/kernel.c is not loaded: this is for tests/simulation/simulate.py")
+        raise ImportError("the simulated kernel is not loaded: this is for tests/simulation/simulate.py")
     return (<const SimKernel* (*)() noexcept nogil>found)()
 
 
