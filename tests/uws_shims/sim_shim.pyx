@@ -13,6 +13,7 @@ from _uws.deliver cimport UwsDelivery, deliver_begin
 from _uws.errs cimport UWS_OK
 from _uws.loop cimport batch_init, loop_destroy, loop_drain, loop_init, loop_listen, loop_stop, loop_turn
 from _uws.post cimport post_spill
+from _uws.proxy cimport UWS_A_INET
 from _uws.role cimport UWS_WORK_STOP, role_work
 from _uws.state cimport (
     UWS_O_DOG,
@@ -322,6 +323,7 @@ cdef void _make_limits(UwsLimits* limits) noexcept nogil:
     limits.cooldown_us = 5000
     limits.io_timeout_us = 10000000
     limits.jobs = _one_of(0, 0, 1 + _below(3))
+    limits.proxy_protocol = _below(6) == 0
 
 
 cdef void _empty(UwsBatch* b) noexcept nogil:
@@ -352,6 +354,11 @@ cdef void _run(uint64_t seed, const uint32_t* spared, size_t n_spared, bint is_t
     if loop_init(L, &limits, MAX_MESSAGE_BYTES, 1000, SIM_BASE + SIM_FDS) != UWS_OK:
         K.fail("loop_init")
     L.env.max_stream_bytes = MAX_MESSAGE_BYTES
+    # The simulated sockets' other ends are all on 127.0.0.1.
+    L.n_trusted = 1
+    L.trusted[0].kind = UWS_A_INET
+    L.trusted[0].bits = 8
+    L.trusted[0].addr[0] = 127
     L.runners = _one_of(1, 2, 3)
     L.arriving = 1
     L.want = UWS_W_OPEN | UWS_W_MESSAGE | UWS_W_CLOSE | UWS_W_DRAIN
@@ -369,7 +376,7 @@ cdef void _run(uint64_t seed, const uint32_t* spared, size_t n_spared, bint is_t
     W.answer_bytes = _one_of(100, 100, PEER_LONGEST_BYTES)
     W.n_peers = 1 + <int>_below(PEERS)
     for i in range(W.n_peers):
-        peer_init(&W.peer[i], i, K)
+        peer_init(&W.peer[i], i, K, limits.proxy_protocol)
     i = <int>_below(3)
     W.stops_us = K.now() + (_below(200000) if i == 0 else _below(2000000) if i == 1 else 8000000)
     W.is_others_turn = False

@@ -17,7 +17,7 @@ from _uws.deliver cimport (
 from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_403, UWS_E_NOMEM, UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_OP_PING
-from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking
+from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking, conn_peer
 from _uws.hold cimport conn_hold, conn_release
 from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_end, conn_goodbye, conn_refuse
 from _uws.outq cimport outq_put_frame
@@ -44,6 +44,7 @@ from _uws.send cimport (
     send_straight,
 )
 from _uws.slot cimport conn_at, conn_mute, conn_side, conn_takes, conn_trim
+from _uws.sock cimport sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
     UWS_C_CALLBACK,
@@ -65,6 +66,8 @@ from _uws.tend cimport conn_expires_in
 
 from uws_shims.simpeer_shim cimport (
     ASKS_WELL,
+    NAMED_IN_BYTES,
+    NAMED_IN_TEXT,
     PEER_LONGEST_BYTES,
     Peer,
     heard_byte,
@@ -352,8 +355,28 @@ cdef void _closed(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     pthread_mutex_unlock(&w.l.lock)
 
 
+cdef void _check_name(World* w, Peer* p) noexcept nogil:
+    """It is known by what the PROXY header said, or else by the other end of its socket."""
+    cdef sockaddr_storage address
+    cdef const uint8_t* text = <const uint8_t*>&address
+    cdef bint is_named = p.header == NAMED_IN_TEXT or p.header == NAMED_IN_BYTES
+    cdef UwsConn* c
+    pthread_mutex_lock(&w.l.lock)
+    c = conn_at(&w.l, p.index, p.generation)
+    if c != NULL and c.state == UWS_S_OPEN:
+        conn_peer(&w.l, c, &address)
+        # Port and address of IPv4, in network byte order.
+        if (text[2] << 8 | text[3]) != (p.id + 1000 if is_named else 0) \
+                or text[4] != (192 if is_named else 127) or text[7] != (p.id + 1 if is_named else 1):
+            w.k.fail("client %d, named by a header of kind %u, is %u.%u.%u.%u, port %u", p.id, p.header, text[4], text[5],
+                     text[6], text[7], text[2] << 8 | text[3])
+    pthread_mutex_unlock(&w.l.lock)
+
+
 cdef void _callback(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     cdef Peer* p = _peer(w, d.index, d.generation)
+    if not p.opens:
+        _check_name(w, p)
     if p.closes:
         w.k.fail("client %d: event %u after on_close", p.id, event.kind)
     if not (w.l.want & UWS_W_OPEN):
