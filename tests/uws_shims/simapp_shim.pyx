@@ -368,8 +368,8 @@ cdef void _check_name(World* w, Peer* p) noexcept nogil:
         # Port and address of IPv4, in network byte order.
         if (text[2] << 8 | text[3]) != (p.id + 1000 if is_named else 0) \
                 or text[4] != (192 if is_named else 127) or text[7] != (p.id + 1 if is_named else 1):
-            w.k.fail("client %d, named by a header of kind %u, is %u.%u.%u.%u, port %u", p.id, p.header, text[4], text[5],
-                     text[6], text[7], text[2] << 8 | text[3])
+            w.k.fail("client %d, named by a header of kind %u, is %u.%u.%u.%u, port %u", p.id, p.header, text[4],
+                     text[5], text[6], text[7], text[2] << 8 | text[3])
     pthread_mutex_unlock(&w.l.lock)
 
 

@@ -241,8 +241,8 @@ cdef void _name(Peer* p, const SimKernel* k) noexcept nogil:
     if p.header == NAMED_WRONGLY:
         port = 99999
     if p.header == NAMED_IN_TEXT or (p.header == NAMED_WRONGLY and k.below(2)):
-        p.out_len = <uint32_t>snprintf(<char*>OUT[p.id], 108, b"PROXY TCP4 192.0.2.%d 198.51.100.1 %d 443\r\n", p.id + 1,
-                                       port)
+        p.out_len = <uint32_t>snprintf(<char*>OUT[p.id], 108, b"PROXY TCP4 192.0.2.%d 198.51.100.1 %d 443\r\n",
+                                       p.id + 1, port)
     elif p.header == NAMED_AS_ITSELF or p.header == NAMED_IN_BYTES:
         memcpy(OUT[p.id], SIGNATURE, 12)
         p.out_len = 12
