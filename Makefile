@@ -25,7 +25,7 @@ STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate asan tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -59,6 +59,7 @@ help:
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make wheels       the sdist and a wheel for each of them in dist/, for glibc 2.17, checked and tried"
 	@echo "make simulate SEEDS=100000  the engine under as many seeded networks, kernels and clocks; SEED=12345: one, told"
+	@echo "make asan         all tests under AddressSanitizer and UndefinedBehaviorSanitizer, with the engine's assertions"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
 	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
 	@echo "make clean        remove what the others made"
@@ -173,7 +174,10 @@ wheels:
 simulate: $(DEV)/built
 	$(PY) tests/simulation/simulate.py --jobs $(JOBS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
-# Both build the engine in a copy of the sources under build/.
+# The next three build the engine in a copy of the sources under build/.
+asan: $(DEV)/required
+	$(PY) tools/asan.py --jobs $(JOBS) $(ARGS)
+
 tsan: $(DEV)/required
 	$(PY) tools/tsan.py --jobs $(JOBS) $(ARGS)
 

@@ -4,7 +4,7 @@ UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests r
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
 UWS_SANITIZE=thread  with ThreadSanitizer, or address,undefined; the interpreter has to be started with its library: see
-               tools/tsan.py.
+               tools/tsan.py and tools/asan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
 UWS_JOBS=4    how many modules are compiled at once, instead of as many as there are processors for us.
 """
@@ -53,7 +53,7 @@ if SANITIZE:
     LDFLAGS.append(f"-fsanitize={SANITIZE}")
     if "undefined" in SANITIZE:
         # -fwrapv, with which CPython is built, would define just what is looked for.
-        CFLAGS += ["-fno-wrapv", "-fno-sanitize-recover=undefined"]
+        CFLAGS.append("-fno-wrapv")
 else:
     CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
     if DEBUG:
