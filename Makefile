@@ -8,6 +8,9 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 # How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes.
 N ?=
+# make fuzz: seconds for each target, and which.
+TIME ?=
+TARGET ?=
 # make simulate: how many seeds, or which one, with what happens in it.
 SEEDS ?= 100000
 SEED ?=
@@ -24,8 +27,10 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate asan tsan free-threaded clean
+.PHONY: help run test clean lint docs versions wheels
+.PHONY: autobahn autobahn-all differential fuzz exits simulate peers pool isolation asan tsan free-threaded
+.PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
+.PHONY: idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +40,7 @@ help:
 	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make exits N=200  every way in which a process ends, so many times"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
+	@echo "make fuzz TIME=60 inputs that clang's libFuzzer makes, put to parsers and oracles; TARGET=\"proto utf8\": these only"
 	@echo "make bench        ours beside the peers and a floor in C: speed, memory, round trips; writes bench/RESULTS.md"
 	@echo "make bench-quick  the same in a few minutes, without those peers that are not near; writes nothing"
 	@echo "make bench-smoke  a moment of all that, and of the four below: do they run at all"
@@ -78,6 +84,9 @@ autobahn-all: $(DEV)/built
 
 differential: $(DEV)/built
 	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(or $(N),100000) $(ARGS)
+
+fuzz: $(DEV)/built
+	$(PY) tools/fuzz.py --time $(or $(TIME),60) --jobs $(JOBS) $(TARGET) $(ARGS)
 
 exits: $(DEV)/built
 	$(PY) tests/faults/exits.py --runs $(or $(N),200) $(ARGS)
