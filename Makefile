@@ -8,6 +8,8 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 # How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes.
 N ?=
+# make soak: how long.
+MINUTES ?= 60
 # make simulate: how many seeds, or which one, with what happens in it.
 SEEDS ?= 100000
 SEED ?=
@@ -25,7 +27,7 @@ STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions soak idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +49,7 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
 	@echo "make million      a million connections in one process, if memory allows: what each takes, here and in the kernel"
@@ -129,6 +132,9 @@ scaling: $(DEV)/built
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
+
+soak: $(DEV)/built
+	$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
 
 instructions: $(DEV)/built
 	$(PY) bench/instructions.py $(ARGS)
