@@ -115,10 +115,11 @@ class Soak:
 
     def fill(self, count: int) -> None:
         """Open as many, of all kinds alike, and wait until they are."""
+        kinds = self.args.kinds
         per_turn = max(1, OPENED_PER_S // 20)
         for first in range(0, count, per_turn):
             for number in range(first, min(first + per_turn, count)):
-                self.links.open(KINDS[number % len(KINDS)])
+                self.links.open(kinds[number % len(kinds)])
             self.links.turn(time.monotonic() + 0.05)
         everybody = self.settle(lambda: all(link.state >= OPEN for link in self.links.alive()), rig.OPEN_TIMEOUT_S)
         if not everybody:
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--churn", type=float, default=0.1, help="share that is replaced in a minute")
     parser.add_argument("--every", type=float, default=15.0, help="seconds between two messages of a connection")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=rig.BENCH, help="where results/ and RESULTS.md are")
     parser.add_argument("--smoke", action="store_true", help="300 connections, all replaced, for some seconds")

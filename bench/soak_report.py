@@ -108,6 +108,7 @@ def render(soak: dict[str, Any]) -> str:
         f"and {soak['numbered']:,} numbered ones received, all compared byte by byte. The process had "
         f"{soak['rss_before_kib']:,} KiB before, {min(sizes):,} to {max(sizes):,} KiB with all of them, "
         f"{soak['rss_after_kib']:,} KiB when they had left; {soak['threads_before']} threads, and in the end "
-        f"{soak['threads_after']} (the pool's come as they are needed). Server {server:.1f} %, clients {client:.1f} % of a core.",
+        f"{soak['threads_after']} (the pool's come as they are needed). Server {server:.1f} %, clients {client:.1f} % "
+        "of a core.",
     ]
     return "\n".join(out)

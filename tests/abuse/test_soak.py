@@ -24,7 +24,7 @@ SECONDS = 6.0
 
 
 def test_nothing_is_lost_and_nothing_stays_where_connections_of_every_kind_come_and_go() -> None:
-    args = argparse.Namespace(minutes=SECONDS / 60, connections=300, churn=10.0, every=0.5, seed=7)
+    args = argparse.Namespace(minutes=SECONDS / 60, connections=300, churn=10.0, every=0.5, kinds=soak.KINDS, seed=7)
     result = soak.run(args)
     missed = [verdict for verdict in soak_report.verdicts(result) if verdict.met is False]
     assert not missed, result["told"]
