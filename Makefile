@@ -11,6 +11,8 @@ N ?=
 # make fuzz: seconds for each target, and which.
 TIME ?=
 TARGET ?=
+# make soak: how long.
+MINUTES ?= 60
 # make simulate: how many seeds, or which one, with what happens in it.
 SEEDS ?= 100000
 SEED ?=
@@ -30,7 +32,7 @@ SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 .PHONY: help run test clean lint docs versions wheels
 .PHONY: autobahn autobahn-all differential fuzz exits simulate peers pool isolation asan tsan free-threaded
 .PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
-.PHONY: idle million handshake orphans loadgen compression
+.PHONY: soak idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
 
 help:
@@ -53,6 +55,7 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
 	@echo "make million      a million connections in one process, if memory allows: what each takes, here and in the kernel"
@@ -139,6 +142,9 @@ scaling: $(DEV)/built
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
+
+soak: $(DEV)/built
+	$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
 
 instructions: $(DEV)/built
 	$(PY) bench/instructions.py $(ARGS)
