@@ -3,8 +3,9 @@
 UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests reach the engine's floors.
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
+UWS_MODULES=...  these modules only, such as "_uws.slab uws_shims.slab_shim": see tools/fuzz.py.
 UWS_SANITIZE=thread  with ThreadSanitizer, or address,undefined; the interpreter has to be started with its library: see
-               tools/tsan.py.
+               tools/tsan.py and tools/asan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
 UWS_JOBS=4    how many modules are compiled at once, instead of as many as there are processors for us.
 """
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parent
 DEBUG = os.environ.get("UWS_DEBUG") == "1"
 SHIMS = os.environ.get("UWS_SHIMS") == "1"
 SANITIZE = os.environ.get("UWS_SANITIZE", "")
+MODULES = os.environ.get("UWS_MODULES", "").split()
 # Who packs the sources, or asks for a name and a version, needs no C.
 BUILDS = not {"sdist", "egg_info", "dist_info"} & set(sys.argv) or bool({"build_ext", "bdist_wheel"} & set(sys.argv))
 JOBS = int(os.environ.get("UWS_JOBS") or len(os.sched_getaffinity(0)))
@@ -53,7 +55,7 @@ if SANITIZE:
     LDFLAGS.append(f"-fsanitize={SANITIZE}")
     if "undefined" in SANITIZE:
         # -fwrapv, with which CPython is built, would define just what is looked for.
-        CFLAGS += ["-fno-wrapv", "-fno-sanitize-recover=undefined"]
+        CFLAGS.append("-fno-wrapv")
 else:
     CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
     if DEBUG:
@@ -138,6 +140,8 @@ if SHIMS:
     packages.append("uws_shims")
     shims = sorted((ROOT / "tests/uws_shims").glob("*.pyx"))
     extensions += [extension(f"uws_shims.{p.stem}", p) for p in shims]
+if MODULES:
+    extensions = [ext for ext in extensions if ext.name in MODULES]
 
 
 def in_c() -> list[Extension]:

@@ -33,6 +33,7 @@ from _uws.state cimport (
     UWS_F_OUT_ON,
     UWS_F_SHUT,
     UWS_M_HEARD,
+    UWS_M_LISTEN,
     UWS_M_SAID,
     UWS_S_DEAD,
     UWS_S_FREE,
@@ -159,8 +160,9 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
         if c.flags & (UWS_F_EOF | UWS_F_GONE):
             conn_drop(l, c)
             return
-        if not (c.flags & UWS_F_SHUT):
-            # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1).
+        if not (c.flags & UWS_F_SHUT) and (c.marks & UWS_M_HEARD or not (c.marks & UWS_M_LISTEN)):
+            # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1). Before
+            # that a FIN would have proxies close to the client, whose answer they have not read, with RST.
             c.flags |= UWS_F_SHUT
             sock_end_sending(conn_index(l, c))
         if c.marks & UWS_M_HEARD or not (c.flags & UWS_F_CLOSE_OUT):

@@ -26,11 +26,12 @@ from _uws.flush cimport conn_dirty, conn_flush
 from _uws.hold cimport conn_hold, conn_release
 from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_end, conn_upgraded
 from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_drain, loop_init
+from _uws.memory cimport UWS_R_SLAB, UwsRange, memory_ranges
 from _uws.outq cimport outq_put
 from _uws.poller cimport poller_wait
 from _uws.post cimport post_drained, post_event, post_nudge, post_spill
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_DRAIN, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EVF_OWNED, UwsEvent
-from _uws.slab cimport slab_take
+from _uws.slab cimport slab_give, slab_held_bytes, slab_take
 from _uws.slot cimport conn_blocks, conn_index, conn_mute, conn_side
 from _uws.slow cimport slow_first, slow_got_on, slow_leave
 from _uws.sock cimport sock_writable
@@ -310,6 +311,27 @@ cdef class Bare:
         return poller_wait(&self.l.poller, 0)
 
     # ---- figures
+
+    def used_for_a_while(self, size_t want, int count):
+        """Take so many blocks of the slab, and give them all back."""
+        cdef void* blocks[4096]
+        cdef int i
+        assert count <= 4096
+        for i in range(count):
+            blocks[i] = slab_take(&self.l.slab, want, NULL)
+            assert blocks[i] != NULL
+        for i in range(count):
+            slab_give(&self.l.slab, blocks[i])
+
+    def slab_mappings(self):
+        """What the account says is mapped for the slab, and what the slab says."""
+        cdef UwsRange ranges[256]
+        cdef size_t i, total = 0, n = memory_ranges(&self.l, ranges, 256)
+        assert n <= 256
+        for i in range(n):
+            if ranges[i].kind == UWS_R_SLAB:
+                total += ranges[i].len_bytes
+        return total, slab_held_bytes(&self.l.slab)
 
     def flags(self, int fd):
         cdef UwsConn* c = self.at(fd)
