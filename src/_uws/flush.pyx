@@ -1,6 +1,6 @@
 # F5. See flush.pxd.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
 from _uws.errs cimport UWS_E_SYS, UWS_MORE, UWS_OK
 from _uws.frame cimport UWS_OP_PONG
@@ -59,11 +59,14 @@ cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 
 cdef void conn_flush_all(UwsLoop* l) noexcept nogil:
-    """Send what all connections have queued. Lets go of the lock now and then, for the threads that send."""
+    """Send what all connections have queued. Lets go of the lock now and then, for the threads that send: what these
+    add meanwhile is for the next time, or they might keep the caller here for ever."""
     cdef UwsConn* c
     cdef unsigned int done = 0
-    while l.dirty_head >= 0:
-        c = &l.table[l.dirty_head]
+    cdef int32_t last = l.dirty_tail, at = -1
+    while l.dirty_head >= 0 and at != last:
+        at = l.dirty_head
+        c = &l.table[at]
         l.dirty_head = c.side.dirty_next
         c.flags &= ~UWS_F_DIRTY
         if l.limits.private_fds:
@@ -105,7 +108,7 @@ cdef void _flush_there(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.side == NULL:
         return
     conn_dirty(l, c)
-    while l.kept and c.generation == generation and c.flags & UWS_F_DIRTY and l.rounds == round:
+    while l.kept and c.generation == generation and c.flags & UWS_F_DIRTY and l.rounds - round < 2:
         keeper_wait(l)
 
 
