@@ -161,9 +161,11 @@ def in_c() -> list[Extension]:
     )
 
 
-setup(
-    package_dir=package_dir,
-    packages=packages,
-    cmdclass={"build_ext": BuildExt},
-    ext_modules=in_c() if BUILDS else extensions,
-)
+# From Python 3.14 on the processes that Cython starts read this file, too.
+if __name__ == "__main__":
+    setup(
+        package_dir=package_dir,
+        packages=packages,
+        cmdclass={"build_ext": BuildExt},
+        ext_modules=in_c() if BUILDS else extensions,
+    )
