@@ -35,6 +35,14 @@ UNFIT = {
     "tests/test_bench_report.py": "how long things take",
     "tests/test_liveness_bench.py": "how long things take",
     "tests/test_scale.py": "memory, and descriptors by the thousand",
+    **{
+        f"tests/engine/test_slab.py::test_{name}": "resident memory"
+        for name in (
+            "what_is_kept_for_nobody_has_no_pages",
+            "a_burst_leaves_the_resident_set_as_it_was",
+            "destroying_unmaps_live_blocks",
+        )
+    },
     "tests/engine/test_hot_path.py": "the C that is compiled for everybody",
     "tests/engine/test_memory.py": "the process's maps",
     "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib": "a process's memory",
