@@ -8,6 +8,11 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 # How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes.
 N ?=
+# make fuzz: seconds for each target, and which.
+TIME ?=
+TARGET ?=
+# make soak: how long.
+MINUTES ?= 60
 # make simulate: how many seeds, or which one, with what happens in it.
 SEEDS ?= 100000
 SEED ?=
@@ -24,8 +29,10 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate asan tsan free-threaded clean
+.PHONY: help run test clean lint docs versions wheels
+.PHONY: autobahn autobahn-all differential fuzz exits simulate peers pool isolation asan tsan free-threaded
+.PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
+.PHONY: soak idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +42,7 @@ help:
 	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make exits N=200  every way in which a process ends, so many times"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
+	@echo "make fuzz TIME=60 inputs that clang's libFuzzer makes, put to parsers and oracles; TARGET=\"proto utf8\": these only"
 	@echo "make bench        ours beside the peers and a floor in C: speed, memory, round trips; writes bench/RESULTS.md"
 	@echo "make bench-quick  the same in a few minutes, without those peers that are not near; writes nothing"
 	@echo "make bench-smoke  a moment of all that, and of the four below: do they run at all"
@@ -47,6 +55,7 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
 	@echo "make million      a million connections in one process, if memory allows: what each takes, here and in the kernel"
@@ -78,6 +87,9 @@ autobahn-all: $(DEV)/built
 
 differential: $(DEV)/built
 	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(or $(N),100000) $(ARGS)
+
+fuzz: $(DEV)/built
+	$(PY) tools/fuzz.py --time $(or $(TIME),60) --jobs $(JOBS) $(TARGET) $(ARGS)
 
 exits: $(DEV)/built
 	$(PY) tests/faults/exits.py --runs $(or $(N),200) $(ARGS)
@@ -130,6 +142,9 @@ scaling: $(DEV)/built
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
+
+soak: $(DEV)/built
+	$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
 
 instructions: $(DEV)/built
 	$(PY) bench/instructions.py $(ARGS)

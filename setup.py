@@ -3,6 +3,7 @@
 UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests reach the engine's floors.
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
+UWS_MODULES=...  these modules only, such as "_uws.slab uws_shims.slab_shim": see tools/fuzz.py.
 UWS_SANITIZE=thread  with ThreadSanitizer, or address,undefined; the interpreter has to be started with its library: see
                tools/tsan.py and tools/asan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parent
 DEBUG = os.environ.get("UWS_DEBUG") == "1"
 SHIMS = os.environ.get("UWS_SHIMS") == "1"
 SANITIZE = os.environ.get("UWS_SANITIZE", "")
+MODULES = os.environ.get("UWS_MODULES", "").split()
 # Who packs the sources, or asks for a name and a version, needs no C.
 BUILDS = not {"sdist", "egg_info", "dist_info"} & set(sys.argv) or bool({"build_ext", "bdist_wheel"} & set(sys.argv))
 JOBS = int(os.environ.get("UWS_JOBS") or len(os.sched_getaffinity(0)))
@@ -138,6 +140,8 @@ if SHIMS:
     packages.append("uws_shims")
     shims = sorted((ROOT / "tests/uws_shims").glob("*.pyx"))
     extensions += [extension(f"uws_shims.{p.stem}", p) for p in shims]
+if MODULES:
+    extensions = [ext for ext in extensions if ext.name in MODULES]
 
 
 def in_c() -> list[Extension]:
