@@ -95,7 +95,7 @@ cdef void _stop() noexcept nogil:
 
 
 cdef void _other() noexcept nogil:
-    """The other runner, on its stack. It goes on after a step of its, and where it waits."""
+    """The other runner, on its stack: it lets others go on after each step, and wherever it waits."""
     while True:
         W.other_at_work = app_step(&W, &W.theirs)
         swapcontext(&OTHER, &HERE)
