@@ -130,7 +130,7 @@ class BuildExt(build_ext):
     def build_extensions(self) -> None:
         library, macros = choose_zlib(os.environ.get("UWS_ZLIB", "auto"))
         for ext in self.extensions:
-            if ext.name == "_uws.deflate":
+            if ext.name in ("_uws.deflate", "uws_shims.simdeflate_shim"):
                 ext.libraries.append(library)
                 ext.define_macros += macros
         super().build_extensions()
