@@ -11,6 +11,8 @@ N ?=
 # make fuzz: seconds for each target, and which.
 TIME ?=
 TARGET ?=
+# make soak: how long.
+MINUTES ?= 60
 # make simulate: how many seeds, or which one, with what happens in it.
 SEEDS ?= 100000
 SEED ?=
@@ -27,8 +29,10 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential fuzz exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
+.PHONY: help run test clean lint docs versions wheels
+.PHONY: autobahn autobahn-all differential fuzz exits simulate peers pool isolation asan tsan free-threaded
+.PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
+.PHONY: soak idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
 
 help:
@@ -51,6 +55,7 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
 	@echo "make million      a million connections in one process, if memory allows: what each takes, here and in the kernel"
@@ -63,6 +68,7 @@ help:
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make wheels       the sdist and a wheel for each of them in dist/, for glibc 2.17, checked and tried"
 	@echo "make simulate SEEDS=100000  the engine under as many seeded networks, kernels and clocks; SEED=12345: one, told"
+	@echo "make asan         all tests under AddressSanitizer and UndefinedBehaviorSanitizer, with the engine's assertions"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
 	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
 	@echo "make clean        remove what the others made"
@@ -137,6 +143,9 @@ scaling: $(DEV)/built
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
 
+soak: $(DEV)/built
+	$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
+
 instructions: $(DEV)/built
 	$(PY) bench/instructions.py $(ARGS)
 
@@ -180,7 +189,10 @@ wheels:
 simulate: $(DEV)/built
 	$(PY) tests/simulation/simulate.py --jobs $(JOBS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
-# Both build the engine in a copy of the sources under build/.
+# The next three build the engine in a copy of the sources under build/.
+asan: $(DEV)/required
+	$(PY) tools/asan.py --jobs $(JOBS) $(ARGS)
+
 tsan: $(DEV)/required
 	$(PY) tools/tsan.py --jobs $(JOBS) $(ARGS)
 

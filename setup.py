@@ -5,7 +5,7 @@ UWS_DEBUG=1   keeps the engine's assertions and debug counters.
 UWS_WERROR=0  lets compiler warnings pass: for compilers newer than those we build with.
 UWS_MODULES=...  these modules only, such as "_uws.slab uws_shims.slab_shim": see tools/fuzz.py.
 UWS_SANITIZE=thread  with ThreadSanitizer, or address,undefined; the interpreter has to be started with its library: see
-               tools/tsan.py.
+               tools/tsan.py and tools/asan.py.
 UWS_ZLIB=...  zlib, zlib-ng, or auto (zlib-ng where its header and its library are found, zlib otherwise).
 UWS_JOBS=4    how many modules are compiled at once, instead of as many as there are processors for us.
 """
@@ -55,7 +55,7 @@ if SANITIZE:
     LDFLAGS.append(f"-fsanitize={SANITIZE}")
     if "undefined" in SANITIZE:
         # -fwrapv, with which CPython is built, would define just what is looked for.
-        CFLAGS += ["-fno-wrapv", "-fno-sanitize-recover=undefined"]
+        CFLAGS.append("-fno-wrapv")
 else:
     CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
     if DEBUG:
@@ -161,9 +161,11 @@ def in_c() -> list[Extension]:
     )
 
 
-setup(
-    package_dir=package_dir,
-    packages=packages,
-    cmdclass={"build_ext": BuildExt},
-    ext_modules=in_c() if BUILDS else extensions,
-)
+# From Python 3.14 on the processes that Cython starts read this file, too.
+if __name__ == "__main__":
+    setup(
+        package_dir=package_dir,
+        packages=packages,
+        cmdclass={"build_ext": BuildExt},
+        ext_modules=in_c() if BUILDS else extensions,
+    )

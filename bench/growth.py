@@ -181,7 +181,7 @@ def write(growth: dict[str, Any], out: Path) -> None:
     plots.draw_growth(growth, out / "results")
     results = report.recorded(out)
     if results is not None:
-        (out / "RESULTS.md").write_text(report.render(results, growth))
+        (out / "RESULTS.md").write_text(report.render(results, out))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ The same figures give the same file: no date, no random ids.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import growth_report
 import report
 import rig
+import soak_report
 import workloads
 from workloads import Metric
 
@@ -141,4 +143,42 @@ def draw_growth(growth: dict[str, Any], out: Path) -> None:
         one.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(out / "growth.svg", metadata=NO_DATE)
+    pyplot.close(figure)
+
+
+def draw_soak(soak: dict[str, Any], out: Path) -> None:
+    if not available():
+        return
+    from matplotlib import pyplot
+
+    samples, judged = soak["samples"], soak_report.warm(soak)
+    minutes = [sample["s"] / 60 for sample in samples]
+    rates = [
+        (later["messages"] - sooner["messages"]) / (later["s"] - sooner["s"])
+        for sooner, later in itertools.pairwise(samples)
+    ]
+    figure, axes = pyplot.subplots(1, 3, figsize=(13.0, 3.2))
+    axes[0].plot(minutes, [sample["rss_kib"] / 1024 for sample in samples], color=OURS, linewidth=1)
+    if len(judged) > 2:
+        grown = soak_report.slope(judged)
+        mean_s = sum(sample["s"] for sample in judged) / len(judged)
+        mean = sum(sample["rss_kib"] for sample in judged) / len(judged)
+        ends = [judged[0]["s"], judged[-1]["s"]]
+        line = [(mean + grown * (s - mean_s) / 60) / 1024 for s in ends]
+        axes[0].plot([s / 60 for s in ends], line, "--", color=PEERS, label=f"{grown:+.2f} KiB/min")
+        axes[0].legend(fontsize=7)
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_title("resident memory of the server, MiB", fontsize=9)
+    axes[1].plot(minutes, [sample["descriptors"] for sample in samples], color=OURS, linewidth=1, label="descriptors")
+    axes[1].plot(minutes, [sample["connections"] for sample in samples], color=FLOOR, linewidth=1, label="connections")
+    axes[1].set_ylim(bottom=0)
+    axes[1].legend(fontsize=7)
+    axes[1].set_title(f"open; {soak['opened']:,} connections came in all", fontsize=9)
+    axes[2].plot(minutes[1:], rates, color=OURS, linewidth=1)
+    axes[2].set_ylim(bottom=0)
+    axes[2].set_title("messages/s, all of them checked", fontsize=9)
+    for one in axes:
+        one.set_xlabel("minutes")
+    figure.tight_layout()
+    figure.savefig(out / "soak.svg", metadata=NO_DATE)
     pyplot.close(figure)

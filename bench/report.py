@@ -26,6 +26,7 @@ from typing import Any
 
 import growth_report
 import rig
+import soak_report
 import workloads
 from rig import Server
 from workloads import BEST_PEER, FLOOR, Metric, Row, Sample, Target
@@ -402,8 +403,8 @@ by 5 to 15 %: less than that is a tie. The floor is an echo server in plain C (`
 timers, limits, fragments or UTF-8; the client is C, too, and checks every reply."""
 
 
-def render(results: Results, growth: dict[str, Any] | None) -> str:
-    """The whole of RESULTS.md."""
+def render(results: Results, out_of: Path) -> str:
+    """The whole of RESULTS.md. out_of: where results/ is, for the parts that other commands record."""
     out = [INTRO.format(limit=rig.MAX_OTHER_CPU, tries=rig.TRIES), ""]
     shown = [row for row in workloads.ROWS if row.key in results.rows]
     of_first = results.facts_of[shown[0].key]
@@ -420,8 +421,10 @@ def render(results: Results, growth: dict[str, Any] | None) -> str:
         if own.run() != of_first.run():
             out += [f"From another run: {'; '.join(own.lines())}.", ""]
         out += [*row_table(row, results.rows[row.key]), *failures(results.rows[row.key])]
-    if growth is not None:
-        out += ["", growth_report.render(growth)]
+    for part in (growth_report, soak_report):
+        recording = part.recorded(out_of)
+        if recording is not None:
+            out += ["", part.render(recording)]
     return "\n".join(out) + "\n"
 
 
@@ -431,7 +434,7 @@ def write(results: Results, out: Path, readme: Path | None) -> None:
 
     results.save(out / "results" / "samples.json", slim=True)
     plots.draw(results, out / "results")
-    (out / "RESULTS.md").write_text(render(results, growth_report.recorded(out)))
+    (out / "RESULTS.md").write_text(render(results, out))
     print(f"written: {out / 'RESULTS.md'}")
     if readme is not None:
         readme.write_text(with_block(readme.read_text(), readme_block(results)))
@@ -448,7 +451,7 @@ def with_block(text: str, block: str) -> str:
 def stale(results: Results) -> list[str]:
     """Which files are not what the recorded samples say."""
     found = []
-    if (rig.BENCH / "RESULTS.md").read_text() != render(results, growth_report.recorded(rig.BENCH)):
+    if (rig.BENCH / "RESULTS.md").read_text() != render(results, rig.BENCH):
         found.append("bench/RESULTS.md")
     if README.read_text() != with_block(README.read_text(), readme_block(results)):
         found.append("README.md")

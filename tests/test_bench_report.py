@@ -294,7 +294,7 @@ def test_a_table_tells_who_failed_and_who_had_no_clean_sample(results: Results) 
     assert "91.0 (90.0 to 92.0)" in lines[INLINE]
 
 
-def test_rows_of_an_older_run_stay_with_their_own_facts(results: Results) -> None:
+def test_rows_of_an_older_run_stay_with_their_own_facts(results: Results, tmp_path: Path) -> None:
     older = Results(Facts(**{**FACTS.__dict__, "commit": "old"}))
     older.row("idle")[INLINE] = {0: Result({"bytes_per_connection": 99, "bytes_per_connection_after_message": 99})}
     older.row("handshakes")[INLINE] = {0: Result({"handshakes_per_s": 1, "server_us_per_handshake": 1})}
@@ -303,7 +303,7 @@ def test_rows_of_an_older_run_stay_with_their_own_facts(results: Results) -> Non
     assert {key: facts.commit for key, facts in both.facts_of.items()} == {
         "idle": "abc", "handshakes": "old", "echo-100": "abc",
     }  # fmt: skip
-    assert "From another run: machine: a machine, 2 cores; kernel 6.18" in report.render(both, None)
+    assert "From another run: machine: a machine, 2 cores; kernel 6.18" in report.render(both, tmp_path)
 
 
 README = "# x\n\n<!-- figures: written by make bench -->\nold\n<!-- end of figures -->\n\nrest\n"

@@ -1,6 +1,6 @@
 """Copies of the sources under build/, where the engine is built with other flags, or for another Python.
 
-In place, as the tests want it, and yet not in the way of the build that `make test` uses. Used by fuzz.py,
+In place, as the tests want it, and yet not in the way of the build that `make test` uses. Used by asan.py, fuzz.py,
 tsan.py and freethreaded.py; versions.py takes its list of what is no source.
 """
 

@@ -40,8 +40,10 @@ from _uws.state cimport (
     UWS_F_GONE,
     UWS_M_EXTRA,
     UWS_M_HEARD,
+    UWS_M_LISTEN,
     UWS_M_STRANGER,
     UWS_S_CLOSE_SENT,
+    UWS_S_ENDING,
     UWS_S_FREE,
     UWS_S_LINGER,
     UWS_S_OPEN,
@@ -195,6 +197,11 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
             conn_end(l, c, conn_ending_cause(c) if c.state == UWS_S_CLOSE_SENT else UWS_C_PEER, event.code,
                      event.reply_code, event.data, event.len_bytes)
     if status < 0:
+        if c.state == UWS_S_ENDING or c.state == UWS_S_LINGER:
+            # It has no close frame for us any more: there is nothing to wait for.
+            c.marks &= ~UWS_M_LISTEN
+            if c.state == UWS_S_LINGER and conn_side(l, c) != NULL:
+                conn_dirty(l, c)
         code = <uint16_t>err_close_code(status)
         conn_end(l, c, _cause_of(status), code, code, NULL, 0)
     if l.env.partial_bytes > l.limits.max_partial_bytes:

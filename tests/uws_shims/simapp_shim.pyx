@@ -17,7 +17,7 @@ from _uws.deliver cimport (
 from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_403, UWS_E_NOMEM, UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_OP_PING
-from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking
+from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking, conn_peer
 from _uws.hold cimport conn_hold, conn_release
 from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_end, conn_goodbye, conn_refuse
 from _uws.outq cimport outq_put_frame
@@ -44,6 +44,7 @@ from _uws.send cimport (
     send_straight,
 )
 from _uws.slot cimport conn_at, conn_mute, conn_side, conn_takes, conn_trim
+from _uws.sock cimport sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
     UWS_C_CALLBACK,
@@ -56,6 +57,7 @@ from _uws.state cimport (
     UWS_OVERFLOW_BLOCK,
     UWS_OVERFLOW_DROP_OLDEST,
     UWS_S_OPEN,
+    UWS_W_OPEN,
     UwsConn,
     pthread_mutex_lock,
     pthread_mutex_unlock,
@@ -64,6 +66,8 @@ from _uws.tend cimport conn_expires_in
 
 from uws_shims.simpeer_shim cimport (
     ASKS_WELL,
+    NAMED_IN_BYTES,
+    NAMED_IN_TEXT,
     PEER_LONGEST_BYTES,
     Peer,
     heard_byte,
@@ -120,6 +124,7 @@ cdef void app_send(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
                 return
             deadline = w.k.now() + w.k.below(30000)
             conn_flush(&w.l, c)
+            w.k.trace("  a send to client %d waits for room", p.id)
             status = deliver_wait_room(&w.l, p.index, p.generation, d.role, deadline)
             pthread_mutex_unlock(&w.l.lock)
             if status != UWS_WAITED:
@@ -229,7 +234,10 @@ cdef void _receive(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
     """A callback reads the next message itself."""
     cdef int status
     pthread_mutex_lock(&w.l.lock)
+    w.k.trace("  a callback of client %d reads on", p.id)
+    p.awaited = 1
     status = deliver_wait(&w.l, d, w.k.below(20000) if w.k.below(2) else 0)
+    p.awaited = 0
     pthread_mutex_unlock(&w.l.lock)
     if status == UWS_WAITED:
         _told(w, p, d.event)
@@ -302,7 +310,7 @@ cdef void _told_end(World* w, Peer* p, const UwsEvent* event, const UwsConn* c) 
     cdef bint ours = c.marks & UWS_M_MUTE or w.is_scarce
     cdef uint32_t whole
     w.k.trace("  on_close of client %d: code %u, cause %u, %u messages", p.id, event.code, event.cause, p.told)
-    if p.opens == 0 and not w.is_scarce:
+    if p.opens == 0 and w.l.want & UWS_W_OPEN and not w.is_scarce:
         w.k.fail("client %d: on_close without on_connect", p.id)
     if p.closes != 0:
         w.k.fail("client %d: a second on_close", p.id)
@@ -347,10 +355,33 @@ cdef void _closed(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     pthread_mutex_unlock(&w.l.lock)
 
 
+cdef void _check_name(World* w, Peer* p) noexcept nogil:
+    """It is known by what the PROXY header said, or else by the other end of its socket."""
+    cdef sockaddr_storage address
+    cdef const uint8_t* text = <const uint8_t*>&address
+    cdef bint is_named = p.header == NAMED_IN_TEXT or p.header == NAMED_IN_BYTES
+    cdef UwsConn* c
+    pthread_mutex_lock(&w.l.lock)
+    c = conn_at(&w.l, p.index, p.generation)
+    if c != NULL and c.state == UWS_S_OPEN:
+        conn_peer(&w.l, c, &address)
+        # Port and address of IPv4, in network byte order.
+        if (text[2] << 8 | text[3]) != (p.id + 1000 if is_named else 0) \
+                or text[4] != (192 if is_named else 127) or text[7] != (p.id + 1 if is_named else 1):
+            w.k.fail("client %d, named by a header of kind %u, is %u.%u.%u.%u, port %u", p.id, p.header, text[4],
+                     text[5], text[6], text[7], text[2] << 8 | text[3])
+    pthread_mutex_unlock(&w.l.lock)
+
+
 cdef void _callback(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     cdef Peer* p = _peer(w, d.index, d.generation)
+    if not p.opens:
+        _check_name(w, p)
     if p.closes:
         w.k.fail("client %d: event %u after on_close", p.id, event.kind)
+    if not (w.l.want & UWS_W_OPEN):
+        # Nobody tells.
+        p.opens = 1
     if event.kind == UWS_EV_OPEN:
         if p.opens or p.request != ASKS_WELL:
             w.k.fail("client %d: on_connect, the %u. of a request of kind %u", p.id, p.opens + 1, p.request)

@@ -22,8 +22,12 @@ cdef const char* WELL = (b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: webso
 cdef const char* PLAINLY = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
 cdef const char* WRONGLY = (b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                             b"Sec-WebSocket-Version: 13\r\n\r\n")
+cdef const uint8_t* SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 # The RFC's own example, section 1.3.
 cdef const char* ACCEPTS = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char*, size_t, const char*, ...)
 
 cdef extern from "<string.h>" nogil:
     size_t strlen(const char*)
@@ -79,7 +83,7 @@ cdef uint8_t heard_byte(int who, uint32_t number, uint32_t at) noexcept nogil:
 
 # ---- making one
 
-cdef void peer_init(Peer* p, int id, const SimKernel* k) noexcept nogil:
+cdef void peer_init(Peer* p, int id, const SimKernel* k, bint is_proxied) noexcept nogil:
     memset(p, 0, sizeof(Peer))
     p.id = id
     p.index = -1
@@ -87,6 +91,11 @@ cdef void peer_init(Peer* p, int id, const SimKernel* k) noexcept nogil:
     p.request = ASKS_WELL
     if k.mishap(16):
         p.request = <uint8_t>(1 + k.below(ASKS_HALF))
+    if is_proxied:
+        p.header = <uint8_t>(NAMED_IN_TEXT + k.below(3))
+        if k.mishap(16):
+            p.header = NAMED_WRONGLY
+            p.request = ASKS_UNNAMED
     p.is_eager = k.below(3) == 0
     p.answers_pings = not k.mishap(16)
     p.answers_close = not k.mishap(16)
@@ -218,9 +227,49 @@ cdef void _close(Peer* p, const SimKernel* k, uint16_t code) noexcept nogil:
     k.trace("client %d says close behind %u messages", p.id, p.composed)
 
 
-cdef void _request(Peer* p) noexcept nogil:
-    cdef const char* text = WELL
+cdef void _four(Peer* p, int a, int b, int c, int d) noexcept nogil:
+    _byte(p, <uint8_t>a)
+    _byte(p, <uint8_t>b)
+    _byte(p, <uint8_t>c)
+    _byte(p, <uint8_t>d)
+
+
+cdef void _name(Peer* p, const SimKernel* k) noexcept nogil:
+    """Its PROXY header, as the protocol's specification has it."""
+    cdef int port = p.id + 1000
     cdef uint32_t n
+    if p.header == NAMED_WRONGLY:
+        port = 99999
+    if p.header == NAMED_IN_TEXT or (p.header == NAMED_WRONGLY and k.below(2)):
+        p.out_len = <uint32_t>snprintf(<char*>OUT[p.id], 108, b"PROXY TCP4 192.0.2.%d 198.51.100.1 %d 443\r\n",
+                                       p.id + 1, port)
+    elif p.header == NAMED_AS_ITSELF or p.header == NAMED_IN_BYTES:
+        memcpy(OUT[p.id], SIGNATURE, 12)
+        p.out_len = 12
+        _byte(p, 0x20 if p.header == NAMED_AS_ITSELF else 0x21)
+        _byte(p, 0 if p.header == NAMED_AS_ITSELF else 0x11)
+        # Behind the addresses a field that says nothing, or none.
+        n = 3 + k.below(200) if k.below(2) else 0
+        _byte(p, 0)
+        _byte(p, <uint8_t>(n + (0 if p.header == NAMED_AS_ITSELF else 12)))
+        if p.header == NAMED_IN_BYTES:
+            _four(p, 192, 0, 2, p.id + 1)
+            _four(p, 198, 51, 100, 1)
+            _four(p, (p.id + 1000) >> 8, p.id + 1000, 443 >> 8, 443)
+        if n != 0:
+            _byte(p, 4)
+            _byte(p, 0)
+            _byte(p, <uint8_t>(n - 3))
+            memset(OUT[p.id] + p.out_len, 0x2A, n - 3)
+            p.out_len += n - 3
+
+
+cdef void _request(Peer* p, const SimKernel* k) noexcept nogil:
+    cdef const char* text = WELL
+    cdef uint8_t* out
+    cdef uint32_t n
+    _name(p, k)
+    out = OUT[p.id] + p.out_len
     p.asked = 1
     if p.request == ASKS_PLAINLY:
         text = PLAINLY
@@ -229,22 +278,22 @@ cdef void _request(Peer* p) noexcept nogil:
     n = <uint32_t>strlen(text)
     if p.request == ASKS_HALF:
         n -= 7
-    memcpy(OUT[p.id], text, n)
-    p.out_len = n
+    memcpy(out, text, n)
     if p.request == ASKS_NONSENSE:
-        memset(OUT[p.id], 0x16, 200)
-        p.out_len = 200
+        n = 200
+        memset(out, 0x16, n)
     elif p.request == ASKS_AT_LENGTH:
         # It never comes to its end.
-        memset(OUT[p.id] + 16, 0x61, 9000)
-        p.out_len = 9016
+        n = 9016
+        memset(out + 16, 0x61, n - 16)
+    p.out_len += n
 
 
 cdef void _compose(Peer* p, const SimKernel* k) noexcept nogil:
     """The next piece of the script, or nothing."""
     p.out_at = p.out_len = 0
     if not p.asked:
-        _request(p)
+        _request(p, k)
         return
     if p.request != ASKS_WELL or p.said_close or p.said_wrong or p.finale_begun:
         return

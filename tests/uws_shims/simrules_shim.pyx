@@ -19,6 +19,8 @@ from _uws.state cimport (
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
+    UWS_W_CLOSE,
+    UWS_W_OPEN,
     UwsChunk,
     UwsConn,
 )
@@ -32,12 +34,12 @@ cdef enum:
     QUEUE_SLACK_BYTES = 40000     # a message beyond the limit, pongs, two close frames, the 101
 
 
-cdef inline bint _waits_for_nothing(const UwsConn* c) noexcept nogil:
+cdef inline bint _waits_for_nothing(const UwsConn* c, const Peer* p) noexcept nogil:
     """It is open and paused: will nothing ever let it go on? What waits in its inbox would, and the callback that runs,
-    if it does not wait itself, its timer, or the application that has paused it."""
+    if it does not wait for a message itself, its timer, or the application that has paused it."""
     if c.state != UWS_S_OPEN or c.flags & UWS_F_READY or c.link.deadline != 0:
         return False
-    if c.flags & UWS_F_BUSY and (c.side == NULL or c.side.waiters == 0):
+    if c.flags & UWS_F_BUSY and not p.awaited:
         return False
     return c.side == NULL or (not c.side.held and c.side.inbox.head == NULL)
 
@@ -62,7 +64,7 @@ cdef void rules_asleep(World* w, uint64_t until_us) noexcept nogil:
             w.k.fail("it sleeps, and descriptor %d, which is not paused, has something to read", i)
         if not (c.flags & UWS_F_GONE) and c.side != NULL and c.side.out.bytes != 0 and w.k.takes(i):
             w.k.fail("it sleeps, and descriptor %d has room for what is queued", i)
-        if c.flags & UWS_F_PAUSED and _waits_for_nothing(c):
+        if c.flags & UWS_F_PAUSED and _waits_for_nothing(c, &w.peer[w.k.owner(i)]):
             w.k.fail("descriptor %d is paused for nothing", i)
 
 
@@ -140,9 +142,9 @@ cdef void rules_over(World* w) noexcept nogil:
         w.k.fail("left: %s", left)
     for i in range(w.n_peers):
         p = &w.peer[i]
-        if p.opens and not p.closes and not w.is_scarce:
+        if p.opens and not p.closes and w.l.want & UWS_W_CLOSE and not w.is_scarce:
             w.k.fail("client %d: no on_close", p.id)
-        if p.closes and not p.opens and not w.is_scarce:
+        if p.closes and not p.opens and w.l.want & UWS_W_OPEN and not w.is_scarce:
             w.k.fail("client %d: no on_connect", p.id)
         w.totals.connections += 1
         w.totals.opened += p.opens

@@ -32,6 +32,7 @@ cdef struct World:
     UwsBatch other                # of another one
     UwsDelivery theirs
     bint other_at_work
+    bint is_other                 # it is its turn
     bint is_others_turn           # nobody comes between the steps of others
     bint has_stand_in             # the watchdog polls
     bint is_scarce

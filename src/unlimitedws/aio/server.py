@@ -413,6 +413,9 @@ class Server:
             connection = ServerConnection(self, self.get_loop())
             query = f"?{conn.query}" if conn.query else ""
             connection.request = Request(conn.path + query, full)
+        else:
+            # It was on its way to here; the connection has the request, which would have the connection.
+            full.data = None
         connection._opened(conn)
         self._all.add(connection)
         task = self.get_loop().create_task(self._serve(connection))
@@ -421,7 +424,8 @@ class Server:
         task.add_done_callback(self._tasks.discard)
 
     def _on_close(self, conn: Conn) -> None:
-        connection = conn.data
+        # Each has the other: not let go of here, both would stay until the garbage collector comes round.
+        connection, conn.data = conn.data, None
         self._all.discard(connection)
         connection._closed(conn)
 

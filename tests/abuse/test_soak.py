@@ -1,0 +1,137 @@
+"""The soak, small: servers of every kind live for some seconds, nothing is lost and nothing stays.
+
+And whoever loses, changes or reorders messages is found: a soak that finds nothing has to be one that would have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import random
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import soak
+import soak_report
+from live import serve, take
+from raw import TIMEOUT
+from soak_links import OPEN, Links
+
+SECONDS = 6.0
+
+
+def test_nothing_is_lost_and_nothing_stays_where_connections_of_every_kind_come_and_go() -> None:
+    args = argparse.Namespace(minutes=SECONDS / 60, connections=300, churn=10.0, every=0.5, kinds=soak.KINDS, seed=7)
+    result = soak.run(args)
+    missed = [verdict for verdict in soak_report.verdicts(result) if verdict.met is False]
+    assert not missed, result["told"]
+    # All ways to end were among them, and much was said.
+    assert set(result["ends"]) == set(soak.ENDS)
+    assert result["received"] > 500 and result["numbered"] > 100 and result["opened"] > 400
+
+
+# --- what would be found ---
+
+
+def live_until(links: Links, done: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not done():
+        assert time.monotonic() < end, "the links did not get there"
+        links.turn(time.monotonic() + 0.01)
+
+
+def living(on_message: Callable[[Any, Any], None]) -> Links:
+    """Have ten links live with a server, up to the first wrong that is done to them; or to 300 messages, and leave."""
+    with serve(on_message=on_message, record_connects=False) as live:
+        links = Links({"on_message": live.port}, 0.02, random.Random(3))
+        for _ in range(10):
+            links.open("on_message")
+        live_until(links, lambda: bool(links.wrongs) or links.received >= 300)
+        for link in links.alive():
+            links.end(link, "close")
+        live_until(links, lambda: bool(links.wrongs) or not links.links)
+        links.close()
+    return links
+
+
+class Mischief:
+    """An echo that does something else with every fifth message of a connection."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.count: collections.Counter[Any] = collections.Counter()
+        self.kept: dict[Any, Any] = {}
+
+    def __call__(self, conn: Any, message: str | bytes) -> None:
+        self.count[conn] += 1
+        if self.count[conn] % 5:
+            conn.send(message)
+            if conn in self.kept:
+                conn.send(self.kept.pop(conn))
+        elif self.what == "changed":
+            conn.send(message[:-1] + ("?" if isinstance(message, str) else b"?"))
+        elif self.what == "of the other kind":
+            conn.send(message.encode() if isinstance(message, str) else message.decode())
+        elif self.what == "late":
+            self.kept[conn] = message
+        elif self.what == "twice":
+            conn.send(message)
+            conn.send(message)
+        elif self.what == "ended":
+            conn.close(1000)
+        else:
+            assert self.what == "dropped"
+
+
+@pytest.mark.parametrize("what", ["changed", "of the other kind", "late", "twice", "dropped"])
+def test_a_message_that_is_not_the_right_one_is_found(what: str) -> None:
+    assert living(Mischief(what)).wrongs["message"]
+
+
+def test_a_connection_that_ends_without_reason_is_found() -> None:
+    assert living(Mischief("ended")).wrongs["close"]
+
+
+def test_replies_that_are_missing_at_the_end_are_found() -> None:
+    heard: collections.Counter[Any] = collections.Counter()
+
+    def silent_in_the_end(conn: Any, message: str | bytes) -> None:
+        heard[conn] += 1
+        if heard.total() <= 300:
+            conn.send(message)
+
+    assert living(silent_in_the_end).wrongs["lost"]
+
+
+def test_an_echo_that_makes_no_mischief_is_in_order() -> None:
+    links = living(lambda conn, message: conn.send(message))
+    assert not links.wrongs and links.ends == {"close": 10}
+
+
+def numbered(number: int) -> str:
+    text = f"{number:012d} and so on"
+    return f"{zlib.crc32(text.encode()):08x} {text}"
+
+
+@pytest.mark.parametrize("numbers", [(5, 6, 7, 8), (5, 6, 8, 9), (5, 6, 6, 7)], ids=["all", "one missing", "one twice"])
+def test_of_numbered_messages_each_has_to_come_once(numbers: tuple[int, ...]) -> None:
+    with serve() as live:
+        links = Links({"thread": live.port}, 60.0, random.Random(3))
+        links.open("thread")
+        live_until(links, lambda: all(link.state == OPEN for link in links.alive()))
+        conn = take(live.opened, "on_connect")
+        for number in numbers:
+            conn.send(numbered(number))
+        live_until(links, lambda: bool(links.wrongs) or links.numbered == len(numbers))
+        assert bool(links.wrongs["number"]) is (numbers != (5, 6, 7, 8))
+        links.close()
+
+
+def test_the_slope_is_that_of_the_samples_after_the_first_sixth() -> None:
+    samples = [{"s": 60.0 * n, "rss_kib": 1000.0 + (500 * n if n < 10 else 5000 + 3 * n)} for n in range(61)]
+    judged = soak_report.warm({"samples": samples})
+    assert judged[0]["s"] == 600.0
+    assert soak_report.slope(judged) == pytest.approx(3.0)
