@@ -389,7 +389,13 @@ class Links:
                 payload = link.inflater.decompress(payload + TAIL)
             self._message_came(link, opcode, payload)
         elif opcode == PING:
-            self._send(link, masked(0x80 | PONG, payload))
+            pong = masked(0x80 | PONG, payload)
+            if link.rest:
+                # In the middle of a frame there is no room for another.
+                link.rest += pong
+            elif link.state != CLOSING or link.ending == "asked":
+                # Not behind our close frame, and not behind FIN.
+                self._send(link, pong)
         elif opcode == PONG:
             self.pongs += 1
         elif opcode == CLOSE:
