@@ -27,7 +27,7 @@ STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions soak idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
+	docs peers pool isolation liveness beside scaling senders instructions abuse soak idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
 .DELETE_ON_ERROR:
 
 help:
@@ -49,6 +49,7 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make abuse        10,000 slow handshakes, readers that stop, no descriptors, storms: what honest clients notice"
 	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
@@ -132,6 +133,9 @@ scaling: $(DEV)/built
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
+
+abuse: $(DEV)/built
+	$(PY) bench/abuse.py $(ARGS)
 
 soak: $(DEV)/built
 	$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
