@@ -2,8 +2,8 @@
 
 UWS_SHIMS=1   also builds tests/uws_shims, the windows through which the tests reach the engine's floors.
 UWS_DEBUG=1   keeps the engine's assertions and debug counters.
-UWS_WERROR=1  makes compiler warnings errors. So it is where the shims are built, unless this is 0: what a newer compiler
-               has to say is for us, and not for who installs.
+UWS_WERROR=1  makes compiler warnings errors. So it is where the shims are built, unless this is 0: what a newer
+               compiler has to say is for us, and not for who installs.
 UWS_MODULES=...  these modules only, such as "_uws.slab uws_shims.slab_shim": see tools/fuzz.py.
 UWS_SANITIZE=thread  with ThreadSanitizer, or address,undefined; the interpreter has to be started with its library: see
                tools/tsan.py and tools/asan.py.
@@ -45,7 +45,7 @@ CFLAGS = [
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
     "-Wno-sign-compare",
-    # Who waits until another thread has done what it asks for has the asking on its stack; gcc 16 does not see the wait.
+    # Who waits for another thread to have done what it asks has the asking on its stack; gcc 16 does not see the wait.
     "-Wno-dangling-pointer",
     "-Wno-unknown-warning-option",
 ]

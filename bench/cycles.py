@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rig
-from flooded import flooded, counters, cpu_seconds, descriptors, resident, settled
+from flooded import counters, cpu_seconds, descriptors, flooded, resident, settled
 
 MAX_GROWTH_PERCENT = 5.0
 CYCLES_TIMEOUT_S = 1800.0

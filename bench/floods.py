@@ -35,7 +35,7 @@ from typing import Any
 import cycles
 import rig
 import vanished
-from flooded import flooded, allowed_bytes, cpu_seconds, descriptors, forget_peak, peak, resident, settled
+from flooded import allowed_bytes, cpu_seconds, descriptors, flooded, forget_peak, peak, resident, settled
 
 RESULTS = rig.BENCH / "results"
 MIB = 1 << 20
