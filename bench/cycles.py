@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rig
-from abused import abused, counters, cpu_seconds, descriptors, resident, settled
+from flooded import counters, cpu_seconds, descriptors, flooded, resident, settled
 
 MAX_GROWTH_PERCENT = 5.0
 CYCLES_TIMEOUT_S = 1800.0
@@ -70,7 +70,7 @@ def run(
     # What is left behind does not depend on who shares a core with whom.
     usable = sorted(os.sched_getaffinity(0))
     server_core, client_core = usable[0], usable[-1]
-    with rig.serving(abused(hook, options or {}), server_core) as (server, port):
+    with rig.serving(flooded(hook, options or {}), server_core) as (server, port):
         files = descriptors(server.pid)
         error = wscycle(port, warmup, at_once, client_core)["error"]
         settled(server, server.pid, files)

@@ -35,7 +35,7 @@ from typing import Any
 import cycles
 import rig
 import vanished
-from abused import abused, allowed_bytes, cpu_seconds, descriptors, forget_peak, peak, resident, settled
+from flooded import allowed_bytes, cpu_seconds, descriptors, flooded, forget_peak, peak, resident, settled
 
 RESULTS = rig.BENCH / "results"
 MIB = 1 << 20
@@ -312,7 +312,7 @@ def wsflood(flood: Flood, port: int, core: int | None) -> dict[str, Any]:
 def run(flood: Flood, quiet_s: float = QUIET_S) -> Figures:
     """Flood a server of its own, with honest clients beside, before and meanwhile. Raises rig.Failed if it ended."""
     server_core, client_core = rig.cores()
-    with rig.serving(abused(flood.hook, flood.options), server_core) as (server, port):
+    with rig.serving(flooded(flood.hook, flood.options), server_core) as (server, port):
         files = descriptors(server.pid)
         with honest(client_core, port) as client:
             time.sleep(quiet_s)
@@ -461,7 +461,7 @@ def main() -> None:
     parser.add_argument("--vanishing", type=int, default=500, help="peers that vanish")
     parser.add_argument("--write", action="store_true", help="record it in bench/results")
     args = parser.parse_args()
-    rig.print_facts([abused("on_message", {})])
+    rig.print_facts([flooded("on_message", {})])
     missed = []
     rows = []
     for flood in floods():

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import abused  # noqa: F401 (from there on unlimitedws is this tree's)
+import flooded  # noqa: F401 (from there on unlimitedws is this tree's)
 import vanishing
 
 # A deadline is looked at by a wheel of 16 ms; the rest is the kernel's and Python's.

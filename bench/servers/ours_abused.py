@@ -1,61 +1,103 @@
-"""unlimitedws for bench/floods.py: answers short messages, swallows long ones. Prints its port.
+"""The server of bench/abuse.py. Prints its port, then answers each line of its stdin with its figures as JSON.
 
-    python ours_abused.py HOOK OPTIONS
+    python ours_abused.py KIND ECHOES [OPTIONS [NOFILE]]
 
-HOOK is on_message, on_read or on_fragment; OPTIONS are JSON. Each line of its stdin is answered with `Server.counters`
-as JSON, and with how often on_connect and on_close were called; at the end of them it stops.
+KIND: inline, pool or aio. ECHOES: `back`, a message to whom it came from; or `all`, to everybody. OPTIONS: of the
+server, as JSON. NOFILE: of descriptors it may have no more. The message "fill" is answered with as much as the kernel
+takes for somebody who does not read, which is megabytes.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import resource
 import sys
+import threading
 from typing import Any
 
 import unlimitedws
-from unlimitedws import wsutil
+from unlimitedws import ConnectionClosed
+from unlimitedws.aio import ServerConnection, broadcast, serve
 
-# What an honest client sends, and waits for. The others are counted by the engine.
-SHORT_BYTES = 125
+FILLING = bytes(32 << 10)
 
-hook, options = sys.argv[1], json.loads(sys.argv[2])
-if isinstance(options.get("compression"), dict):
-    options["compression"] = unlimitedws.Compression(**options["compression"])
-if "pool" in options:
-    options["pool"] = tuple(options["pool"])
-server = unlimitedws.NewServer("0.0.0.0:0", **options)
-called = {"opened": 0, "ended": 0}
+kind, echoes = sys.argv[1:3]
+options: dict[str, Any] = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+if len(sys.argv) > 4:
+    nofile = int(sys.argv[4])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))
 
 
-@server.on_connect
-def opened(conn: Any) -> None:
-    called["opened"] += 1
+def fill(conn: Any) -> None:
+    while not conn.buffered_amount:
+        conn.send(FILLING)
 
 
-@server.on_close
-def ended(conn: Any) -> None:
-    called["ended"] += 1
+def tell(server: Any) -> None:
+    print(server.local_addr.port, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(server.counters()), flush=True)
 
 
-def on_message(conn: Any, message: str | bytes) -> None:
-    if 0 < len(message) <= SHORT_BYTES:
-        conn.send(message)
+def threaded() -> None:
+    make = unlimitedws.NewServer if kind == "inline" else unlimitedws.DefaultServer
+    server = make("0.0.0.0:0", **options)
+    lock = threading.Lock()
+    everybody: dict[Any, None] = {}
+
+    if echoes == "all":
+
+        @server.on_connect
+        def join(conn: Any) -> None:
+            with lock:
+                everybody[conn] = None
+
+        @server.on_close
+        def leave(conn: Any) -> None:
+            with lock:
+                everybody.pop(conn, None)
+
+    @server.on_message
+    def answer(conn: Any, message: str | bytes) -> None:
+        if message == "fill":
+            fill(conn)
+            return
+        if echoes == "back":
+            receivers = [conn]
+        else:
+            with lock:
+                receivers = list(everybody)
+        for receiver in receivers:
+            with contextlib.suppress(ConnectionClosed):
+                receiver.send(message)
+
+    with server:
+        tell(server)
 
 
-def on_read(conn: Any) -> None:
-    message, opcode = wsutil.read_client_data(conn)
-    if 0 < len(message) <= SHORT_BYTES:
-        wsutil.write_server_message(conn, opcode, message)
+async def on_asyncio() -> None:
+    everybody: dict[ServerConnection, None] = {}
+
+    async def handle(connection: ServerConnection) -> None:
+        everybody[connection] = None
+        try:
+            async for message in connection:
+                if message == "fill":
+                    fill(connection.conn)
+                elif echoes == "back":
+                    await connection.send(message)
+                else:
+                    broadcast(everybody, message)
+        finally:
+            del everybody[connection]
+
+    async with serve(handle, "0.0.0.0", 0, **options) as server:
+        await asyncio.get_running_loop().run_in_executor(None, tell, server.server)
 
 
-def on_fragment(conn: Any, fragment: unlimitedws.Fragment) -> None:
-    if fragment.first and fragment.final and 0 < len(fragment.data) <= SHORT_BYTES:
-        conn.send(fragment.data)
-
-
-setattr(server, hook, {"on_message": on_message, "on_read": on_read, "on_fragment": on_fragment}[hook])
-server.start()
-print(server.local_addr.port, flush=True)
-for _ in sys.stdin:
-    print(json.dumps({**server.counters(), **called}), flush=True)
-server.stop(10)
+if kind == "aio":
+    asyncio.run(on_asyncio())
+else:
+    threaded()

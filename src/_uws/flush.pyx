@@ -1,6 +1,6 @@
 # F5. See flush.pxd.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
 from _uws.errs cimport UWS_E_SYS, UWS_MORE, UWS_OK
 from _uws.frame cimport UWS_OP_PONG
@@ -58,12 +58,15 @@ cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
     post_nudge(l)
 
 
-cdef void conn_flush_all(UwsLoop* l) noexcept nogil:
-    """Send what all connections have queued. Lets go of the lock now and then, for the threads that send."""
+cdef void flush_enlisted(UwsLoop* l) noexcept nogil:
+    """conn_flush_all(), where somebody is enlisted."""
     cdef UwsConn* c
     cdef unsigned int done = 0
-    while l.dirty_head >= 0:
-        c = &l.table[l.dirty_head]
+    # Up to who is the last now: threads that send without end must not keep the caller here for ever.
+    cdef int32_t last = l.dirty_tail, at = -1
+    while l.dirty_head >= 0 and at != last:
+        at = l.dirty_head
+        c = &l.table[at]
         l.dirty_head = c.side.dirty_next
         c.flags &= ~UWS_F_DIRTY
         if l.limits.private_fds:
@@ -105,7 +108,7 @@ cdef void _flush_there(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.side == NULL:
         return
     conn_dirty(l, c)
-    while l.kept and c.generation == generation and c.flags & UWS_F_DIRTY and l.rounds == round:
+    while l.kept and c.generation == generation and c.flags & UWS_F_DIRTY and l.rounds - round < 2:
         keeper_wait(l)
 
 

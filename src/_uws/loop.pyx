@@ -155,7 +155,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     l.spare_fd = -1
     l.lanes = 1
     l.bell_fd = -1
-    l.dirty_head = -1
+    l.dirty_head = l.dirty_tail = -1
     l.slow_head = -1
     l.slow_tail = -1
     l.ready_head = -1
@@ -320,6 +320,8 @@ cdef int loop_next_ms(UwsLoop* l) noexcept nogil:
     cdef int wait = -1
     cdef uint64_t now = clock_ms(), at
     cdef uint32_t ticks = wheel_next(&l.wheel)
+    if l.dirty_head >= 0:
+        return 0    # enlisted while the last flushing let go of the lock
     if ticks != 0:
         at = l.start_ms + (<uint64_t>l.wheel.now + ticks) * UWS_TICK_MS
         wait = _sooner(wait, at, now)

@@ -48,10 +48,15 @@ cdef inline void loop_nudge(UwsLoop* l) noexcept nogil:
 
 cdef inline void conn_enlist(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Put c on the list of those that have something to flush; it has a side block."""
+    cdef int32_t index = conn_index(l, c)
     if not (c.flags & UWS_F_DIRTY):
         c.flags |= UWS_F_DIRTY
-        c.side.dirty_next = l.dirty_head
-        l.dirty_head = conn_index(l, c)
+        c.side.dirty_next = -1
+        if l.dirty_head < 0:
+            l.dirty_head = index
+        else:
+            l.table[l.dirty_tail].side.dirty_next = index
+        l.dirty_tail = index
 
 
 cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:

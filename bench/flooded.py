@@ -72,9 +72,9 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def abused(hook: str, options: dict[str, Any]) -> rig.Server:
+def flooded(hook: str, options: dict[str, Any]) -> rig.Server:
     return rig.Server(
-        "ours", "ours_abused.py", ("unlimitedws",), ("unlimitedws",), args=(hook, json.dumps(options))
+        "ours", "ours_flooded.py", ("unlimitedws",), ("unlimitedws",), args=(hook, json.dumps(options))
     )
 
 
