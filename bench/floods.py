@@ -42,7 +42,7 @@ MIB = 1 << 20
 FLOOD_TIMEOUT_S = 1800.0
 # The honest ones: their number, and their echoes a second in all.
 HONEST, HONEST_RATE = 10, 200
-QUIET_S = 3.0
+QUIET_S = 2.0
 
 # What is promised. The number for a handshake beside slow ones; an echo has no better excuse.
 MAX_P99_MS = 50.0
