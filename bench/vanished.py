@@ -74,6 +74,9 @@ def run(what: str, connections: int) -> Vanished:
                     client.sendall(REQUEST)
                     while not client.recv(4096).endswith(b"\r\n\r\n"):
                         pass
+            # Those who are still in the backlog have not gone.
+            while server.counters()["accepted"] < connections:
+                time.sleep(0.001)
             heard = time.monotonic()
             for client in clients:
                 vanishing.fall_silent(client)
