@@ -31,7 +31,7 @@ WARNING: ThreadSanitizer: data race (pid=123)
     #2 __pyx_f_4_uws_4role_{caller} _uws/role.pyx:276 (role.so+0x3155)
 
   Previous read of size 8 at 0x7ba0 by thread T6 (mutexes: write M2):
-    #0 read ../../../../src/libsanitizer/sanitizer_common/sanitizer_common_interceptors.inc:1019 (libtsan.so.2.0.0+0x50f19)
+    #0 read ../../../../src/libsanitizer/sanitizer_common/sanitizer_common_interceptors.inc:1019 (libtsan.so.2.0.0)
 
   Location is {location}
 
