@@ -14,6 +14,7 @@ from _uws.state cimport (
     UWS_F_BUSY,
     UWS_F_PROXIED,
     UWS_F_READY,
+    UWS_F_SWELLS,
     UWS_FLOODED_TICKS,
     UWS_M_LISTEN,
     UWS_M_PINGED,
@@ -31,6 +32,8 @@ cdef enum:
     FLOODED_READ_BYTES = 1024
     # Of a connection whose messages may be a thousand times what they come as.
     DEFLATED_READ_BYTES = 16384
+    # ... and have just been. Sixteen such messages in a turn of one connection would be 40 ms for the others.
+    SWELLING_READ_BYTES = 1024
 
 
 cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -46,6 +49,8 @@ cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
         return room if room < UWS_READ_BYTES else UWS_READ_BYTES
     if post_flooded(l):
         return FLOODED_READ_BYTES
+    if c.proto.flags & UWS_P_WINDOW and c.flags & UWS_F_SWELLS:
+        return SWELLING_READ_BYTES
     # One whose callbacks do not keep up is read in small bites: each of its messages may cost more than its bytes.
     if c.flags & (UWS_F_BUSY | UWS_F_READY):
         return BUSY_READ_BYTES

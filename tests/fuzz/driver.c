@@ -1,4 +1,4 @@
-/* libFuzzer around a function of Python: fuzz.targets.TARGETS[$UWS_FUZZ_TARGET].run, which raises what is wrong.
+/* libFuzzer around a function of Python: fuzz.targets.runner($UWS_FUZZ_TARGET), which raises what is wrong.
 
    What is fuzzed is C that Cython made, built with coverage and sanitizers into modules that Python loads; they find
    libFuzzer and the sanitizers in this program. Where it is Python that is fuzzed (UWS_FUZZ_LINES), its lines count
@@ -24,6 +24,15 @@ static void die(void)
     abort();
 }
 
+/* FNV-1a: the same in each process, which addresses and Python's own hashes are not. */
+static uint32_t hashed(const char *text)
+{
+    uint32_t hash = UINT32_C(2166136261);
+    for (; *text != '\0'; text++)
+        hash = (hash ^ (uint8_t)*text) * UINT32_C(16777619);
+    return hash;
+}
+
 /* Counts how often control went from one line to another. */
 static int on_line(PyObject *unused, PyFrameObject *frame, int what, PyObject *arg)
 {
@@ -42,7 +51,7 @@ static int on_line(PyObject *unused, PyFrameObject *frame, int what, PyObject *a
         return -1;
     }
     if (strstr(path, lines_of) != NULL) {
-        here = (uint32_t)PyFrame_GetLineNumber(frame) * UINT32_C(2654435761) ^ (uint32_t)strlen(path);
+        here = (uint32_t)PyFrame_GetLineNumber(frame) * UINT32_C(2654435761) ^ hashed(path);
         lines[(here ^ last) % LINES]++;
         last = here >> 1;
     }
@@ -53,16 +62,14 @@ static int on_line(PyObject *unused, PyFrameObject *frame, int what, PyObject *a
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     const char *name = getenv("UWS_FUZZ_TARGET");
-    PyObject *module, *targets, *target;
+    PyObject *module;
     (void)argc;
     (void)argv;
     lines_of = getenv("UWS_FUZZ_LINES");
     /* Signals stay libFuzzer's. */
     Py_InitializeEx(0);
     if (name == NULL || (module = PyImport_ImportModule("fuzz.targets")) == NULL
-        || (targets = PyObject_GetAttrString(module, "TARGETS")) == NULL
-        || (target = PyMapping_GetItemString(targets, name)) == NULL
-        || (run = PyObject_GetAttrString(target, "run")) == NULL)
+        || (run = PyObject_CallMethod(module, "runner", "s", name)) == NULL)
         die();
     if (lines_of != NULL)
         PyEval_SetTrace(on_line, NULL);

@@ -144,6 +144,7 @@ def negotiate() -> Seeds:
         b"foo; a=1\r\nX: " + PMD + b"\r\nsec-websocket-extensions:" + PMD + b" ;\t" + client + b" = 12",
         b",, " + PMD + b"; " + server + b"=16, " + PMD + b"; " + client + b'="8",',
         b"permessage-bzip2, Permessage-Deflate; " + server,
+        PMD + b"; " + server + b"=10; " + server + b"=10, " + PMD + flags + flags + b", " + PMD + b"; " + client,
         b'a; b ; c=d;e = "f" , ,g;h="\\i"',
     ]
     for number, offer in enumerate(offers):
@@ -164,6 +165,10 @@ def upgrade() -> Seeds:
         handshakes.PROTOCOL + b"chat, superchat", handshakes.EXTENSIONS + PMD + b"; client_max_window_bits",
     ]  # fmt: skip
     yield packed(handshakes.plus(*lines), two=20)
+    # One below the limit, on it, above it.
+    for most in (63, 64, 65):
+        names = b",".join(b"%02d" % number for number in range(most))
+        yield packed(handshakes.plus(handshakes.PROTOCOL + names))
     yield packed(handshakes.plus(*lines).replace(b"/chat", b"/chat?a=%20b&c=+&&=d;e"), two=90)
     yield packed(b"GET wss://server.example.com:443?q HTTP/1.1\r\nHost: [::1]:80\r\nAccept: */*\r\n\r\n")
 

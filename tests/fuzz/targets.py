@@ -71,6 +71,13 @@ def target(max_bytes: int, dictionary: str = "", in_python: bool = False) -> Cal
     return register
 
 
+def runner(name: str) -> Callable[[bytes], None]:
+    """Return what the driver is to run; "planted": one of the mistakes that have to be found, by its name."""
+    if name == "planted":
+        return fuzz_frames_shim.planted
+    return TARGETS[name].run
+
+
 def ask_slow_oracle(body: bytes) -> bool:
     return zlib.crc32(body) % ORACLE_EVERY == 0
 
@@ -212,6 +219,7 @@ def close(body: bytes) -> None:
         same((status, code), (fuzz_frames_shim.E_UTF8, None))
         return
     same((status, code), (fuzz_frames_shim.OK, said))
+    same(fuzz_frames_shim.written_close(1005, reason), b"\x88\x00", "without a code")
     for long in (text, text * 4):
         written = fuzz_frames_shim.written_close(said, long.encode())
         same(fuzz_frames_shim.close(written[2:]), (fuzz_frames_shim.OK, said), "read back")
@@ -339,7 +347,7 @@ def inflate(one: int, two: int, seed: int, body: bytes) -> None:
 def deflate(one: int, two: int, _seed: int, body: bytes) -> None:
     """What we compress, CPython's zlib and we ourselves have to get back."""
     bits, level, mem_level = 8 + one % 8, two % 11 - 1, 1 + two // 11 % 9
-    alone, first, second = fuzz_frames_shim.deflate(body, bits, level, mem_level)
+    alone, first, second, anew = fuzz_frames_shim.deflate(body, bits, level, mem_level)
     window = max(bits, 9)
     if alone is not None:
         same(zlib.decompressobj(-window).decompress(alone + reading.EMPTY_BLOCK), body, "without a context")
@@ -347,8 +355,9 @@ def deflate(one: int, two: int, _seed: int, body: bytes) -> None:
         if len(alone) >= len(body):
             raise AssertionError(f"{len(body)} bytes became {len(alone)}")
     if not body:
-        same((alone, first, second), (None, None, None), "of nothing")
+        same((alone, first, second, anew), (None,) * 4, "of nothing")
         return
+    same(zlib.decompressobj(-window).decompress(anew + reading.EMPTY_BLOCK), body, "with a context forgotten")
     inflater = zlib.decompressobj(-window)
     for compressed in (first, second):
         same(inflater.decompress(compressed + reading.EMPTY_BLOCK), body, "with a context")

@@ -13,8 +13,8 @@ from _uws.client cimport (
 )
 from _uws.deflate cimport (
     UWS_DEFLATE_NO_GAIN, UwsDeflate, UwsDeflater, UwsDeflateSettings, UwsDeflateTerms, UwsInflater, deflate_give,
-    deflate_own, deflate_own_run, deflater_destroy, deflater_init, deflater_run, inflate_own_run, inflater_destroy,
-    inflater_run,
+    deflate_own, deflate_own_forget, deflate_own_run, deflater_destroy, deflater_init, deflater_run, inflate_own_run,
+    inflater_destroy, inflater_run,
 )
 from _uws.errs cimport UWS_E_DEFLATE, UWS_E_PROTOCOL, UWS_E_TOO_BIG, UWS_E_UTF8, UWS_MORE, UWS_OK, err_close_code
 from _uws.frame cimport (
@@ -24,7 +24,7 @@ from _uws.proto cimport (
     UWS_EV_FRAGMENT, UWS_EVF_FINAL, UWS_EVF_FIRST, UWS_EVF_OWNED, UWS_MIN_FRAME_BYTES, UWS_P_DONE, UWS_P_PEERS_KEPT,
     UwsEvent, UwsProto, UwsProtoEnv, proto_feed, proto_reset,
 )
-from _uws.slab cimport UwsSlab, slab_give, slab_init
+from _uws.slab cimport UwsSlab, slab_give, slab_init, slab_take
 from _uws.utf8 cimport utf8_feed
 from uws_shims.fuzzing cimport (
     BYTEWISE, FEEDINGS, Cuts, Entry, Exact, Notes, cut, exact, note_event, note_failure, note_piece,
@@ -92,6 +92,30 @@ def agreed(bytes whole, bytes bytewise, bytes chopped):
         memset(&entry, 0, sizeof(entry))
         note_piece(&notes[how], &entry, <const char*>said, len(said), True)
     return _agreed(notes, faults)[sizeof(Entry):]
+
+
+def planted(bytes mistake):
+    """Make a mistake that a sanitizer has to see. Undefined without one: for tools/fuzz.py alone."""
+    # Not known when this is compiled: gcc sees such mistakes by itself.
+    cdef size_t n = len(mistake)
+    cdef int most = 0x7FFFFFFF
+    cdef uint8_t* block
+    cdef Exact piece
+    if mistake == b"piece":
+        piece = exact(<const uint8_t*><const char*>mistake, n, 3)
+        return piece.at[n]
+    if mistake == b"overflow":
+        return most + <int>n
+    block = <uint8_t*>slab_take(&slab, n, NULL)
+    if block == NULL:
+        raise MemoryError
+    memset(block, 0, n)
+    if mistake == b"block":
+        return block[n]
+    slab_give(&slab, block)
+    if mistake == b"given-back":
+        return block[n - 1]
+    raise AssertionError(mistake.decode())
 
 
 def sizes(uint32_t seed, size_t len_bytes):
@@ -459,7 +483,8 @@ def inflate_in_turn(list messages, uint64_t limit_bytes, uint8_t client_bits):
 
 
 def deflate(bytes data, int window_bits, int level, int mem_level):
-    """(without a context, with one, the same again): the message compressed; None: better sent as it is."""
+    """(without a context, with one, the same again, with it forgotten): the message compressed; None: better sent as
+    it is."""
     cdef UwsDeflateSettings settings
     cdef UwsDeflater deflater
     cdef UwsDeflate* own
@@ -473,9 +498,11 @@ def deflate(bytes data, int window_bits, int level, int mem_level):
     deflater_init(&deflater, &settings)
     own = _own(<uint8_t>window_bits, 15, level, mem_level)
     said = []
-    for run in range(3):
+    for run in range(4):
         out = NULL
         piece = exact(<const uint8_t*><const char*>data, len(data), 0)
+        if run == 3:
+            deflate_own_forget(own)
         if run == 0:
             status = deflater_run(&deflater, window_bits, piece.at, len(data), &borrowed, &n)
         else:

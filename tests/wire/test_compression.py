@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import raw
 from live import each_mode, echo, expect_failure, ping, serve, take, wait, wait_until
 from loops import running
 from raw import BINARY, CONT, PONG, TEXT, TIMEOUT, Frame, RawClient
@@ -322,6 +323,32 @@ def test_bombs_of_just_the_limit_are_read_in_small_bites() -> None:
         wait_until(lambda: most[1] == 200 * MIB, "all of them")
         # What was there when it was decided to read, what one reading brings, and one more while a callback runs.
         assert most[0] <= 4 * MIB + (16_384 + 8192) // len(data) * MIB + 2 * MIB
+
+
+def test_who_has_just_sent_a_bomb_gets_one_read_in_a_turn() -> None:
+    """A thousandth of what it comes to is soon read: others would wait for as many as fit what is read in a turn."""
+    seen = 0
+    most = 0
+
+    def measure(conn: Any, message: bytes) -> None:
+        nonlocal seen, most
+        seen += 1
+        most = max(most, engine.counter("messages_in") - seen)
+
+    data = Peer().squeeze(bytes(MIB))
+    bomb = raw.frame(BINARY, data, rsv=4)
+    # No other thread polls meanwhile, however long it takes.
+    with running(compression=1, on_message=measure, max_message_bytes=MIB, schedule_timeout_us=60_000_000) as engine:
+        client = engine.connect(headers=OFFER)
+        client.send(bomb)
+        engine.wait_for(messages_in=1)
+        client.send(bomb * 64)
+        wait_until(lambda: seen == 65, "all of them")
+        # One that is whole, and one that began in the reading before.
+        assert most <= 1
+        # It is another's turn as soon as it sends what is no bomb.
+        client.send_frame(TEXT, Peer().squeeze(b"well"), rsv=4)
+        ping(client)
 
 
 def test_many_senders_of_bombs_are_held_back_while_nobody_takes_what_they_sent() -> None:
