@@ -42,12 +42,18 @@ MIB = 1 << 20
 FLOOD_TIMEOUT_S = 1800.0
 # The honest ones: their number, and their echoes a second in all.
 HONEST, HONEST_RATE = 10, 200
-QUIET_S = 3.0
+QUIET_S = 2.0
 
 # What is promised. The number for a handshake beside slow ones; an echo has no better excuse.
 MAX_P99_MS = 50.0
 # To refuse a bomb is to inflate one message of the limit and no more: 1 MiB of zeros takes zlib some 2 ms.
 MAX_BOMB_CPU_MS = 20.0
+# Of one that was made to take its time: 1 MiB of tables takes it some 80 ms. An echo is promised no less than as many
+# of those as there are peers who send them: each has his turn, and inflating one is not interrupted.
+MAX_SLOW_BOMB_CPU_MS = 120.0
+
+# What all who close at once take together, each its turn: sockets, timers, on_close.
+CLOSE_MS = 0.025
 
 MASK = b"\x00\x00\x00\x00"
 OP_CONT, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING = 0, 1, 2, 8, 9
@@ -160,6 +166,17 @@ class Flood:
     deaf: bool = False
     together: bool = False
     bombs: bool = False
+    slow: bool = False
+
+    @property
+    def max_cpu_ms(self) -> float:
+        return MAX_SLOW_BOMB_CPU_MS if self.slow else MAX_BOMB_CPU_MS
+
+    @property
+    def max_p99_ms(self) -> float:
+        if self.slow:
+            return self.at_once * MAX_SLOW_BOMB_CPU_MS
+        return MAX_P99_MS + self.at_once * CLOSE_MS if self.together else MAX_P99_MS
 
     @property
     def units(self) -> int:
@@ -204,7 +221,7 @@ def floods() -> tuple[Flood, ...]:
         Flood("bombs-just", "1 MiB in 1 kB, which is allowed", just, 500, SIXTEEN, SIXTEEN, 1000,
               "`max_inbox_bytes`", **offered),
         Flood("bombs-empty", "nothing in 1 MiB", nothing, 10, SIXTEEN, SIXTEEN, 1000, "`max_message_bytes`",
-              **offered),
+              slow=True, **offered),
     )  # fmt: skip
 
 
@@ -349,10 +366,10 @@ def verdicts(flood: Flood, figures: Figures) -> list[Verdict]:
         Verdict("within the formula", figures.growth <= figures.allowed),
         Verdict("nothing left", not figures.left),
         Verdict("every echo came", figures.wrong == 0 and figures.echoes > 0),
-        Verdict(f"p99 <= {MAX_P99_MS:g} ms", figures.honest[1] <= MAX_P99_MS),
+        Verdict(f"p99 <= {flood.max_p99_ms:g} ms", figures.honest[1] <= flood.max_p99_ms),
     ]
     if flood.bombs:
-        found.append(Verdict(f"<= {MAX_BOMB_CPU_MS:g} ms CPU", bomb_cpu_ms(figures) <= MAX_BOMB_CPU_MS))
+        found.append(Verdict(f"<= {flood.max_cpu_ms:g} ms CPU", bomb_cpu_ms(figures) <= flood.max_cpu_ms))
     if flood.key in ("pings", "deaf"):
         from unlimitedws import Options
 

@@ -68,7 +68,6 @@ from _uws.state cimport (
     UWS_F_OUT_ON,
     UWS_F_PAUSED,
     UWS_F_PENDING,
-    UWS_F_SWELLS,
     UWS_M_HEARD,
     UWS_M_LISTEN,
     UWS_M_RESET,
@@ -113,8 +112,6 @@ cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil:
         side_give_request(l, c.side)
     wheel_cancel(&l.wheel, conn_index(l, c))
     c.state = UWS_S_OPEN
-    # The same bit: its PROXY header is of no interest any more.
-    c.flags &= ~UWS_F_SWELLS
     l.answered[101] += 1
     if c.flags & UWS_F_PAUSED:
         c.flags &= ~UWS_F_PAUSED

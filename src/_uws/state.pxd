@@ -52,8 +52,7 @@ cdef enum UwsConnFlag:
     UWS_F_PINNED = 4096       # the slot owns a reference to its Conn
     UWS_F_COUNTED = 8192      # counted among the open connections
     UWS_F_GONE = 16384        # the transport failed: nothing can be sent any more
-    UWS_F_PROXIED = 32768     # until it is open: its PROXY header has been read
-    UWS_F_SWELLS = 32768      # from then on: what was read of it last came to very much more
+    UWS_F_PROXIED = 32768     # its PROXY header has been read
 
 cdef enum UwsMark:
     UWS_M_MUTE = 1            # messages not delivered yet are dropped: the application closed, or a callback raised

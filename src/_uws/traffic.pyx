@@ -26,7 +26,6 @@ from _uws.proto cimport (
     UWS_EVF_OWNED,
     UWS_P_PEERS_KEPT,
     UWS_P_STREAMED,
-    UWS_P_WINDOW,
     UwsEvent,
     UwsProto,
     proto_feed,
@@ -44,7 +43,6 @@ from _uws.state cimport (
     UWS_F_GONE,
     UWS_F_PAUSED,
     UWS_F_READY,
-    UWS_F_SWELLS,
     UWS_M_EXTRA,
     UWS_M_HEARD,
     UWS_M_LISTEN,
@@ -64,7 +62,6 @@ cdef enum:
     PONG_BACKLOG_BYTES = 16384    # queued bytes above which only the last ping is answered (RFC 6455, section 5.5.3)
     TRY_AGAIN_LATER = 1013
     SPARED_AT_ONCE = 16
-    SWOLLEN_BYTES = 262144        # of one reading, inflated: sixteen times what is read, where text comes to five times
     STRANGER_BYTES = 65536        # of a message that says who he is: nobody unknown may hold more of ours
 
 
@@ -198,7 +195,6 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     cdef int i, n = 0, status
     cdef uint16_t code
     cdef uint64_t most = l.env.max_message_bytes
-    cdef uint64_t inflated = l.env.inflated_bytes
     # Who he is has to be in one message: a stranger's is kept until it is whole, and is not long.
     l.env.stream = l.want & UWS_W_STREAM and not (c.marks & UWS_M_STRANGER)
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
@@ -206,10 +202,6 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
         l.env.max_message_bytes = min(most, <uint64_t>STRANGER_BYTES)
     l.env.work_bytes = 0
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
-    if l.env.inflated_bytes - inflated > SWOLLEN_BYTES:
-        c.flags |= UWS_F_SWELLS
-    elif c.proto.flags & UWS_P_WINDOW:
-        c.flags &= ~UWS_F_SWELLS
     if b != NULL:
         # A compressed message that comes to nothing, or is refused, has cost the others as much time as one that is
         # handed on: the turn is to end after it all the same.

@@ -141,7 +141,6 @@ def test_bounds_of_the_library_are_there(figure: str) -> None:
         ("bytes that one connection may bring in a turn", 0, "state.pxd", "UWS_READ_BYTES"),
         ("... if it is compressed", 0, "read.pyx", "DEFLATED_READ_BYTES"),
         ("... if it is compressed", 1, "read.pyx", "BUSY_READ_BYTES"),
-        ("... if what was read of it last was inflated", 0, "read.pyx", "SWELLING_READ_BYTES"),
         ("... while all inboxes together are full", 0, "read.pyx", "FLOODED_READ_BYTES"),
         ("PROXY header", 0, "proxy.pxd", "UWS_PROXY_MAX_BYTES"),
         ("field in which a proxy names its client", 0, "state.pxd", "UWS_MAX_FORWARDED_BYTES"),
