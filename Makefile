@@ -32,7 +32,7 @@ SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 .PHONY: help run test clean lint docs versions wheels
 .PHONY: autobahn autobahn-all differential fuzz exits simulate peers pool isolation asan tsan free-threaded
 .PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
-.PHONY: soak idle million handshake orphans loadgen compression
+.PHONY: abuse floods cycles soak idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
 
 help:
@@ -55,6 +55,9 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make floods       ten million fragments, pings, close frames; bombs; peers that vanish; beside honest ones"
+	@echo "make cycles       a million connections that come and go: what they leave behind"
+	@echo "make abuse        10,000 slow handshakes, readers that stop, no descriptors, storms: what honest clients notice"
 	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
@@ -142,6 +145,15 @@ scaling: $(DEV)/built
 
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
+
+floods: $(DEV)/built
+	$(PY) bench/floods.py $(ARGS)
+
+cycles: $(DEV)/built
+	$(PY) bench/floods.py --only cycles $(ARGS)
+
+abuse: $(DEV)/built
+	$(PY) bench/abuse.py $(ARGS)
 
 soak: $(DEV)/built
 	$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)

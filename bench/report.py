@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import abuse_report
 import growth_report
 import rig
 import soak_report
@@ -421,7 +422,7 @@ def render(results: Results, out_of: Path) -> str:
         if own.run() != of_first.run():
             out += [f"From another run: {'; '.join(own.lines())}.", ""]
         out += [*row_table(row, results.rows[row.key]), *failures(results.rows[row.key])]
-    for part in (growth_report, soak_report):
+    for part in (growth_report, abuse_report, soak_report):
         recording = part.recorded(out_of)
         if recording is not None:
             out += ["", part.render(recording)]

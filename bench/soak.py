@@ -1,6 +1,6 @@
 """An hour of ordinary life: connections of every kind come, talk and go, and the process stays as it is.
 
-    python bench/soak.py [--minutes 60] [--connections 10000] [--churn 0.1] [--every 15] [--smoke]
+    python bench/soak.py [--minutes 60] [--connections 10000] [--churn 0.1] [--every 40] [--smoke]
 
 The server, servers/soak.py, serves in every way that the library has, all in one process. The clients, soak_links.py,
 check each byte of each reply, the order of all, and that none is missing at a connection's end. A share of them ends
@@ -75,6 +75,7 @@ class Soak:
         self.links = Links(ports, args.every, self.rng)
         self.samples: list[dict[str, float]] = []
         self.began = time.monotonic()
+        self.n_told = 0
 
     def figures(self) -> dict[str, int]:
         self.server.say("figures")
@@ -162,6 +163,9 @@ class Soak:
         return gone and self.settle(lambda: self.figures()["descriptors"] == 0, LEAVING_S)
 
     def tell(self) -> None:
+        for line in self.links.told[self.n_told :]:
+            print(line)
+        self.n_told = len(self.links.told)
         last = self.samples[-1]
         print(
             f"{(time.monotonic() - self.began) / 60:6.1f} min: {last['connections']:,} connections,"
@@ -228,7 +232,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--churn", type=float, default=0.1, help="share that is replaced in a minute")
-    parser.add_argument("--every", type=float, default=15.0, help="seconds between two messages of a connection")
+    parser.add_argument("--every", type=float, default=40.0, help="seconds between two messages of a connection")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=rig.BENCH, help="where results/ and RESULTS.md are")

@@ -47,7 +47,8 @@ def no_object_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     gc.collect()
     gc.freeze()
     yield
-    # What was logged of a connection, with the stack of an exception, pytest keeps until later.
+    # What was logged of a connection, with the stack of an exception, pytest keeps until later, and what fixtures gave.
+    request.node.funcargs.clear()
     for when in ("setup", "call", "teardown"):
         caplog.get_records(when).clear()
     gc.collect()

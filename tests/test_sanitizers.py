@@ -1,4 +1,4 @@
-"""`make asan` finds what it is there for, in a process and in its children; and tells our leaks from the interpreter's."""
+"""`make asan` finds what it is there for, in a process and in its children, and knows our leaks from Python's."""
 
 from __future__ import annotations
 

@@ -29,8 +29,27 @@ TREE = HOME / "tree"
 REPORTS = HOME / "reports"
 SANITIZERS = "address,undefined,float-cast-overflow"
 
-# What the sanitizer itself changes is what these look at.
-UNFIT: list[str] = []
+# What the sanitizer itself changes, or takes, is what these look at.
+UNFIT = {
+    "tests/test_instructions.py": "valgrind",
+    "tests/test_bench_report.py": "how long things take",
+    "tests/test_liveness_bench.py": "how long things take",
+    "tests/test_scale.py": "memory, and descriptors by the thousand",
+    **{
+        f"tests/engine/test_slab.py::test_{name}": "resident memory"
+        for name in (
+            "what_is_kept_for_nobody_has_no_pages",
+            "a_burst_leaves_the_resident_set_as_it_was",
+            "destroying_unmaps_live_blocks",
+        )
+    },
+    "tests/engine/test_hot_path.py": "the C that is compiled for everybody",
+    "tests/engine/test_memory.py": "the process's maps",
+    "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib": "a process's memory",
+    "tests/packaging": "wheels and archives, which are not built with it",
+    "tests/peers": "programs of others: browsers, nginx, node",
+    "tests/conformance": "programs of others",
+}
 OPTIONS = {
     # A child that leaks as Python does must exit with what it exits with. The reports are what counts here.
     "exitcode": "0",

@@ -108,7 +108,7 @@ def compiler(bin_: Path, glibc: str) -> dict[str, str]:
     shutil.copy(library.resolve(), room / "libz.so")
     # Where `make clean` finds it.
     caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(HOME / "zig-cache"))
-    return {"CC": str(cc), "LDSHARED": f"{cc} -shared", "UWS_WERROR": "0", "UWS_ZLIB": "zlib", **caches}
+    return {"CC": str(cc), "LDSHARED": f"{cc} -shared", "UWS_ZLIB": "zlib", **caches}
 
 
 def contents(wheel: Path) -> list[str]:

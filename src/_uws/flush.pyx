@@ -58,11 +58,11 @@ cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
     post_nudge(l)
 
 
-cdef void conn_flush_all(UwsLoop* l) noexcept nogil:
-    """Send what all connections have queued. Lets go of the lock now and then, for the threads that send: what these
-    add meanwhile is for the next time, or they might keep the caller here for ever."""
+cdef void flush_enlisted(UwsLoop* l) noexcept nogil:
+    """conn_flush_all(), where somebody is enlisted."""
     cdef UwsConn* c
     cdef unsigned int done = 0
+    # Up to who is the last now: threads that send without end must not keep the caller here for ever.
     cdef int32_t last = l.dirty_tail, at = -1
     while l.dirty_head >= 0 and at != last:
         at = l.dirty_head

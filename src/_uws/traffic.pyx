@@ -25,19 +25,24 @@ from _uws.proto cimport (
     UWS_EVF_FINAL,
     UWS_EVF_OWNED,
     UWS_P_PEERS_KEPT,
+    UWS_P_STREAMED,
     UwsEvent,
     UwsProto,
     proto_feed,
+    proto_renew,
     proto_stalest,
 )
 from _uws.slab cimport slab_give, slab_take
-from _uws.slot cimport conn_ending_cause, conn_side
+from _uws.slot cimport conn_ending_cause, conn_held, conn_index, conn_side, loop_foreign
+from _uws.sock cimport sock_unread
 from _uws.state cimport (
     UWS_C_LIMIT,
     UWS_C_MEMORY,
     UWS_C_PEER,
     UWS_C_PROTOCOL,
     UWS_F_GONE,
+    UWS_F_PAUSED,
+    UWS_F_READY,
     UWS_M_EXTRA,
     UWS_M_HEARD,
     UWS_M_LISTEN,
@@ -56,6 +61,7 @@ from _uws.state cimport (
 cdef enum:
     PONG_BACKLOG_BYTES = 16384    # queued bytes above which only the last ping is answered (RFC 6455, section 5.5.3)
     TRY_AGAIN_LATER = 1013
+    SPARED_AT_ONCE = 16
     STRANGER_BYTES = 65536        # of a message that says who he is: nobody unknown may hold more of ours
 
 
@@ -146,15 +152,34 @@ cdef inline int _cause_of(int status) noexcept nogil:
     return UWS_C_MEMORY if status == UWS_E_NOMEM else UWS_C_PROTOCOL
 
 
-cdef void _shed(UwsLoop* l) noexcept nogil:
+cdef inline bint _kept_waiting(const UwsLoop* l, const UwsConn* c) noexcept nogil:
+    """Has c sent what we have not read, for the sake of others? Nothing of its own waits for a callback then."""
+    if c.state != UWS_S_OPEN or not (c.flags & UWS_F_PAUSED) or c.flags & (UWS_F_READY | UWS_F_GONE):
+        return False
+    if conn_held(c) or (c.side != NULL and c.side.inbox.head != NULL) or loop_foreign(l):
+        return False
+    return sock_unread(conn_index(l, c))
+
+
+cdef void _shed(UwsLoop* l, UwsConn* fed) noexcept nogil:
     """Incomplete messages take more than they may, all together: who has sent nothing of his for longest has to go. One
-    who is in the middle of sending is the last to be hit, and one who began a message to keep us waiting the first."""
+    who is in the middle of sending is the last to be hit, and one who began a message to keep us waiting the first.
+
+    Who looks as if he had stopped because we do not read him is passed over; where there are too many of those, fed
+    has to go, with whose message it became too much: to look at all of them each time would be dear."""
     cdef UwsProto* p
+    cdef int spared = 0
     while l.env.partial_bytes > l.limits.max_partial_bytes:
         p = proto_stalest(&l.env)
         if p == NULL:
             return
         # It is the first member of its slot.
+        if p != &fed.proto and spared < SPARED_AT_ONCE and _kept_waiting(l, <UwsConn*>p):
+            proto_renew(p, &l.env)
+            spared += 1
+            continue
+        if spared == SPARED_AT_ONCE and fed.proto.part != NULL and not (fed.proto.msg_opcode & UWS_P_STREAMED):
+            p = &fed.proto
         conn_end(l, <UwsConn*>p, UWS_C_LIMIT, TRY_AGAIN_LATER, TRY_AGAIN_LATER, NULL, 0)
         if p.part != NULL:
             # It is over, and was listened to for its close frame only.
@@ -175,7 +200,12 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
     if c.marks & UWS_M_STRANGER:
         l.env.max_message_bytes = min(most, <uint64_t>STRANGER_BYTES)
+    l.env.work_bytes = 0
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
+    if b != NULL:
+        # A compressed message that comes to nothing, or is refused, has cost the others as much time as one that is
+        # handed on: the turn is to end after it all the same.
+        b.owned_bytes += l.env.work_bytes
     l.env.max_message_bytes = most
     for i in range(n):
         event = &l.scratch[i]
@@ -205,4 +235,4 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
         code = <uint16_t>err_close_code(status)
         conn_end(l, c, _cause_of(status), code, code, NULL, 0)
     if l.env.partial_bytes > l.limits.max_partial_bytes:
-        _shed(l)
+        _shed(l, c)

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import soak
+import soak_links
 import soak_report
 from live import serve, take
 from raw import TIMEOUT
 from soak_links import OPEN, Links
 
-SECONDS = 6.0
+SECONDS = 4.0
 
 
 def test_nothing_is_lost_and_nothing_stays_where_connections_of_every_kind_come_and_go() -> None:
@@ -30,7 +31,7 @@ def test_nothing_is_lost_and_nothing_stays_where_connections_of_every_kind_come_
     assert not missed, result["told"]
     # All ways to end were among them, and much was said.
     assert set(result["ends"]) == set(soak.ENDS)
-    assert result["received"] > 500 and result["numbered"] > 100 and result["opened"] > 400
+    assert result["received"] > 300 and result["numbered"] > 100 and result["opened"] > 400
 
 
 # --- what would be found ---
@@ -95,15 +96,15 @@ def test_a_connection_that_ends_without_reason_is_found() -> None:
     assert living(Mischief("ended")).wrongs["close"]
 
 
-def test_replies_that_are_missing_at_the_end_are_found() -> None:
-    heard: collections.Counter[Any] = collections.Counter()
-
-    def silent_in_the_end(conn: Any, message: str | bytes) -> None:
-        heard[conn] += 1
-        if heard.total() <= 300:
-            conn.send(message)
-
-    assert living(silent_in_the_end).wrongs["lost"]
+def test_replies_that_never_come_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak_links, "PATIENCE_S", 0.0)
+    with serve(on_message=lambda conn, message: None, record_connects=False) as live:
+        links = Links({"on_message": live.port}, 0.02, random.Random(3))
+        links.open("on_message")
+        live_until(links, lambda: links.sent >= 3)
+        links.look()
+        assert links.wrongs["stuck"] and not links.links
+        links.close()
 
 
 def test_an_echo_that_makes_no_mischief_is_in_order() -> None:

@@ -22,7 +22,7 @@ def test_whatever_network_and_clock_do_nothing_is_lost_told_twice_or_left() -> N
     # It would not be, either, where nothing happened.
     for what in ("opened", "told", "heard", "mishaps"):
         assert totals[what] > SEEDS, totals
-    for what in ("pauses", "takeovers", *(f"cause {number}" for number in CAUSES)):
+    for what in ("pauses", "takeovers", "deflated", "inflated", "proxied", *(f"cause {number}" for number in CAUSES)):
         assert totals[what] > SEEDS // 1000, (what, totals)
 
 

@@ -37,6 +37,7 @@ from _uws.state cimport (
 
 from uws_shims.scarce_shim cimport scarce_set
 from uws_shims.simapp_shim cimport app_act, app_answer, app_resume, app_send, app_step
+from uws_shims.simdeflate_shim cimport deflates_end
 from uws_shims.simkernel cimport SIM_BASE, SIM_FDS, SIM_NEVER, SimHooks, SimKernel, SimWeather
 from uws_shims.simpeer_shim cimport PEER_GONE, PEER_LONGEST_BYTES, Peer, peer_act, peer_init
 from uws_shims.simrules_shim cimport rules_asleep, rules_between_turns, rules_over
@@ -94,7 +95,7 @@ cdef void _stop() noexcept nogil:
 
 
 cdef void _other() noexcept nogil:
-    """The other runner, on its stack. It goes on after a step of its, and where it waits."""
+    """The other runner, on its stack: it lets others go on after each step, and wherever it waits."""
     while True:
         W.other_at_work = app_step(&W, &W.theirs)
         swapcontext(&OTHER, &HERE)
@@ -324,6 +325,14 @@ cdef void _make_limits(UwsLimits* limits) noexcept nogil:
     limits.io_timeout_us = 10000000
     limits.jobs = _one_of(0, 0, 1 + _below(3))
     limits.proxy_protocol = _below(6) == 0
+    if _below(3) == 0:
+        limits.deflate.enabled = 1
+        limits.deflate.level = 1 + _below(9)
+        limits.deflate.mem_level = 1 + _below(9)
+        limits.deflate.server_bits = 9 + _below(7)
+        limits.deflate.client_bits = 9 + _below(7)
+        limits.deflate.server_takeover = _below(2)
+        limits.deflate.client_takeover = _below(2)
 
 
 cdef void _empty(UwsBatch* b) noexcept nogil:
@@ -403,6 +412,7 @@ cdef void _run(uint64_t seed, const uint32_t* spared, size_t n_spared, bint is_t
     W.totals.pauses += L.count.pauses
     W.totals.virtual_us += K.now() - began
     scarce_set(NULL, 0)
+    deflates_end()
     loop_destroy(L)
     K.end()
 

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from _uws.deflate cimport deflater_run
 from _uws.deliver cimport (
     UWS_WAITED,
     UwsDelivery,
@@ -14,7 +15,7 @@ from _uws.deliver cimport (
     deliver_wait,
     deliver_wait_room,
 )
-from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_403, UWS_E_NOMEM, UWS_OK
+from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_403, UWS_E_NOMEM, UWS_MORE, UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_OP_PING
 from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking, conn_peer
@@ -31,16 +32,20 @@ from _uws.proto cimport (
     UWS_EV_OPEN,
     UWS_EV_PONG,
     UWS_EV_REQUEST,
+    UWS_P_OURS_KEPT,
+    UWS_P_WINDOW,
     UwsEvent,
 )
 from _uws.send cimport (
     UWS_SEND_DROP,
     UWS_SEND_FLUSH,
     UWS_STRAIGHT_BYTES,
+    send_deflated,
     send_frame,
     send_leave,
     send_may_go_straight,
     send_overflow,
+    send_own,
     send_straight,
 )
 from _uws.slot cimport conn_at, conn_mute, conn_side, conn_takes, conn_trim
@@ -60,6 +65,7 @@ from _uws.state cimport (
     UWS_W_OPEN,
     UwsConn,
     pthread_mutex_lock,
+    pthread_mutex_trylock,
     pthread_mutex_unlock,
 )
 from _uws.tend cimport conn_expires_in
@@ -83,6 +89,7 @@ cdef enum:
     MOST_SENT = 48                # messages to one client
 
 cdef uint8_t MESSAGE[PEER_LONGEST_BYTES + 4]
+cdef uint8_t APART[PEER_LONGEST_BYTES + 4]       # of who has the deflater
 
 
 cdef Peer* _peer(World* w, int32_t index, uint32_t generation) noexcept nogil:
@@ -96,10 +103,46 @@ cdef Peer* _peer(World* w, int32_t index, uint32_t generation) noexcept nogil:
     return p
 
 
+cdef uint32_t _write(World* w, Peer* p, uint8_t* out) noexcept nogil:
+    """The next message to p, which gets its number."""
+    cdef uint32_t number = p.accepted, n = heard_bytes(p.id, number, w.answer_bytes), i
+    for i in range(n):
+        out[i] = heard_byte(p.id, number, i)
+    p.accepted += 1
+    return n
+
+
+cdef int _send_deflated(World* w, Peer* p, int window_bits) noexcept nogil:
+    """As Conn._send_deflated() does. The lock is held on entry, and not on return."""
+    cdef const uint8_t* out = NULL
+    cdef size_t made = 0
+    cdef int opcode = said_opcode(p.id + OURS, p.accepted), status, done
+    cdef uint32_t n
+    pthread_mutex_unlock(&w.l.lock)
+    if p.is_compressed or pthread_mutex_trylock(&w.l.deflate_lock) != 0:
+        # Who has it is a caller of this.
+        return UWS_E_ARG
+    # Which of two threads is the first to queue its message is not known before; so only one may be at it.
+    p.is_compressed = 1
+    n = _write(w, p, APART)
+    done = deflater_run(&w.l.deflater, window_bits, APART, n, &out, &made)
+    pthread_mutex_lock(&w.l.lock)
+    status = send_deflated(&w.l, p.index, p.generation, opcode, done, APART, n, out, made)
+    p.is_compressed = 0
+    if status == UWS_MORE or status == UWS_E_ARG:
+        p.accepted -= 1
+    elif status == UWS_E_NOMEM:
+        p.may_skip = 1
+    if send_leave(&w.l, p.index, p.generation, status) == UWS_MORE:
+        return UWS_MORE
+    return UWS_OK
+
+
 cdef void app_send(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
     """As Conn._send() does."""
     cdef UwsConn* c
-    cdef uint32_t n, number, i
+    cdef uint32_t n, number
+    cdef bint is_deflated
     cdef uint64_t deadline = 0
     cdef int status
     if p.accepted >= MOST_SENT:
@@ -130,12 +173,19 @@ cdef void app_send(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
             if status != UWS_WAITED:
                 return
             continue
+        if p.is_compressed:
+            pthread_mutex_unlock(&w.l.lock)
+            return
+        is_deflated = c.proto.flags & UWS_P_WINDOW != 0 and w.k.below(2) != 0
+        if is_deflated and not (c.proto.flags & UWS_P_OURS_KEPT):
+            if _send_deflated(w, p, c.proto.flags & UWS_P_WINDOW) == UWS_MORE:
+                continue
+            return
         number = p.accepted
-        n = heard_bytes(p.id, number, w.answer_bytes)
-        for i in range(n):
-            MESSAGE[i] = heard_byte(p.id, number, i)
-        p.accepted += 1
-        if n >= UWS_STRAIGHT_BYTES and send_may_go_straight(&w.l, c) and (d == NULL or d.at == d.end):
+        n = _write(w, p, MESSAGE)
+        if is_deflated:
+            status = send_own(&w.l, c, said_opcode(p.id + OURS, number), MESSAGE, n)
+        elif n >= UWS_STRAIGHT_BYTES and send_may_go_straight(&w.l, c) and (d == NULL or d.at == d.end):
             status = send_straight(&w.l, c, said_opcode(p.id + OURS, number), MESSAGE, n)
         else:
             status = send_frame(&w.l, c, said_opcode(p.id + OURS, number), 0, MESSAGE, n, n)

@@ -49,6 +49,7 @@ cdef struct Peer:
     # the script
     uint8_t request
     uint8_t header                # PeerHeader
+    uint8_t offers                # permessage-deflate, one of four ways; 0: it does not
     uint8_t finale
     uint8_t is_eager              # does not wait for the 101
     uint8_t answers_pings
@@ -87,6 +88,10 @@ cdef struct Peer:
     uint32_t got                  # bytes so far
     uint8_t is_upgraded
     uint8_t is_refused
+    uint8_t is_deflated           # permessage-deflate was agreed on
+    uint8_t is_squeezed           # the message that is heard
+    uint32_t deflated             # messages sent compressed,
+    uint32_t inflated             # ... and heard
     uint8_t heard_close
     uint16_t status
     uint16_t close_code
@@ -114,6 +119,7 @@ cdef struct Peer:
     uint32_t told_at              # of a streamed one
     uint8_t told_begun
     uint32_t accepted             # messages from the application
+    uint8_t is_compressed         # one of them, which has its number and is not queued yet
     uint8_t may_skip              # the oldest of them may have been dropped
     uint64_t resumes_us           # conn.pause() until then; 0: it is not
 

@@ -1,7 +1,9 @@
 # See simpeer_shim.pxd. It shares no line with the engine: what one of them gets wrong the other does not.
 
+from libc.stdlib cimport atoi
 from libc.string cimport memcmp, memcpy, memset
 
+from uws_shims.simdeflate_shim cimport PeerTerms, deflates, deflates_begin, inflates
 from uws_shims.simkernel cimport SIM_EOF, SIM_NEVER, SIM_OPEN, SIM_RESET
 
 cdef enum:
@@ -16,6 +18,9 @@ cdef enum:
 
 cdef uint8_t OUT[16][PEER_OUT_BYTES]     # by client
 cdef uint8_t IN[65536]
+cdef uint8_t PLAIN[PEER_LONGEST_BYTES + 5]
+cdef uint8_t SQUEEZED[PEER_OUT_BYTES]
+cdef uint8_t HEARD[16][PEER_LONGEST_BYTES + 512]
 
 cdef const char* WELL = (b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                          b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
@@ -23,6 +28,14 @@ cdef const char* PLAINLY = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
 cdef const char* WRONGLY = (b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                             b"Sec-WebSocket-Version: 13\r\n\r\n")
 cdef const uint8_t* SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+cdef const char* OFFERS[4]
+OFFERS[:] = [
+    b"",
+    b"Sec-WebSocket-Extensions: permessage-deflate\r\n",
+    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n",
+    (b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+     b"server_max_window_bits=9; client_max_window_bits=10\r\n"),
+]
 # The RFC's own example, section 1.3.
 cdef const char* ACCEPTS = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
@@ -91,6 +104,8 @@ cdef void peer_init(Peer* p, int id, const SimKernel* k, bint is_proxied) noexce
     p.request = ASKS_WELL
     if k.mishap(16):
         p.request = <uint8_t>(1 + k.below(ASKS_HALF))
+    if k.below(2):
+        p.offers = <uint8_t>k.below(4)
     if is_proxied:
         p.header = <uint8_t>(NAMED_IN_TEXT + k.below(3))
         if k.mishap(16):
@@ -174,6 +189,16 @@ cdef void _message(Peer* p, const SimKernel* k) noexcept nogil:
     cdef uint32_t parts = 1, part, at = 0, n, key, i
     cdef uint8_t first = said_opcode(p.id, number)
     cdef bint last
+    for i in range(size):
+        PLAIN[i] = said(p.id, number, i)
+    if p.is_deflated and k.below(2):
+        size = deflates(p.id, PLAIN, size, SQUEEZED, sizeof(SQUEEZED))
+        if size == 0:
+            k.fail("client %d: zlib does not compress", p.id)
+        first |= 0x40
+        p.deflated += 1
+    else:
+        memcpy(SQUEEZED, PLAIN, size)
     if p.splits and k.below(p.splits) == 0:
         parts = 2 + k.below(4)
     for part in range(parts):
@@ -184,7 +209,7 @@ cdef void _message(Peer* p, const SimKernel* k) noexcept nogil:
         key = k.below(0xFFFFFFFF)
         _head(p, (FIN if last else 0) | (first if part == 0 else CONTINUATION), n, key, True)
         for i in range(n):
-            _byte(p, said(p.id, number, at + i) ^ <uint8_t>(key >> (8 * (i & 3))))
+            _byte(p, SQUEEZED[at + i] ^ <uint8_t>(key >> (8 * (i & 3))))
         at += n
         if not last and p.chats and k.below(p.chats) == 0:
             _ping(p, k)
@@ -207,7 +232,7 @@ cdef void _wrong(Peer* p, const SimKernel* k) noexcept nogil:
     elif which == 3:
         _head(p, FIN | BINARY, <uint64_t>1 << 40, key, True)
     elif which == 4:
-        _head(p, FIN | 0x40 | BINARY, 0, key, True)
+        _head(p, FIN | 0x20 | BINARY, 0, key, True)
     elif which == 5:
         _head(p, FIN | CONTINUATION, 0, key, True)
     else:
@@ -279,6 +304,11 @@ cdef void _request(Peer* p, const SimKernel* k) noexcept nogil:
     if p.request == ASKS_HALF:
         n -= 7
     memcpy(out, text, n)
+    if p.request == ASKS_WELL and p.offers:
+        # Before the empty line.
+        memcpy(out + n - 2, OFFERS[p.offers], strlen(OFFERS[p.offers]))
+        n += <uint32_t>strlen(OFFERS[p.offers])
+        memcpy(out + n - 2, <const char*>b"\r\n", 2)
     if p.request == ASKS_NONSENSE:
         n = 200
         memset(out, 0x16, n)
@@ -375,6 +405,33 @@ cdef bint _write(Peer* p, const SimKernel* k) noexcept nogil:
 
 # ---- what it hears
 
+cdef bint _says(const Peer* p, const char* what) noexcept nogil:
+    return memmem(p.line, p.line_len, what, strlen(what)) != NULL
+
+
+cdef uint8_t _bits(const Peer* p, const char* name) noexcept nogil:
+    """What it says of a window; behind it there is an end of a line, at least."""
+    cdef const char* found = <const char*>memmem(p.line, p.line_len, name, strlen(name))
+    return 15 if found == NULL else <uint8_t>atoi(found + strlen(name))
+
+
+cdef void _agree(Peer* p, const SimKernel* k) noexcept nogil:
+    cdef PeerTerms terms
+    if not p.offers:
+        k.fail("client %d: an extension that it did not offer", p.id)
+    terms.server_resets = _says(p, b"server_no_context_takeover")
+    terms.client_resets = _says(p, b"client_no_context_takeover")
+    terms.server_bits = _bits(p, b"server_max_window_bits=")
+    terms.client_bits = _bits(p, b"client_max_window_bits=")
+    if terms.server_bits < 8 or terms.server_bits > 15 or terms.client_bits < 8 or terms.client_bits > 15:
+        k.fail("client %d: windows of %u and %u bits", p.id, terms.server_bits, terms.client_bits)
+    if p.offers == 3 and (not terms.server_resets or terms.server_bits > 9 or terms.client_bits > 10):
+        k.fail("client %d: other terms than it offered", p.id)
+    if not deflates_begin(p.id, &terms):
+        k.fail("client %d: zlib has no contexts of %u and %u bits", p.id, terms.server_bits, terms.client_bits)
+    p.is_deflated = 1
+
+
 cdef void _heard_head(Peer* p, const SimKernel* k) noexcept nogil:
     """A whole response."""
     if p.line_len < 13 or memcmp(p.line, <const char*>b"HTTP/1.1 ", 9) != 0:
@@ -391,6 +448,8 @@ cdef void _heard_head(Peer* p, const SimKernel* k) noexcept nogil:
         k.fail("client %d did not ask for a WebSocket and has one", p.id)
     if memmem(p.line, p.line_len, ACCEPTS, strlen(ACCEPTS)) == NULL:
         k.fail("client %d: the response does not accept its key", p.id)
+    if _says(p, b"permessage-deflate"):
+        _agree(p, k)
     p.is_upgraded = 1
     p.line_len = 0
 
@@ -403,7 +462,8 @@ cdef void _heard_frame(Peer* p, const SimKernel* k) noexcept nogil:
     p.first = p.line[0]
     if p.line[1] & 0x80:
         k.fail("client %d: a server does not mask", p.id)
-    if p.line[0] & 0x70:
+    p.is_squeezed = p.line[0] & 0x40 and p.is_deflated and opcode < CLOSE
+    if p.line[0] & (0x30 if p.is_squeezed else 0x70):
         k.fail("client %d: reserved bits in %02x", p.id, p.line[0])
     if opcode != TEXT and opcode != BINARY and opcode != CLOSE and opcode != PING and opcode != PONG:
         k.fail("client %d: opcode %u", p.id, opcode)
@@ -421,7 +481,7 @@ cdef void _heard_frame(Peer* p, const SimKernel* k) noexcept nogil:
             k.fail("client %d: a length in too many bytes", p.id)
     if opcode >= CLOSE and n > 125:
         k.fail("client %d: a control frame of %llu bytes", p.id, <unsigned long long>n)
-    if n > PEER_LONGEST_BYTES + 4:
+    if n > PEER_LONGEST_BYTES + (100 if p.is_squeezed else 4):
         k.fail("client %d: a message of %llu bytes, which nobody sent", p.id, <unsigned long long>n)
     p.left = <uint32_t>n
     p.at = 0
@@ -443,6 +503,21 @@ cdef void _heard_number(Peer* p, const SimKernel* k, uint32_t answer_bytes) noex
         k.fail("client %d: message %u has %u bytes", p.id, p.number, p.left + p.at)
     if p.first & 15 != said_opcode(p.id + OURS, p.number):
         k.fail("client %d: message %u as opcode %u", p.id, p.number, p.first & 15)
+
+
+cdef void _stretch(Peer* p, const SimKernel* k, uint32_t answer_bytes) noexcept nogil:
+    """A compressed message is there."""
+    cdef uint32_t i, n = inflates(p.id, HEARD[p.id], p.at, PLAIN, sizeof(PLAIN))
+    if n < 4:
+        k.fail("client %d: message %u or a later one is broken: %u bytes make %u", p.id, p.heard, p.at, n)
+    for i in range(4):
+        p.number |= <uint32_t>PLAIN[i] << (7 * i)
+    p.inflated += 1
+    p.at = n
+    _heard_number(p, k, answer_bytes)
+    for i in range(4, n):
+        if PLAIN[i] != heard_byte(p.id, p.number, i):
+            k.fail("client %d: byte %u of message %u, which was compressed, is %u", p.id, i, p.number, PLAIN[i])
 
 
 cdef void _heard_control(Peer* p, const SimKernel* k) noexcept nogil:
@@ -513,6 +588,13 @@ cdef void _hear(Peer* p, const SimKernel* k, const uint8_t* data, uint32_t n, ui
             p.line_len += 1
             p.left -= 1
             i += 1
+        elif p.is_squeezed:
+            HEARD[p.id][p.at] = data[i]
+            p.at += 1
+            p.left -= 1
+            i += 1
+            if p.left == 0:
+                _stretch(p, k, answer_bytes)
         else:
             if p.at < 4:
                 p.number |= <uint32_t>data[i] << (7 * p.at)

@@ -26,11 +26,13 @@ from _uws.state cimport (
 )
 
 from uws_shims.simkernel cimport SIM_BASE, SIM_FDS
-from uws_shims.simpeer_shim cimport PEER_LONGEST_BYTES, Peer
+from uws_shims.simpeer_shim cimport NAMED_NOT, PEER_LONGEST_BYTES, PEER_MESSAGES, Peer
 from uws_shims.simworld cimport World
 
 cdef enum:
     TWO_READS_BYTES = 2 * (65536 + PEER_LONGEST_BYTES)
+    # A client that compresses may say all that it ever says in one read.
+    ALL_BYTES = PEER_MESSAGES * PEER_LONGEST_BYTES
     QUEUE_SLACK_BYTES = 40000     # a message beyond the limit, pongs, two close frames, the 101
 
 
@@ -109,7 +111,7 @@ cdef void rules_between_turns(World* w) noexcept nogil:
                      c.side.out.bytes)
         if c.side.out.bytes > w.l.limits.max_buffered_bytes + QUEUE_SLACK_BYTES:
             w.k.fail("descriptor %d: %zu bytes are queued", i, c.side.out.bytes)
-        if c.side.inbox.bytes > w.l.limits.max_inbox_bytes + TWO_READS_BYTES:
+        if c.side.inbox.bytes > w.l.limits.max_inbox_bytes + TWO_READS_BYTES + ALL_BYTES * w.l.limits.deflate.enabled:
             w.k.fail("descriptor %d: %zu bytes wait", i, c.side.inbox.bytes)
     if conns != w.l.n_conns or opened != w.l.n_open:
         w.k.fail("%u connections, %u open; counted: %u, %u", conns, opened, w.l.n_conns, w.l.n_open)
@@ -152,3 +154,6 @@ cdef void rules_over(World* w) noexcept nogil:
         w.totals.told += p.told
         w.totals.accepted += p.accepted
         w.totals.heard += p.heard - p.skipped
+        w.totals.deflated += p.deflated
+        w.totals.inflated += p.inflated
+        w.totals.proxied += p.opens != 0 and p.header != NAMED_NOT

@@ -18,6 +18,9 @@ cdef struct Totals:
     uint64_t told                 # messages of clients, to the application
     uint64_t accepted             # the application's
     uint64_t heard                # ... by clients
+    uint64_t deflated             # by clients
+    uint64_t inflated             # ... of the application's
+    uint64_t proxied              # clients
     uint64_t mishaps
     uint64_t takeovers
     uint64_t pauses
