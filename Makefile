@@ -6,7 +6,8 @@ ADDR ?= :8000
 JOBS ?= $(shell nproc)
 # For pytest and the benchmarks: make test ARGS="-k frame"
 ARGS ?=
-# How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes.
+# How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes, cases
+# of `make faults`.
 N ?=
 # make fuzz: seconds for each target, and which.
 TIME ?=
@@ -30,7 +31,7 @@ STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
 .PHONY: help run test clean lint docs versions wheels
-.PHONY: autobahn autobahn-all differential fuzz exits simulate peers pool isolation asan tsan free-threaded
+.PHONY: autobahn autobahn-all differential fuzz exits faults simulate peers pool isolation asan tsan free-threaded
 .PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
 .PHONY: abuse floods cycles soak idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
@@ -41,6 +42,7 @@ help:
 	@echo "make autobahn     the Autobahn cases; report in autobahn-report/"
 	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make exits N=200  every way in which a process ends, so many times"
+	@echo "make faults       every call of the engine fails in its turn; N=20000: in so many cases"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
 	@echo "make fuzz TIME=60 inputs that clang's libFuzzer makes, put to parsers and oracles; TARGET=\"proto utf8\": these only"
 	@echo "make bench        ours beside the peers and a floor in C: speed, memory, round trips; writes bench/RESULTS.md"
@@ -96,6 +98,9 @@ fuzz: $(DEV)/built
 
 exits: $(DEV)/built
 	$(PY) tests/faults/exits.py --runs $(or $(N),200) $(ARGS)
+
+faults: $(DEV)/built
+	$(PY) tests/faults/failing_calls.py $(if $(N),--cases $(N),--every) $(ARGS)
 
 # What cannot be had is left out of the benchmark, which says so.
 bench: $(DEV)/built peers

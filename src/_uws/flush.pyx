@@ -23,7 +23,7 @@ from _uws.slot cimport (
     tick_now,
 )
 from _uws.slow cimport slow_got_on, slow_leave
-from _uws.sock cimport sock_end_sending
+from _uws.sock cimport sock_end_sending, sock_sever
 from _uws.state cimport (
     UWS_F_CLOSE_OUT,
     UWS_F_DIRTY,
@@ -136,7 +136,9 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
                                                                  side.pong_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
         if status == UWS_E_SYS:
-            # What the peer sent before its RST may still be unread: reading finds the end by itself.
+            # What the peer sent before its RST may still be unread: reading finds the end by itself. Where it is not
+            # the peer that has ended it, but somebody here who forbids to send (EACCES, EPERM), there would be none.
+            sock_sever(conn_index(l, c))
             c.flags |= UWS_F_GONE
             outq_drop(&side.out, &l.slab)
             conn_release(l, c)
