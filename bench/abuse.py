@@ -4,7 +4,7 @@
 
 slowloris: 10,000 clients send their requests byte by byte and never end. Meanwhile others come, a hundred a second, and
     talk. Then the handshake's deadline is over for the slow ones.
-stopped: a message goes to 1,000 connections, 50 times a second. None of them, 1 %, 10 % have stopped reading.
+stopped: a message goes to 1,000 connections, 20 times a second. None of them, 1 %, 10 % have stopped reading.
 descriptors: the server may have no more of them, for 10 s, while clients keep coming; others talk.
 storm: thousands connect at once, again and again, more than the backlog holds, or reset before they are accepted;
     others talk, and come.
@@ -86,11 +86,11 @@ class Sizes:
     slow_for_s: float = 2.0
     readers: int = 1000
     stopped: tuple[float, ...] = (0.0, 0.01, 0.1)
-    publications_per_s: float = 50.0
+    publications_per_s: float = 20.0
     size: int = 1000
     # Longer than what is measured takes, so that those who stopped are there all the while.
-    send_timeout: float = 12.0
-    seconds: float = 8.0
+    send_timeout: float = 10.0
+    seconds: float = 6.0
     nofile: int = 1000
     starved_s: float = 10.0
     wave: int = 5000
@@ -107,7 +107,7 @@ class Sizes:
 
 # Says whether somebody is lost, on any machine that has other things to do; its figures mean nothing.
 SMALL = Sizes(
-    pinned=False, slow=1000, slow_for_s=1.0, readers=100, stopped=(0.0, 0.1), size=8000, seconds=1.5,
+    pinned=False, slow=1000, slow_for_s=1.0, readers=100, stopped=(0.0, 0.1), size=8000, seconds=1.5, publications_per_s=50.0,
     send_timeout=2.5, nofile=200, starved_s=1.5, wave=500, handshake_timeout=4.0, period=1.5, deadline=4.0,
 )  # fmt: skip
 
