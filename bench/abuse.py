@@ -107,8 +107,9 @@ class Sizes:
 
 # Says whether somebody is lost, on any machine that has other things to do; its figures mean nothing.
 SMALL = Sizes(
-    pinned=False, slow=1000, slow_for_s=1.0, readers=100, stopped=(0.0, 0.1), size=8000, seconds=1.5, publications_per_s=50.0,
-    send_timeout=2.5, nofile=200, starved_s=1.5, wave=500, handshake_timeout=4.0, period=1.5, deadline=4.0,
+    pinned=False, slow=1000, slow_for_s=1.0, readers=100, stopped=(0.0, 0.1), publications_per_s=50.0, size=8000,
+    seconds=1.5, send_timeout=2.5, nofile=200, starved_s=1.5, wave=500, handshake_timeout=4.0, period=1.5,
+    deadline=4.0,
 )  # fmt: skip
 
 
