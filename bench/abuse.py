@@ -24,7 +24,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -344,8 +344,10 @@ def cases(part: str, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def measure(part: str, sizes: Sizes, rounds: int, only: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Case -> samples, round by round; another case begins each round."""
+def measure(
+    part: str, sizes: Sizes, rounds: int, only: list[str], keep: Callable[[dict[str, list[dict[str, Any]]]], None]
+) -> dict[str, list[dict[str, Any]]]:
+    """Case -> samples, round by round; another case begins each round. keep: given what there is after each."""
     wanted = {
         name: take for name, take in cases(part, sizes).items() if not only or any(text in name for text in only)
     }
@@ -356,6 +358,7 @@ def measure(part: str, sizes: Sizes, rounds: int, only: list[str]) -> dict[str, 
         for name in names[first:] + names[:first]:
             taken[name].append(wanted[name]())
             print(f"{part}: {name}, round {number + 1}", file=sys.stderr, flush=True)
+        keep(taken)
     return taken
 
 
@@ -378,16 +381,21 @@ def main() -> None:
     out = rig.ROOT / "build" / "bench" / "smoke" if args.smoke else rig.BENCH
     recorded = abuse_report.recorded(out) or {}
     for part in parts:
-        samples = measure(part, sizes, rounds, args.only)
-        if args.more and part in recorded:
-            had = recorded[part]["samples"]
-            samples = {name: had.get(name, []) + taken for name, taken in samples.items()}
-        recorded[part] = {"facts": dataclasses.asdict(facts), "sizes": dataclasses.asdict(sizes), "samples": samples}
+        had = recorded.get(part, {}).get("samples", {}) if args.more else {}
+
+        def keep(
+            taken: dict[str, list[dict[str, Any]]], part: str = part, had: dict[str, list[dict[str, Any]]] = had
+        ) -> None:
+            samples = {name: had.get(name, []) + own for name, own in taken.items()}
+            about = {"facts": dataclasses.asdict(facts), "sizes": dataclasses.asdict(sizes)}
+            recorded[part] = {**about, "samples": samples}
+            if not args.only:
+                write(recorded, out)
+
+        measure(part, sizes, rounds, args.only, keep)
         print()
         print(abuse_report.render_part(part, recorded[part]))
         print(flush=True)
-    if not args.only:
-        write(recorded, out)
     lost = [line for part in parts for line in abuse_report.losses(part, recorded[part])]
     if lost:
         raise SystemExit("\n".join(lost))
