@@ -29,7 +29,7 @@ def recorded(out: Path) -> dict[str, Any] | None:
 def spread(values: list[float], digits: int) -> str:
     """The median, and from where to where."""
     text = f"{statistics.median(values):,.{digits}f}"
-    if len(values) > 1:
+    if min(values) != max(values):
         text += f" ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
     return text
 
@@ -72,7 +72,8 @@ def targets(name: str, part: dict[str, Any]) -> list[Target]:
         kind = case.partition(",")[0]
         if name == "slowloris" and taken[0]["held"]:
             found.append(Target(f"{case}: honest handshake, p99", of(taken, "upgrade_p99_ms"), 50, " ms"))
-            most = sizes["handshake_timeout"] + 1
+            # What they are told they hear late: the attackers' process has little of a say.
+            most = sizes["handshake_timeout"] + 2
             found.append(Target(f"{case}: the longest that one stayed", of(taken, "longest_s"), most, " s"))
         elif name == "stopped" and taken[0]["asleep"] and (base := f"{kind}, 0% stopped") in samples:
             against = ratios(part, case, base, "p99_ms")
