@@ -103,6 +103,7 @@ COLUMNS: dict[str, dict[str, tuple[str, int]]] = {
     },
     "stopped": {
         "stopped": ("asleep", 0),
+        "MiB queued for them": ("waiting_mib", 1),
         "delivery p50, ms": ("p50_ms", 2),
         "p99, ms": ("p99_ms", 2),
         "deliveries": ("deliveries", 0),
