@@ -185,6 +185,7 @@ def stopped(sizes: Sizes, kind: str, share: float, overflow: str = "drop-oldest"
     ):
         if (said := attackers.hear(PATIENCE_S)) != "ready":
             raise rig.Failed(f"attackers.py said {said!r}")
+        waiting = counters(peer)["buffered_bytes"]
         before = resident_mib(peer.pid)
         seen = broadcasting(client_core, port, sizes.readers - asleep, sizes)
         peak = peak_mib(peer.pid)
@@ -195,6 +196,7 @@ def stopped(sizes: Sizes, kind: str, share: float, overflow: str = "drop-oldest"
     ended.pop("peer", None)
     return {
         "asleep": asleep,
+        "waiting_mib": waiting / (1 << 20),
         "p50_ms": 1000 * seen["latency_seconds"]["p50"],
         "p99_ms": 1000 * seen["latency_seconds"]["p99"],
         "deliveries": seen["messages"],

@@ -80,7 +80,8 @@ def targets(name: str, part: dict[str, Any]) -> list[Target]:
             found.append(Target(f"{case}: p99 of the others / without", against, 1.2, digits=2))
             # What may wait for each of them, with the chunk that it is in, twice for what is not used of it.
             bound = taken[0]["asleep"] * 2 * (128 + 16) / 1024 + 8
-            found.append(Target(f"{case}: memory for them", of(taken, "grown_mib"), round(bound), " MiB"))
+            memory = [sample["waiting_mib"] + sample["grown_mib"] for sample in taken]
+            found.append(Target(f"{case}: memory for them", memory, round(bound), " MiB"))
         elif name == "descriptors":
             found.append(Target(f"{case}: CPU meanwhile", [100 * one for one in of(taken, "server_cpu")], 15, " %"))
             found.append(Target(f"{case}: next one in after", of(taken, "again_after_ms"), 150, " ms"))
@@ -103,12 +104,13 @@ COLUMNS: dict[str, dict[str, tuple[str, int]]] = {
     },
     "stopped": {
         "stopped": ("asleep", 0),
+        "MiB queued for them": ("waiting_mib", 1),
         "delivery p50, ms": ("p50_ms", 2),
         "p99, ms": ("p99_ms", 2),
         "deliveries": ("deliveries", 0),
         "errors": ("errors", 0),
         "still there": ("still_there", 0),
-        "memory more, MiB": ("grown_mib", 1),
+        "memory more meanwhile, MiB": ("grown_mib", 1),
     },
     "descriptors": {
         "inside": ("inside", 0),
