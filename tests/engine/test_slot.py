@@ -248,11 +248,16 @@ def test_a_transport_that_is_gone_is_polled_again_until_its_end_was_read(polled:
     assert table.flags(fd) & shim.F_UNPOLLED
 
 
-def test_a_descriptor_that_epoll_refuses_is_gone(polled: Polled) -> None:
-    """Nobody would hear of it again: better lost at once than for good."""
+@pytest.mark.parametrize("state", [shim.S_OPEN, shim.S_DEAD], ids=["open", "over"])
+def test_a_descriptor_that_epoll_refuses_stays_out_and_an_open_one_is_looked_at_again(
+    polled: Polled, state: int
+) -> None:
+    """Nobody would hear of it: only its timer brings it back."""
     table, fd = polled.table, polled.fd
+    table.make(fd, polled.GENERATION, state)
     table.unpoll(fd)
     polled.ours.close()
-    table.poll_for(fd, True, False)
-    assert table.flags(fd) & shim.F_GONE
-    assert table.flags(fd) & shim.F_UNPOLLED
+    table.poll_for(fd, True, True)
+    assert table.flags(fd) & (shim.F_UNPOLLED | shim.F_IN_OFF) == shim.F_UNPOLLED | shim.F_IN_OFF
+    assert not table.flags(fd) & (shim.F_OUT_ON | shim.F_GONE)
+    assert table.has_timer(fd) == (state == shim.S_OPEN)

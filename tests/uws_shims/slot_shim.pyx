@@ -20,6 +20,7 @@ from _uws.state cimport (
     UWS_S_DEAD, UWS_S_FREE, UWS_S_OPEN, UwsChunk, UwsConn, UwsExtra, UwsLoop, UwsNote, UwsSide,
 )
 from _uws.upgrade cimport UwsUpgrade
+from _uws.wheel cimport wheel_init
 
 S_FREE = UWS_S_FREE
 S_OPEN = UWS_S_OPEN
@@ -55,6 +56,7 @@ cdef class Table:
         if self.loop.table == NULL:
             raise MemoryError
         self.loop.table_cap = cap
+        wheel_init(&self.loop.wheel, &self.loop.table.link, sizeof(UwsConn), 0)
         status = slab_init(&self.loop.slab)
         assert status == UWS_OK
         if polls:
@@ -83,6 +85,9 @@ cdef class Table:
         cdef UwsConn* c = self._conn(index)
         c.generation = generation
         c.state = state
+
+    def has_timer(self, int32_t index):
+        return self._conn(index).link.deadline != 0
 
     def at(self, int32_t index, uint32_t generation):
         """The index of the connection that the handle means, or None."""
