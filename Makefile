@@ -182,7 +182,7 @@ loadgen: $(DEV)/built
 	$(PY) bench/loadgen.py $(ARGS)
 
 compression: $(DEV)/built peers
-	$(PY) bench/compression.py $(ARGS)
+	$(PY) bench/compressing.py $(ARGS)
 
 # PATH: cython-lint calls pycodestyle by name.
 lint: $(DEV)/built

@@ -4,7 +4,7 @@
 
 slowloris: 10,000 clients send their requests byte by byte and never end. Meanwhile others come, a hundred a second, and
     talk. Then the handshake's deadline is over for the slow ones.
-stopped: a message goes to 1,000 connections, 50 times a second. None of them, 1 %, 10 % have stopped reading.
+stopped: a message goes to 1,000 connections, 20 times a second. None of them, 1 %, 10 % have stopped reading.
 descriptors: the server may have no more of them, for 10 s, while clients keep coming; others talk.
 storm: thousands connect at once, again and again, more than the backlog holds, or reset before they are accepted;
     others talk, and come.
@@ -24,7 +24,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ import rig
 PATIENCE_S = 60.0
 HANDSHAKE_TIMEOUT_S = 10.0
 EMPTIED_S = 10.0
+LONGER_S = (3.0, 10.0, 30.0)
 
 
 def server(kind: str, echoes: str, nofile: int | None = None, **options: Any) -> rig.Server:
@@ -85,11 +86,11 @@ class Sizes:
     slow_for_s: float = 2.0
     readers: int = 1000
     stopped: tuple[float, ...] = (0.0, 0.01, 0.1)
-    publications_per_s: float = 50.0
+    publications_per_s: float = 20.0
     size: int = 1000
     # Longer than what is measured takes, so that those who stopped are there all the while.
-    send_timeout: float = 12.0
-    seconds: float = 8.0
+    send_timeout: float = 10.0
+    seconds: float = 6.0
     nofile: int = 1000
     starved_s: float = 10.0
     wave: int = 5000
@@ -106,8 +107,9 @@ class Sizes:
 
 # Says whether somebody is lost, on any machine that has other things to do; its figures mean nothing.
 SMALL = Sizes(
-    pinned=False, slow=1000, slow_for_s=1.0, readers=100, stopped=(0.0, 0.1), size=8000, seconds=1.5,
-    send_timeout=2.5, nofile=200, starved_s=1.5, wave=500, handshake_timeout=4.0, period=1.5, deadline=4.0,
+    pinned=False, slow=1000, slow_for_s=1.0, readers=100, stopped=(0.0, 0.1), publications_per_s=50.0, size=8000,
+    seconds=1.5, send_timeout=2.5, nofile=200, starved_s=1.5, wave=500, handshake_timeout=4.0, period=1.5,
+    deadline=4.0,
 )  # fmt: skip
 
 
@@ -183,6 +185,7 @@ def stopped(sizes: Sizes, kind: str, share: float, overflow: str = "drop-oldest"
     ):
         if (said := attackers.hear(PATIENCE_S)) != "ready":
             raise rig.Failed(f"attackers.py said {said!r}")
+        waiting = counters(peer)["buffered_bytes"]
         before = resident_mib(peer.pid)
         seen = broadcasting(client_core, port, sizes.readers - asleep, sizes)
         peak = peak_mib(peer.pid)
@@ -193,6 +196,7 @@ def stopped(sizes: Sizes, kind: str, share: float, overflow: str = "drop-oldest"
     ended.pop("peer", None)
     return {
         "asleep": asleep,
+        "waiting_mib": waiting / (1 << 20),
         "p50_ms": 1000 * seen["latency_seconds"]["p50"],
         "p99_ms": 1000 * seen["latency_seconds"]["p99"],
         "deliveries": seen["messages"],
@@ -225,11 +229,21 @@ def peak_mib(pid: int) -> float:
 
 def descriptors(sizes: Sizes, kind: str) -> dict[str, Any]:
     """Take all descriptors that the server may have, keep coming, and let go."""
+    # Those who talk have to do so until it is over, and nobody knows how long the others take to come.
+    for longer_s in LONGER_S:
+        seen = _descriptors(sizes, kind, longer_s)
+        if seen is not None:
+            return seen
+    raise rig.Failed("the descriptors were not taken for as long as others talked")
+
+
+def _descriptors(sizes: Sizes, kind: str, longer_s: float) -> dict[str, Any] | None:
+    """None: those who talk were through before it was over."""
     server_core, client_core = sizes.cores()
     talkers, rate = 50, 500
     starving = server(kind, "back", sizes.nofile, raise_nofile_limit=False)
     with rig.serving(starving, server_core) as (peer, port):
-        talk = {"connections": talkers, "rate": rate, "seconds": sizes.starved_s + 2.5, "warmup": 0.2}
+        talk = {"connections": talkers, "rate": rate, "seconds": sizes.starved_s + longer_s, "warmup": 0.2}
         with rig.probing(client_core, port, "echo", server_pid=peer.pid, **talk) as client:
             with attacking(client_core, "crowd", port, sizes.nofile, "--pause", "0.01") as attackers:
                 inside = int(attackers.hear(PATIENCE_S))
@@ -237,13 +251,15 @@ def descriptors(sizes: Sizes, kind: str) -> dict[str, Any]:
                 time.sleep(sizes.starved_s)
                 cpu = (sum(orphans.cpu_seconds(peer.pid)) - cpu) / sizes.starved_s
                 after = counters(peer)
+                if client.process.poll() is not None or after["connections"] < before["connections"]:
+                    return None
                 attackers.say("let go")
                 said = json.loads(attackers.hear(PATIENCE_S))
             seen = json.loads(client.hear(PATIENCE_S))
     return {
         "inside": inside,
         "tried": said["tried"],
-        "let_in": said["let_in"],
+        "let_in": after["upgraded"] - before["upgraded"],
         "turned_away": after["turned_away"] - before["turned_away"],
         "wakeups": after["wakeups"] - before["wakeups"],
         "server_cpu": cpu,
@@ -330,8 +346,10 @@ def cases(part: str, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def measure(part: str, sizes: Sizes, rounds: int, only: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Case -> samples, round by round; another case begins each round."""
+def measure(
+    part: str, sizes: Sizes, rounds: int, only: list[str], keep: Callable[[dict[str, list[dict[str, Any]]]], None]
+) -> dict[str, list[dict[str, Any]]]:
+    """Case -> samples, round by round; another case begins each round. keep: given what there is after each."""
     wanted = {
         name: take for name, take in cases(part, sizes).items() if not only or any(text in name for text in only)
     }
@@ -342,6 +360,7 @@ def measure(part: str, sizes: Sizes, rounds: int, only: list[str]) -> dict[str, 
         for name in names[first:] + names[:first]:
             taken[name].append(wanted[name]())
             print(f"{part}: {name}, round {number + 1}", file=sys.stderr, flush=True)
+        keep(taken)
     return taken
 
 
@@ -364,16 +383,21 @@ def main() -> None:
     out = rig.ROOT / "build" / "bench" / "smoke" if args.smoke else rig.BENCH
     recorded = abuse_report.recorded(out) or {}
     for part in parts:
-        samples = measure(part, sizes, rounds, args.only)
-        if args.more and part in recorded:
-            had = recorded[part]["samples"]
-            samples = {name: had.get(name, []) + taken for name, taken in samples.items()}
-        recorded[part] = {"facts": dataclasses.asdict(facts), "sizes": dataclasses.asdict(sizes), "samples": samples}
+        had = recorded.get(part, {}).get("samples", {}) if args.more else {}
+
+        def keep(
+            taken: dict[str, list[dict[str, Any]]], part: str = part, had: dict[str, list[dict[str, Any]]] = had
+        ) -> None:
+            samples = {name: had.get(name, []) + own for name, own in taken.items()}
+            about = {"facts": dataclasses.asdict(facts), "sizes": dataclasses.asdict(sizes)}
+            recorded[part] = {**about, "samples": samples}
+            if not args.only:
+                write(recorded, out)
+
+        measure(part, sizes, rounds, args.only, keep)
         print()
         print(abuse_report.render_part(part, recorded[part]))
         print(flush=True)
-    if not args.only:
-        write(recorded, out)
     lost = [line for part in parts for line in abuse_report.losses(part, recorded[part])]
     if lost:
         raise SystemExit("\n".join(lost))

@@ -29,7 +29,7 @@ def recorded(out: Path) -> dict[str, Any] | None:
 def spread(values: list[float], digits: int) -> str:
     """The median, and from where to where."""
     text = f"{statistics.median(values):,.{digits}f}"
-    if len(values) > 1:
+    if min(values) != max(values):
         text += f" ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
     return text
 
@@ -72,14 +72,16 @@ def targets(name: str, part: dict[str, Any]) -> list[Target]:
         kind = case.partition(",")[0]
         if name == "slowloris" and taken[0]["held"]:
             found.append(Target(f"{case}: honest handshake, p99", of(taken, "upgrade_p99_ms"), 50, " ms"))
-            most = sizes["handshake_timeout"] + 1
+            # What they are told they hear late: the attackers' process has little of a say.
+            most = sizes["handshake_timeout"] + 2
             found.append(Target(f"{case}: the longest that one stayed", of(taken, "longest_s"), most, " s"))
         elif name == "stopped" and taken[0]["asleep"] and (base := f"{kind}, 0% stopped") in samples:
             against = ratios(part, case, base, "p99_ms")
             found.append(Target(f"{case}: p99 of the others / without", against, 1.2, digits=2))
             # What may wait for each of them, with the chunk that it is in, twice for what is not used of it.
             bound = taken[0]["asleep"] * 2 * (128 + 16) / 1024 + 8
-            found.append(Target(f"{case}: memory for them", of(taken, "grown_mib"), round(bound), " MiB"))
+            memory = [sample["waiting_mib"] + sample["grown_mib"] for sample in taken]
+            found.append(Target(f"{case}: memory for them", memory, round(bound), " MiB"))
         elif name == "descriptors":
             found.append(Target(f"{case}: CPU meanwhile", [100 * one for one in of(taken, "server_cpu")], 15, " %"))
             found.append(Target(f"{case}: next one in after", of(taken, "again_after_ms"), 150, " ms"))
@@ -102,12 +104,13 @@ COLUMNS: dict[str, dict[str, tuple[str, int]]] = {
     },
     "stopped": {
         "stopped": ("asleep", 0),
+        "MiB queued for them": ("waiting_mib", 1),
         "delivery p50, ms": ("p50_ms", 2),
         "p99, ms": ("p99_ms", 2),
         "deliveries": ("deliveries", 0),
         "errors": ("errors", 0),
         "still there": ("still_there", 0),
-        "memory more, MiB": ("grown_mib", 1),
+        "memory more meanwhile, MiB": ("grown_mib", 1),
     },
     "descriptors": {
         "inside": ("inside", 0),

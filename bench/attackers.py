@@ -207,11 +207,11 @@ def crowd(port: int, count: int, pause: float) -> None:
             break
         inside.append(sock)
     say(str(len(inside)))
-    tried = let_in = 0
+    tried = 0
     while not heard():
         socks = [dial(port, index) for index in range(AT_A_TIME)]
         for sock in socks:
-            let_in += upgrade(sock)
+            upgrade(sock)
             sock.close()
         tried += len(socks)
         time.sleep(pause)
@@ -228,7 +228,7 @@ def crowd(port: int, count: int, pause: float) -> None:
         sock.close()
         if time.monotonic() - begun > PATIENCE_S:
             raise SystemExit("there is room, and nobody is let in")
-    say({"tried": tried, "let_in": let_in, "again_after_s": time.monotonic() - begun, "refused": refused})
+    say({"tried": tried, "again_after_s": time.monotonic() - begun, "refused": refused})
 
 
 def main() -> None:

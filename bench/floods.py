@@ -463,7 +463,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the full size")
     parser.add_argument("--cycles", type=int, default=1_000_000)
     parser.add_argument("--warmup", type=int, default=50_000, help="cycles before memory is counted")
-    parser.add_argument("--vanishing", type=int, default=500, help="peers that vanish")
+    parser.add_argument("--vanishing", type=int, default=100, help="peers that vanish")
     parser.add_argument("--write", action="store_true", help="record it in bench/results")
     args = parser.parse_args()
     rig.print_facts([flooded("on_message", {})])

@@ -1,4 +1,4 @@
-"""`make asan` finds what it is there for, in a process and in its children, and knows our leaks from Python's."""
+"""The sanitizers find what they are there for, in a process and in its children, and know ours from others'."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asan
 import pytest
+import tsan
 
 LEAKS = """
 =================================================================
@@ -18,6 +19,25 @@ Direct leak of 40 byte(s) in 1 object(s) allocated from:
     #2 0x7f97 in __pyx_f_4_uws_4core_start src/_uws/core.pyx:12
 
 SUMMARY: AddressSanitizer: 40 byte(s) leaked in 1 allocation(s).
+"""
+
+
+RACE = """
+==================
+WARNING: ThreadSanitizer: data race (pid=123)
+  Write of size 8 at 0x7ba0 by thread T2 (mutexes: write M1):
+    #0 close ../../../../src/libsanitizer/tsan/tsan_interceptors_posix.cpp:1749 (libtsan.so.2.0.0+0x4002c)
+    #1 __pyx_f_4_uws_6settle_conn_settle _uws/settle.pyx:130 (settle.so+0x2952)
+    #2 __pyx_f_4_uws_4role_{caller} _uws/role.pyx:276 (role.so+0x3155)
+
+  Previous read of size 8 at 0x7ba0 by thread T6 (mutexes: write M2):
+    #0 read ../../../../src/libsanitizer/sanitizer_common/sanitizer_common_interceptors.inc:1019 (libtsan.so.2.0.0)
+
+  Location is {location}
+
+SUMMARY: ThreadSanitizer: data race _uws/settle.pyx:130 in __pyx_f_4_uws_6settle_conn_settle
+==================
+ThreadSanitizer: reported 1 warnings
 """
 
 
@@ -63,3 +83,21 @@ def test_what_is_reported_before_the_leaks_counts_as_well(tmp_path: Path) -> Non
     (tmp_path / "address.1").write_text(text + LEAKS.format(function="PyMem_RawMalloc", module="Objects/obmalloc.c:85"))
     ours, others = asan.found(tmp_path)
     assert len(ours) == 1 and "runtime error" in ours[0] and others == 1
+
+
+@pytest.mark.parametrize(
+    ("caller", "location", "is_ours"),
+    [
+        ("_keep", "file descriptor 11 created by thread T2 at:", False),
+        ("role_work", "file descriptor 11 created by thread T2 at:", True),
+        ("_keep", "heap block of size 64 at 0x7b10 allocated by thread T2:", True),
+    ],
+)
+def test_a_number_in_two_tables_of_descriptors_is_no_race(
+    tmp_path: Path, caller: str, location: str, is_ours: bool
+) -> None:
+    (tmp_path / "report.1").write_text(RACE.format(caller=caller, location=location))
+    # A child has its parent's count.
+    (tmp_path / "report.2").write_text("ThreadSanitizer: reported 1 warnings\n")
+    ours, others = tsan.found(tmp_path)
+    assert (len(ours), len(others)) == ((1, 0) if is_ours else (0, 1))

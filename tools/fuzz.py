@@ -127,7 +127,7 @@ def environment(name: str, every: int, in_python: bool) -> dict[str, str]:
         "UWS_FUZZ_ORACLE_EVERY": str(every),
         # Python's own memory is not looked after here; that of the floors is counted by the harnesses.
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
     if in_python:
         environ["UWS_FUZZ_LINES"] = "/unlimitedws/"

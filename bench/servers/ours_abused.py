@@ -21,7 +21,8 @@ import unlimitedws
 from unlimitedws import ConnectionClosed
 from unlimitedws.aio import ServerConnection, broadcast, serve
 
-FILLING = bytes(32 << 10)
+FILLING = bytes(16 << 10)
+FILLED_BYTES = 96 << 10
 
 kind, echoes = sys.argv[1:3]
 options: dict[str, Any] = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
@@ -31,7 +32,8 @@ if len(sys.argv) > 4:
 
 
 def fill(conn: Any) -> None:
-    while not conn.buffered_amount:
+    # From 64 KiB on a queue asks the kernel at each message: what is above that has been refused.
+    while conn.buffered_amount < FILLED_BYTES:
         conn.send(FILLING)
 
 

@@ -83,7 +83,7 @@ cdef struct UwsProtoEnv:
     UwsPartial* stalest       # the one that has not grown for longest; NULL: there are none
     UwsInflater inflater      # for messages whose sender keeps no context
     UwsDeflate* own           # the contexts of the connection that is fed; NULL: it keeps none
-    uint64_t work_bytes       # what inflating has been made to look at, with what it wrote in vain; the caller resets it
+    uint64_t work_bytes       # what inflating had to look at, with what it wrote in vain; the caller resets it
     uint64_t inflated         # messages so far, their bytes as they came and as they are
     uint64_t inflated_from_bytes
     uint64_t inflated_bytes

@@ -29,8 +29,8 @@ cdef enum:
     BUSY_READ_BYTES = 8192
     # Of anybody while all inboxes are full: a ping and its answer fit, a message waits in the kernel.
     FLOODED_READ_BYTES = 1024
-    # Of a connection whose messages may be a thousand times what they come as: to inflate four of 1 MiB takes 10 ms, for
-    # which everybody else waits.
+    # Of a connection whose messages may be a thousand times what they come as: to inflate four of 1 MiB takes 10 ms,
+    # for which everybody else waits.
     DEFLATED_READ_BYTES = 4096
 
 

@@ -436,6 +436,19 @@ def test_a_message_may_have_final_blocks_and_go_on_behind_them() -> None:
     assert own.inflate((peer.compress(one) + peer.flush(zlib.Z_SYNC_FLUSH))[:-4]) == (OK, one)
 
 
+def test_a_final_block_is_whole_also_where_its_message_fills_the_buffer_for_it() -> None:
+    """zlib has then taken the last byte, and not yet seen that the block ends in it."""
+    inflater, own = Inflater(), Own()
+    for length in range(1, 2000):
+        message = b"\n" + b"p" * length
+        for pad in (b"\x00", b""):
+            data = final(message, pad)
+            assert inflater.run(data) == (OK, message), length
+            assert own.inflate(data) == (OK, message), length
+            assert inflater.run(data, length + 1) == (OK, message), length
+            assert inflater.run(data, length) == (TOO_BIG, b""), length
+
+
 def test_garbage_behind_a_final_block_is_refused() -> None:
     inflater = Inflater()
     for garbage in (b"\xff", b"\x07", b"\x00\x01\x02\x03\x04\x05", b"garbage"):
