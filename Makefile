@@ -6,8 +6,12 @@ ADDR ?= :8000
 JOBS ?= $(shell nproc)
 # For pytest and the benchmarks: make test ARGS="-k frame"
 ARGS ?=
-# How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes.
+# How many: random streams that `make differential` compares, runs of each end of a process that `make exits` makes, cases
+# of `make faults`.
 N ?=
+# make fuzz: seconds for each target, and which.
+TIME ?=
+TARGET ?=
 # make soak: how long.
 MINUTES ?= 60
 # make simulate: how many seeds, or which one, with what happens in it.
@@ -26,8 +30,10 @@ LIBRARY := $(shell find src -name '*.py' -o -name '*.pyi' -o -path '*/static/*')
 STUBBED := $(patsubst src/_uws/%.pyi,_uws.%,$(wildcard src/_uws/*.pyi))
 SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 
-.PHONY: help run test autobahn autobahn-all differential exits bench bench-quick bench-smoke bench-compare growth kernels \
-	docs peers pool isolation liveness beside scaling senders instructions abuse soak idle million handshake orphans loadgen compression lint versions wheels simulate tsan free-threaded clean
+.PHONY: help run test clean lint docs versions wheels
+.PHONY: autobahn autobahn-all differential fuzz exits faults simulate peers pool isolation asan tsan free-threaded
+.PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
+.PHONY: abuse floods cycles soak idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
 
 help:
@@ -36,7 +42,9 @@ help:
 	@echo "make autobahn     the Autobahn cases; report in autobahn-report/"
 	@echo "make autobahn-all all 517 of them, with and without compression"
 	@echo "make exits N=200  every way in which a process ends, so many times"
+	@echo "make faults       every call of the engine fails in its turn; N=20000: in so many cases"
 	@echo "make differential N=100000 random streams, read by us, websockets and wsproto"
+	@echo "make fuzz TIME=60 inputs that clang's libFuzzer makes, put to parsers and oracles; TARGET=\"proto utf8\": these only"
 	@echo "make bench        ours beside the peers and a floor in C: speed, memory, round trips; writes bench/RESULTS.md"
 	@echo "make bench-quick  the same in a few minutes, without those peers that are not near; writes nothing"
 	@echo "make bench-smoke  a moment of all that, and of the four below: do they run at all"
@@ -49,6 +57,8 @@ help:
 	@echo "make beside       throughput beside a Python thread that computes"
 	@echo "make scaling      callbacks that compute, on one loop, on several, with a pool"
 	@echo "make senders      8 threads send 10 million messages, every one checked"
+	@echo "make floods       ten million fragments, pings, close frames; bombs; peers that vanish; beside honest ones"
+	@echo "make cycles       a million connections that come and go: what they leave behind"
 	@echo "make abuse        10,000 slow handshakes, readers that stop, no descriptors, storms: what honest clients notice"
 	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
@@ -63,6 +73,7 @@ help:
 	@echo "make versions     pip install . and a smoke test on every Python from 3.10 on that is here"
 	@echo "make wheels       the sdist and a wheel for each of them in dist/, for glibc 2.17, checked and tried"
 	@echo "make simulate SEEDS=100000  the engine under as many seeded networks, kernels and clocks; SEED=12345: one, told"
+	@echo "make asan         all tests under AddressSanitizer and UndefinedBehaviorSanitizer, with the engine's assertions"
 	@echo "make tsan         the tests that have threads, under ThreadSanitizer"
 	@echo "make free-threaded all tests on a free-threaded Python, without the GIL"
 	@echo "make clean        remove what the others made"
@@ -82,8 +93,14 @@ autobahn-all: $(DEV)/built
 differential: $(DEV)/built
 	cd tests && PYTHONPATH=../src ../$(PY) -m differential.comparing --count $(or $(N),100000) $(ARGS)
 
+fuzz: $(DEV)/built
+	$(PY) tools/fuzz.py --time $(or $(TIME),60) --jobs $(JOBS) $(TARGET) $(ARGS)
+
 exits: $(DEV)/built
 	$(PY) tests/faults/exits.py --runs $(or $(N),200) $(ARGS)
+
+faults: $(DEV)/built
+	$(PY) tests/faults/failing_calls.py $(if $(N),--cases $(N),--every) $(ARGS)
 
 # What cannot be had is left out of the benchmark, which says so.
 bench: $(DEV)/built peers
@@ -134,6 +151,12 @@ scaling: $(DEV)/built
 senders: $(DEV)/built
 	$(PY) bench/senders.py $(ARGS)
 
+floods: $(DEV)/built
+	$(PY) bench/floods.py $(ARGS)
+
+cycles: $(DEV)/built
+	$(PY) bench/floods.py --only cycles $(ARGS)
+
 abuse: $(DEV)/built
 	$(PY) bench/abuse.py $(ARGS)
 
@@ -159,7 +182,7 @@ loadgen: $(DEV)/built
 	$(PY) bench/loadgen.py $(ARGS)
 
 compression: $(DEV)/built peers
-	$(PY) bench/compression.py $(ARGS)
+	$(PY) bench/compressing.py $(ARGS)
 
 # PATH: cython-lint calls pycodestyle by name.
 lint: $(DEV)/built
@@ -183,7 +206,10 @@ wheels:
 simulate: $(DEV)/built
 	$(PY) tests/simulation/simulate.py --jobs $(JOBS) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
-# Both build the engine in a copy of the sources under build/.
+# The next three build the engine in a copy of the sources under build/.
+asan: $(DEV)/required
+	$(PY) tools/asan.py --jobs $(JOBS) $(ARGS)
+
 tsan: $(DEV)/required
 	$(PY) tools/tsan.py --jobs $(JOBS) $(ARGS)
 

@@ -80,7 +80,10 @@ def commit() -> str:
     """The commit that is checked out, and whether the library or the benchmarks differ from it."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=rig.ROOT, capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", *words], cwd=rig.ROOT, capture_output=True, text=True)
+        except FileNotFoundError:
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     rev = git("rev-parse", "--short=12", "HEAD")

@@ -26,7 +26,9 @@ class Said(NamedTuple):
 
 
 class BrokenStreamError(Exception):
-    """No deflate data, or not all of it."""
+    """No deflate data, or not all of it. so_far: the message up to there."""
+
+    so_far = b""
 
 
 class _Bits:
@@ -96,10 +98,20 @@ _FIXED = (_code([8] * 144 + [9] * 112 + [7] * 24 + [8] * 8), _code([5] * 32))
 def inflate(payload: bytes, window: bytes = b"") -> Said:
     """Read one message as RFC 7692, section 7.2.2, has it. Behind a final block it may end, or go on at the
     next byte."""
+    out = bytearray(window)
+    try:
+        farthest, blocks = _read(payload, out)
+    except BrokenStreamError as exc:
+        exc.so_far = bytes(out[len(window) :])
+        raise
+    return Said(bytes(out[len(window) :]), farthest, blocks)
+
+
+def _read(payload: bytes, out: bytearray) -> tuple[int, int]:
     if not payload:
-        return Said(b"", 0, 0)
+        return 0, 0
     bits = _Bits(payload + b"\x00\x00\xff\xff")
-    out, farthest, blocks = bytearray(window), 0, 0
+    farthest = blocks = 0
     while 8 * len(bits.data) - bits.at >= 3:
         final, kind = bits.take(1), bits.take(2)
         blocks += 1
@@ -110,7 +122,8 @@ def inflate(payload: bytes, window: bytes = b"") -> Said:
             length, check = bits.take(16), bits.take(16)
             if length != check ^ 0xFFFF:
                 raise BrokenStreamError("a stored block's lengths differ")
-            out += bytes(bits.take(8) for _ in range(length))
+            for _ in range(length):
+                out.append(bits.take(8))
         else:
             literals, distances = _FIXED if kind == 1 else _tables(bits)
             while (symbol := bits.symbol(literals)) != 256:
@@ -137,4 +150,4 @@ def inflate(payload: bytes, window: bytes = b"") -> Said:
                 raise BrokenStreamError("a final block that ends in what the receiver appends")
             if bits.at == 8 * len(payload):
                 break
-    return Said(bytes(out[len(window) :]), farthest, blocks)
+    return farthest, blocks

@@ -111,6 +111,15 @@ def expect_failure(client: RawClient, code: int) -> None:
     expect_eof(client)
 
 
+def expect_goodbye(client: RawClient, code: int) -> None:
+    """Assert that the server ends the connection in good order: a close frame with this code, and FIN when it is
+    answered."""
+    got = client.recv_close()
+    assert got.code == code, got
+    client.send_close(code)
+    expect_eof(client)
+
+
 def readable(sock: socket.socket, timeout: float = 0.0) -> bool:
     """Tell whether a read would return at once."""
     return bool(select.select([sock], [], [], timeout)[0])

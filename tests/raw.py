@@ -320,11 +320,15 @@ class RawClient:
         assert len(got.payload) >= 2, got
         return Close(int.from_bytes(got.payload[:2], "big"), got.payload[2:].decode())
 
-    def recv_until_eof(self) -> bytes:
-        """Read all there is until the peer's FIN, and return it. A reset is raised, not taken for an end."""
+    def recv_pending(self) -> bytes:
+        """Return what has been received and not been asked for yet."""
         data = bytes(self._unread)
         self._unread.clear()
-        chunks = [data]
+        return data
+
+    def recv_until_eof(self) -> bytes:
+        """Read all there is until the peer's FIN, and return it. A reset is raised, not taken for an end."""
+        chunks = [self.recv_pending()]
         while chunk := self.sock.recv(65536):
             chunks.append(chunk)
         return b"".join(chunks)

@@ -108,7 +108,7 @@ def compiler(bin_: Path, glibc: str) -> dict[str, str]:
     shutil.copy(library.resolve(), room / "libz.so")
     # Where `make clean` finds it.
     caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(HOME / "zig-cache"))
-    return {"CC": str(cc), "LDSHARED": f"{cc} -shared", "UWS_WERROR": "0", "UWS_ZLIB": "zlib", **caches}
+    return {"CC": str(cc), "LDSHARED": f"{cc} -shared", "UWS_ZLIB": "zlib", **caches}
 
 
 def contents(wheel: Path) -> list[str]:
@@ -149,7 +149,10 @@ def make(bin_: Path, interpreter: str, sources: Path, env: dict[str, str]) -> st
     """
     with tempfile.TemporaryDirectory() as scratch:
         room = Path(scratch)
-        command = [interpreter, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        # A distribution's interpreter has pip in its environments only.
+        run([interpreter, "-m", "venv", str(room / "maker")])
+        pip = str(room / "maker" / "bin" / "pip")
+        command = [pip, "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
         environ = {**os.environ, "CFLAGS": "-g0", "UWS_JOBS": str(len(os.sched_getaffinity(0))), **env}
         run([*command, "--wheel-dir", str(room / "raw"), str(sources)], env=environ)
         (raw,) = (room / "raw").iterdir()

@@ -102,8 +102,10 @@ static int dial(const char *host, int port, int index, int addresses)
     return fd;
 }
 
-/* Sends the request once the socket is connected. NULL, or what went wrong. */
-static const char *send_request(int fd, struct handshake *h, const char *host, int port, const char *path)
+/* Sends the request once the socket is connected. field: one more, without its CRLF, or NULL. NULL, or what went
+ * wrong. */
+static const char *send_request_with(int fd, struct handshake *h, const char *host, int port, const char *path,
+                                     const char *field)
 {
     int error = 0;
     socklen_t size = sizeof error;
@@ -117,13 +119,18 @@ static const char *send_request(int fd, struct handshake *h, const char *host, i
     h->len = 0;
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                     path, host, port, h->key);
+                     "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s%s\r\n",
+                     path, host, port, h->key, field ? field : "", field ? "\r\n" : "");
     if (n >= (int)sizeof request) {
-        fprintf(stderr, "--path is too long\n");
+        fprintf(stderr, "the request is too long\n");
         exit(2);
     }
     return send(fd, request, (size_t)n, MSG_NOSIGNAL) == n ? NULL : "the request was not taken as a whole";
+}
+
+static inline const char *send_request(int fd, struct handshake *h, const char *host, int port, const char *path)
+{
+    return send_request_with(fd, h, host, port, path, NULL);
 }
 
 /* Reads what has come of the response; *upgraded once all of it has. NULL, or what is wrong with it. */

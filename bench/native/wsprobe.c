@@ -17,6 +17,7 @@
  */
 #define _GNU_SOURCE
 #include <getopt.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
 
@@ -80,6 +81,7 @@ static struct {
     int senders;
     uint64_t messages;
     int server_pid;
+    bool until_told;
 } opt = {
     .host = "127.0.0.1",
     .connections = 100,
@@ -556,10 +558,19 @@ static void print_others(void)
            (machine_cpu_s() - machine_before - own - server) / elapsed);
 }
 
+/* A line, or the end of them. */
+static bool told(void)
+{
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    return poll(&in, 1, 0) > 0;
+}
+
 static void echo_until(uint64_t end)
 {
     for (uint64_t now; (now = now_ns()) < end && open_now;) {
-        uint64_t until = end;
+        if (opt.until_told && measuring && told())
+            return;
+        uint64_t until = opt.until_told && end > now + 50 * (uint64_t)NS_PER_MS ? now + 50 * (uint64_t)NS_PER_MS : end;
         if (opt.rate > 0)
             for (int i = 0; i < opt.connections - opt.slow; i++) {
                 send_if_due(&conns[i], now);
@@ -767,6 +778,7 @@ static _Noreturn void usage(void)
             "  --rate N            messages a second in all, on a schedule; 0: as fast as replies come (default 0)\n"
             "  --slow N            of the connections ask for a slow callback (default 0)\n"
             "  --kind C            first byte of their messages (default S)\n"
+            "  --until-told        measure until a line comes on stdin, or --seconds are over\n"
             "pings\n"
             "  --period S          (default 1)\n"
             "  --deadline S        (default 2)\n"
@@ -788,7 +800,8 @@ static void parse_options(int argc, char **argv)
         {"warmup", required_argument, NULL, 'W'},    {"period", required_argument, NULL, 'P'},
         {"deadline", required_argument, NULL, 'D'},  {"newcomers", required_argument, NULL, 'n'},
         {"senders", required_argument, NULL, 'S'},   {"messages", required_argument, NULL, 'M'},
-        {"server-pid", required_argument, NULL, 'i'}, {NULL, 0, NULL, 0},
+        {"server-pid", required_argument, NULL, 'i'}, {"until-told", no_argument, NULL, 'u'},
+        {NULL, 0, NULL, 0},
     };
     int key;
     while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -846,6 +859,9 @@ static void parse_options(int argc, char **argv)
             break;
         case 'i':
             opt.server_pid = (int)number(optarg, 1, 1 << 30);
+            break;
+        case 'u':
+            opt.until_told = true;
             break;
         default:
             usage();

@@ -1,4 +1,4 @@
-"""What the servers of bench/compression.py send: JSON as applications have it, the same on every run."""
+"""What the servers of bench/compressing.py send: JSON as applications have it, the same on every run."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""unlimitedws for bench/compression.py. BENCH_DEFLATE: "shared" (no context kept) or "own" (kept on both sides)."""
+"""unlimitedws for bench/compressing.py. BENCH_DEFLATE: "shared" (no context kept) or "own" (kept on both sides)."""
 
 import os
 import signal

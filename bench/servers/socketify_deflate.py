@@ -1,4 +1,4 @@
-"""uWebSockets through socketify for bench/compression.py: its shared compressor, as its documentation has it."""
+"""uWebSockets through socketify for bench/compressing.py: its shared compressor, as its documentation has it."""
 
 import socket
 from typing import Any

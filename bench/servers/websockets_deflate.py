@@ -1,4 +1,4 @@
-"""websockets (asyncio) for bench/compression.py, with its own defaults: contexts kept, windows of 12 bits."""
+"""websockets (asyncio) for bench/compressing.py, with its own defaults: contexts kept, windows of 12 bits."""
 
 import asyncio
 from typing import Any

@@ -184,7 +184,7 @@ cdef class Conn:
                 return memory[what]
         if what < KNOWN_TARGET:
             if what == KNOWN_REMOTE:
-                address = remote_make(<object>self.owner, l, &remote, address_of(&remote.peer))
+                address = remote_make(<object>self.owner, l, &remote)
             else:
                 address = address_of(&storage)
             # Another thread may have aborted it meanwhile, which asked first: then the socket knew nothing any more.
@@ -545,6 +545,8 @@ cdef class Conn:
                 if conn_takes(c):
                     self.said = said
                 status = conn_close(l, c, cause, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
+            if status != UWS_OK:
+                self.said = _before
             conn_unlock(l)
         if status != UWS_OK:
             raise MemoryError

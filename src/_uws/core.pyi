@@ -31,7 +31,7 @@ class Loop(Dispatch):
         cls,
         settings: dict[str, int],
         spawn: Callable[[], object],
-        failed: Callable[[Conn, BaseException, str], object],
+        failed: Callable[[Conn | None, BaseException, str], object],
         page: bytes | None,
         crowd: Crowd | None = None,
     ) -> Self:
@@ -92,8 +92,8 @@ class Loop(Dispatch):
                 loop goes on with the runners it has and may ask again later.
             failed: A callback of the connection raised. Called with the connection, the exception (any
                 BaseException) and the hook's name, before the loop closes the connection with 1011: so
-                `is_open` tells whether the peer had gone already. Never called with a lock held. Must not
-                raise.
+                `is_open` tells whether the peer had gone already. None, and a MemoryError: there was no memory
+                for a Conn, or an Exchange, to call the hook with. Never called with a lock held. Must not raise.
             page: Body of the HTML page that is served for an ordinary `GET /`; None: 426, as for other paths.
             crowd: The same for all loops of a server; None: it has only this one.
         """
@@ -182,7 +182,7 @@ class Loop(Dispatch):
 
         Raises:
             OSError: The kernel refused what the loop cannot do without.
-            MemoryError: So did the allocator.
+            MemoryError: There was none for this runner. Others that the loop has go on.
 
         Thread: any number of threads at a time; the first one without being asked for, the others by spawn.
         """

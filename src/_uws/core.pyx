@@ -46,6 +46,7 @@ from _uws.proxy cimport UWS_A_INET, UWS_A_INET6, UWS_A_UNIX, UWS_MAX_NETS, UwsNe
 from _uws.role cimport (
     UWS_WORK_EVENTS,
     UWS_WORK_STOP,
+    role_dismiss,
     role_end,
     role_invite,
     role_leave,
@@ -391,6 +392,9 @@ cdef class Loop(Dispatch):
         self.spawning = False
         forked = l.forked
         if forked or not able:
+            if not able:
+                # Who asked for one more need not ask again at once.
+                self.spawn_at_ms = clock_ms() + SPAWN_RETRY_MS
             conn_unlock(l)
             if able:
                 batch_destroy(&b)
@@ -453,24 +457,35 @@ cdef class Loop(Dispatch):
         cdef UwsLoop* l = self.l
         cdef bint started = False
         cdef int error = 0
+        cdef tuple fds
         if l.limits.private_fds:
             raise RuntimeError("a guest cannot drive a loop whose descriptors are in another table")
         if l.forked or self.dog_started or l.finished:
             raise RuntimeError("a loop runs once, and in the process that made it")
         if batch_init(&self.guest) != UWS_OK:
             raise MemoryError
-        with nogil:
-            started = role_invite(l, &self.guest) == UWS_OK and role_start(l) == UWS_OK
+        if role_invite(l, &self.guest) != UWS_OK:
             error = errno
-        if not started:
             batch_destroy(&self.guest)
-            raise OSError(error, "an eventfd or the watchdog thread cannot be had")
+            raise OSError(error, "an eventfd cannot be had")
+        try:
+            # Before there is a watchdog: without memory for it there is to be none.
+            fds = (l.poller.epoll_fd, l.bell_fd)
+            with nogil:
+                started = role_start(l) == UWS_OK
+                error = errno
+            if not started:
+                raise OSError(error, "the watchdog thread cannot be had")
+        except BaseException:
+            role_dismiss(l)
+            batch_destroy(&self.guest)
+            raise
         self.dog_started = True
         conn_lock(l)
         memory_join(l, &self.guest)
         l.runners += 1
         conn_unlock(l)
-        return (l.poller.epoll_fd, l.bell_fd)
+        return fds
 
     def visit(self):
         cdef UwsLoop* l = self.l

@@ -348,7 +348,7 @@ cdef int _inflate(uws_z_stream* z, UwsSlab* slab, const uint8_t* data, size_t le
     cdef uint8_t* grown
     cdef size_t cap_bytes = 0, have = 0, room, n
     cdef size_t left = len_bytes
-    cdef bint in_tail = False, at_limit
+    cdef bint in_tail = False, is_drained = True, at_limit
     cdef int status = UWS_OK, got
     tail[0] = tail[1] = 0
     tail[2] = tail[3] = 0xFF
@@ -366,7 +366,8 @@ cdef int _inflate(uws_z_stream* z, UwsSlab* slab, const uint8_t* data, size_t le
                 n = min(left, <size_t>0x40000000)
                 z.avail_in = <uint32_t>n
                 left -= n
-            elif not in_tail:
+            elif is_drained and not in_tail:
+                # Before all is written zlib has yet to see in what it holds whether a final block ends there.
                 in_tail = True
                 z.next_in = tail
                 z.avail_in = 4
@@ -386,6 +387,7 @@ cdef int _inflate(uws_z_stream* z, UwsSlab* slab, const uint8_t* data, size_t le
         z.avail_out = <uint32_t>room
         got = uws_inflate(z, Z_SYNC_FLUSH)
         room -= z.avail_out
+        is_drained = z.avail_out != 0
         if at_limit and room != 0:
             status = UWS_E_TOO_BIG
             break

@@ -14,6 +14,7 @@ cdef enum UwsWaited:
     UWS_WAITED = 0
     UWS_WAITED_CLOSED = 1
     UWS_WAITED_TIMEOUT = 2
+    UWS_WAITED_NOMEM = 3
 
 cdef struct UwsDelivery:
     UwsBatch* own                 # the batch of the runner that began it

@@ -292,7 +292,7 @@ cdef int deliver_wait(UwsLoop* l, UwsDelivery* d, uint64_t timeout_us) noexcept 
             return UWS_WAITED_TIMEOUT
         side = conn_side(l, c)
         if side == NULL:
-            return UWS_WAITED_TIMEOUT
+            return UWS_WAITED_NOMEM
         side.waiters += 1
         _going_to_block(l, d.role)
         until = clock_spec(deadline)

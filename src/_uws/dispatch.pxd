@@ -31,5 +31,5 @@ cdef class Dispatch:
     cdef int _closed(self, UwsDelivery* d, Conn conn) except -1
     cdef int _tell_end(self, UwsDelivery* d, Conn conn) except -1
     cdef void _report(self, Conn conn, str hook) noexcept
-    cdef int _fail(self, Conn conn, str hook) except -1
+    cdef int _fail(self, const UwsDelivery* d, Conn conn, str hook) except -1
     cdef int _forget(self) except -1

@@ -38,6 +38,7 @@ from _uws.proto cimport (
 )
 from _uws.slot cimport conn_at, conn_mute
 from _uws.state cimport (
+    UWS_CAUSES,
     UWS_C_CALLBACK,
     UWS_F_PINNED,
     UWS_S_OPEN,
@@ -59,6 +60,23 @@ cdef enum:
     AS_CALL = 0
     AS_MESSAGE = 1
     AS_FRAGMENT = 2
+
+
+# (close code, reason, cause), by cause, for those for whom there is no memory to say more.
+cdef tuple ENDS = tuple([(1006, "", cause) for cause in range(UWS_CAUSES)])
+
+
+cdef str _name_of(const UwsEvent* event, int how):
+    """The name of the hook that is called for an event."""
+    if event.kind == UWS_EV_OPEN:
+        return "on_connect"
+    if event.kind == UWS_EV_PONG:
+        return "on_pong"
+    if event.kind == UWS_EV_DRAIN:
+        return "on_drain"
+    if how == AS_CALL:
+        return "on_read"
+    return "on_fragment" if how == AS_FRAGMENT else "on_message"
 
 
 cdef class Dispatch:
@@ -161,6 +179,9 @@ cdef class Dispatch:
                     spare = conn
                     conn = None
                 deliver_done(l, &d)
+                if not done:
+                    # What comes out of here, if anything ever does, is not to leave the loop locked.
+                    conn_unlock(l)
         conn_unlock(l)
         return 0
 
@@ -169,7 +190,6 @@ cdef class Dispatch:
         cdef UwsLoop* l = self.l
         cdef UwsEvent* event
         cdef object hook
-        cdef str name = ""
         cdef int how = AS_CALL
         cdef bint asked = False, held
         cdef void* known
@@ -214,34 +234,27 @@ cdef class Dispatch:
             hook = self._hook_for(event, &how)
             if hook is None:
                 continue
-            if conn is None:
-                conn = conn_make(self, l, d.index, d.generation)
-            if conn.delivery == NULL:
-                conn.delivery = d
-                atomic_write(&conn.thread, PyThread_get_thread_ident())
-            conn.unread = False
             try:
-                if event.kind == UWS_EV_OPEN:
-                    name = "on_connect"
+                # Here, too: without memory for a Conn one connection ends, and not its runner with all the others.
+                if conn is None:
+                    conn = conn_make(self, l, d.index, d.generation)
+                if conn.delivery == NULL:
+                    conn.delivery = d
+                    atomic_write(&conn.thread, PyThread_get_thread_ident())
+                conn.unread = False
+                if event.kind == UWS_EV_OPEN or event.kind == UWS_EV_DRAIN:
                     hook(conn)
                 elif event.kind == UWS_EV_PONG:
-                    name = "on_pong"
                     hook(conn, event_payload(event))
-                elif event.kind == UWS_EV_DRAIN:
-                    name = "on_drain"
-                    hook(conn)
                 elif how == AS_FRAGMENT:
-                    name = "on_fragment"
                     hook(conn, event_fragment(event))
                 elif how == AS_MESSAGE:
-                    name = "on_message"
                     hook(conn, event_text(event) if event.opcode == UWS_OP_TEXT else event_payload(event))
                 else:
-                    name = "on_read"
                     conn.unread = True
                     hook(conn)
             except BaseException:
-                self._fail(conn, name)
+                self._fail(d, conn, _name_of(event, how))
         if conn is not None:
             atomic_write(&conn.thread, 0)
             conn.delivery = NULL
@@ -282,11 +295,12 @@ cdef class Dispatch:
     cdef int _asked(self, UwsDelivery* d) except -1:
         """A request waits for its answer. Who is asked answers it, now or later; the engine watches the deadline."""
         cdef UwsLoop* l = self.l
-        cdef Exchange exchange = exchange_make(self, l, d.index, d.generation)
-        if exchange is None:
-            return 0
-        hook = self._asking_hook(exchange.is_upgrade)
+        cdef Exchange exchange
         try:
+            exchange = exchange_make(self, l, d.index, d.generation)
+            if exchange is None:
+                return 0
+            hook = self._asking_hook(exchange.is_upgrade)
             if hook is not None:
                 hook(exchange)
             elif exchange.is_upgrade:
@@ -303,13 +317,14 @@ cdef class Dispatch:
         # What reporting itself raises goes to sys.unraisablehook: nobody else is left to tell.
         self.failed(conn, sys.exc_info()[1], hook)
 
-    cdef int _fail(self, Conn conn, str hook) except -1:
-        """The exception being handled came out of a callback: report it, close the connection with 1011."""
+    cdef int _fail(self, const UwsDelivery* d, Conn conn, str hook) except -1:
+        """The exception being handled came out of a callback, or there was no memory to call it: report it, close the
+        connection with 1011. conn is None where there was none for a Conn."""
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         self._report(conn, hook)
         conn_lock(l)
-        c = conn_at(l, conn.index, conn.generation)
+        c = conn_at(l, d.index, d.generation)
         if c != NULL:
             conn_mute(l, c)
             # Where the application has closed it before, its close frame is on the way and the peer's is awaited.
@@ -324,6 +339,9 @@ cdef class Dispatch:
         cdef UwsConn* c
         try:
             self._tell_end(d, conn)
+        except BaseException:
+            # There was no memory for a Conn to tell of it, or for what a Conn that somebody holds is to remember.
+            self._report(conn, "on_close")
         finally:
             if conn is not None:
                 conn.delivery = NULL
@@ -348,7 +366,11 @@ cdef class Dispatch:
         if conn is None and hook is not None:
             conn = conn_make(self, l, d.index, d.generation)
         if conn is not None:
-            conn._ended((event.code, event_text(event), event.cause))
+            try:
+                conn._ended((event.code, event_text(event), event.cause))
+            except MemoryError:
+                # It knows why, if not in which words.
+                conn._ended(<tuple>ENDS[event.cause])
             conn.delivery = d
             atomic_write(&conn.thread, PyThread_get_thread_ident())
             conn.unread = False
@@ -364,7 +386,7 @@ cdef class Dispatch:
             try:
                 hook(conn)
             except BaseException:
-                self._fail(conn, "on_close")
+                self._fail(d, conn, "on_close")
         if conn is None:
             return 0
         about = conn._about

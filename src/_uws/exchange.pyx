@@ -13,7 +13,7 @@ from _uws.handshake cimport UWS_MAX_SUBPROTOCOL_BYTES, UwsAcceptance, conn_accep
 from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_answer, conn_refuse
 from _uws.lock cimport conn_lock, conn_unlock
-from _uws.peer cimport RawEnds, UwsRemote, address_of, remote_make, remote_take
+from _uws.peer cimport RawEnds, UwsRemote, remote_make, remote_take
 from _uws.slot cimport conn_at
 from _uws.sock cimport sock_local
 from _uws.state cimport UWS_F_PINNED, UWS_M_EXTRA, UWS_MAX_HTTP_STATUS, UwsConn, pthread_mutex_lock
@@ -137,7 +137,7 @@ cdef Exchange exchange_make(object owner, UwsLoop* l, int32_t index, uint32_t ge
     ends.is_secure = remote.is_secure
     ends.peer = remote.peer
     if remote.forwarded != 0 or is_unnamed:
-        ends.client = remote_make(owner, l, &remote, address_of(&remote.peer))
+        ends.client = remote_make(owner, l, &remote)
     if is_unnamed:
         memset(&ends.peer, 0, sizeof(ends.peer))
     cdef bytes head = PyBytes_FromStringAndSize(NULL, len_bytes)

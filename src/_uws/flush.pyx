@@ -1,6 +1,6 @@
 # F5. See flush.pxd.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
 from _uws.errs cimport UWS_E_SYS, UWS_MORE, UWS_OK
 from _uws.frame cimport UWS_OP_PONG
@@ -23,7 +23,7 @@ from _uws.slot cimport (
     tick_now,
 )
 from _uws.slow cimport slow_got_on, slow_leave
-from _uws.sock cimport sock_end_sending
+from _uws.sock cimport sock_end_sending, sock_sever
 from _uws.state cimport (
     UWS_F_CLOSE_OUT,
     UWS_F_DIRTY,
@@ -33,6 +33,7 @@ from _uws.state cimport (
     UWS_F_OUT_ON,
     UWS_F_SHUT,
     UWS_M_HEARD,
+    UWS_M_LISTEN,
     UWS_M_SAID,
     UWS_S_DEAD,
     UWS_S_FREE,
@@ -57,12 +58,15 @@ cdef void conn_dirty(UwsLoop* l, UwsConn* c) noexcept nogil:
     post_nudge(l)
 
 
-cdef void conn_flush_all(UwsLoop* l) noexcept nogil:
-    """Send what all connections have queued. Lets go of the lock now and then, for the threads that send."""
+cdef void flush_enlisted(UwsLoop* l) noexcept nogil:
+    """conn_flush_all(), where somebody is enlisted."""
     cdef UwsConn* c
     cdef unsigned int done = 0
-    while l.dirty_head >= 0:
-        c = &l.table[l.dirty_head]
+    # Up to who is the last now: threads that send without end must not keep the caller here for ever.
+    cdef int32_t last = l.dirty_tail, at = -1
+    while l.dirty_head >= 0 and at != last:
+        at = l.dirty_head
+        c = &l.table[at]
         l.dirty_head = c.side.dirty_next
         c.flags &= ~UWS_F_DIRTY
         if l.limits.private_fds:
@@ -104,7 +108,7 @@ cdef void _flush_there(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.side == NULL:
         return
     conn_dirty(l, c)
-    while l.kept and c.generation == generation and c.flags & UWS_F_DIRTY and l.rounds == round:
+    while l.kept and c.generation == generation and c.flags & UWS_F_DIRTY and l.rounds - round < 2:
         keeper_wait(l)
 
 
@@ -132,7 +136,9 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
                                                                  side.pong_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
         if status == UWS_E_SYS:
-            # What the peer sent before its RST may still be unread: reading finds the end by itself.
+            # What the peer sent before its RST may still be unread: reading finds the end by itself. Where it is not
+            # the peer that has ended it, but somebody here who forbids to send (EACCES, EPERM), there would be none.
+            sock_sever(conn_index(l, c))
             c.flags |= UWS_F_GONE
             outq_drop(&side.out, &l.slab)
             conn_release(l, c)
@@ -159,8 +165,9 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
         if c.flags & (UWS_F_EOF | UWS_F_GONE):
             conn_drop(l, c)
             return
-        if not (c.flags & UWS_F_SHUT):
-            # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1).
+        if not (c.flags & UWS_F_SHUT) and (c.marks & UWS_M_HEARD or not (c.marks & UWS_M_LISTEN)):
+            # With both close frames exchanged it is for the server to close at once (RFC 6455, section 7.1.1). Before
+            # that a FIN would have proxies close to the client, whose answer they have not read, with RST.
             c.flags |= UWS_F_SHUT
             sock_end_sending(conn_index(l, c))
         if c.marks & UWS_M_HEARD or not (c.flags & UWS_F_CLOSE_OUT):

@@ -18,10 +18,12 @@
 # ENDING      the CLOSE event reaches its callback           LINGER        conn_goodbye
 #             (at once where nobody waits for it)
 #             the replies before it take too long            LINGER        conn_expired
+#             there was no memory for the CLOSE event        LINGER        conn_expired
 # LINGER      all is sent and the peer's FIN is here         DEAD          conn_flush, conn_eof
 #             deadline, error                                DEAD          conn_expired, conn_eof
 # any         conn.abort(), the server's last deadline       DEAD          conn_abort
 # DEAD        the CLOSE event has been consumed              FREE          conn_settle
+#             there was no memory for the CLOSE event        DEAD          conn_expired, which tries again
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
@@ -32,7 +34,7 @@ from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, close_frame
 from _uws.hold cimport conn_release
 from _uws.outq cimport outq_put
 from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add
-from _uws.post cimport post_event, post_nudge
+from _uws.post cimport post_event, post_nudge, post_untold
 from _uws.proto cimport UWS_EVF_OWNED, UWS_EV_CLOSE, proto_reset
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.settle cimport conn_drop, conn_settle
@@ -45,6 +47,7 @@ from _uws.slot cimport (
     conn_reading,
     conn_side,
     conn_unpoll,
+    conn_untold,
     loop_foreign,
     side_give_request,
     tick_now,
@@ -203,6 +206,13 @@ cdef inline bint _keeps_to_protocol(int cause) noexcept nogil:
             or cause == UWS_C_DRAIN)
 
 
+cdef inline void _close_event(UwsEvent* event, int cause, uint16_t code) noexcept nogil:
+    memset(event, 0, sizeof(UwsEvent))
+    event.kind = UWS_EV_CLOSE
+    event.cause = <uint8_t>cause
+    event.code = code
+
+
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
                    const uint8_t* reason, size_t len_bytes) noexcept nogil:
     """OPEN or CLOSE_SENT -> ENDING: make the CLOSE event, the connection's last.
@@ -223,6 +233,8 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
     else:
         proto_reset(&c.proto, &l.env)
     c.state = UWS_S_ENDING
+    # From here on it is post_untold's.
+    c.proto.spare = 0
     if c.flags & UWS_F_COUNTED:
         c.flags &= ~UWS_F_COUNTED
         l.n_open -= 1
@@ -231,10 +243,7 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
         if l.draining and l.n_open == 0:
             # It may be another thread that ends the last one, and the poller sleeps until the drain's end.
             post_nudge(l)
-    memset(&event, 0, sizeof(event))
-    event.kind = UWS_EV_CLOSE
-    event.cause = <uint8_t>cause
-    event.code = code
+    _close_event(&event, cause, code)
     if reply_code != 0 and conn_side(l, c) != NULL:
         c.side.reply_code = <uint16_t>reply_code
         # The callbacks of earlier messages may still answer, but a peer that closes is not kept waiting for ever. Where
@@ -254,11 +263,21 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
             event.len_bytes = len_bytes
             memcpy(event.data, reason, len_bytes)
     if post_event(l, c, &event) == UWS_E_NOMEM:
-        # No memory to tell: the connection ends untold, but it ends.
-        c.flags |= UWS_F_CLOSE_DONE
         if event.flags & UWS_EVF_OWNED:
             slab_give(&l.slab, event.data)
-        conn_goodbye(l, c, &event)
+        post_untold(l, c, cause, code)
+
+
+cdef void _tell_again(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Make the CLOSE event of c, which is DEAD, for which there was no memory. The slot may be free afterwards."""
+    cdef UwsEvent event
+    if not conn_untold(c):
+        conn_settle(l, c)
+        return
+    _close_event(&event, c.proto.spare, <uint16_t>c.proto.heard)
+    c.proto.spare = 0
+    if post_event(l, c, &event) != UWS_OK:
+        post_untold(l, c, event.cause, event.code)
 
 
 cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil:
@@ -355,6 +374,9 @@ cdef bint _still_reads(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The timer of a connection that is not open ran out."""
+    if c.state == UWS_S_DEAD:
+        _tell_again(l, c)
+        return
     if _still_reads(l, c):
         return
     if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):

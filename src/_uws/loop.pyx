@@ -155,7 +155,7 @@ cdef int loop_init(UwsLoop* l, const UwsLimits* limits, uint64_t max_message_byt
     l.spare_fd = -1
     l.lanes = 1
     l.bell_fd = -1
-    l.dirty_head = -1
+    l.dirty_head = l.dirty_tail = -1
     l.slow_head = -1
     l.slow_tail = -1
     l.ready_head = -1
@@ -320,6 +320,8 @@ cdef int loop_next_ms(UwsLoop* l) noexcept nogil:
     cdef int wait = -1
     cdef uint64_t now = clock_ms(), at
     cdef uint32_t ticks = wheel_next(&l.wheel)
+    if l.dirty_head >= 0:
+        return 0    # enlisted while the last flushing let go of the lock
     if ticks != 0:
         at = l.start_ms + (<uint64_t>l.wheel.now + ticks) * UWS_TICK_MS
         wait = _sooner(wait, at, now)
@@ -535,7 +537,7 @@ cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, u
 
 cdef void _drain_all(UwsLoop* l, uint64_t over_ms) noexcept nogil:
     """Give everybody his turn to leave."""
-    cdef uint32_t i, n = 0, place = 0, now
+    cdef uint32_t i, n = 0, place, now
     cdef uint64_t key = (<uint64_t>random_below(l, 0xFFFFFFFF) << 32) | random_below(l, 0xFFFFFFFF)
     cdef uint64_t share
     cdef bint jitter = l.drain_jitter
@@ -549,14 +551,16 @@ cdef void _drain_all(UwsLoop* l, uint64_t over_ms) noexcept nogil:
             # A plain GET is answered still: health has to be seen to be red.
             conn_refuse(l, c, UWS_E_HTTP_503)
     now = tick_now(l)
-    for i in range(l.table_top):
-        c = &l.table[i]
+    place = n
+    # From the last to the first: of those whose time comes in one tick the wheel gives back first who came last.
+    for i in range(l.table_top, 0, -1):
+        c = &l.table[i - 1]
         if c.state == UWS_S_OPEN:
+            place -= 1
             share = <uint64_t>(_shuffled(place, n, key) if jitter else place) * over_ms
             if jitter and over_ms != 0:
                 share += random_below(l, <uint32_t>over_ms)
             conn_leaves_at(l, c, now + <uint32_t>(share // n // UWS_TICK_MS))
-            place += 1
 
 
 cdef void _drain_step(UwsLoop* l) noexcept nogil:

@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from _uws.clock cimport clock_us
 from _uws.conn cimport COMPRESS_LONG, COMPRESS_NEVER, Conn, conn_io_timeout, conn_runs_here, conn_write
-from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait
+from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, UWS_WAITED_NOMEM, deliver_wait
 from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_BINARY, UWS_OP_CLOSE, UWS_OP_PING, UWS_OP_PONG, UWS_OP_TEXT, close_parse
 from _uws.lock cimport conn_lock, conn_unlock
@@ -44,6 +44,8 @@ cdef int _next_piece(Conn conn, uint64_t timeout_us) except -1:
         conn_unlock(l)
     if waited == UWS_WAITED_CLOSED:
         raise conn._gone()
+    if waited == UWS_WAITED_NOMEM:
+        raise MemoryError
     if waited != UWS_WAITED:
         raise TimeoutError("nothing further came within the I/O timeout")
     return 0

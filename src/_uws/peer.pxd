@@ -22,5 +22,5 @@ cdef class RawEnds:
 
 
 cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil
-cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer)
+cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote)
 cdef object address_of(const sockaddr_storage* storage)

@@ -86,11 +86,13 @@ cdef void remote_take(UwsLoop* l, UwsConn* c, UwsRemote* out) noexcept nogil:
     out.text = intern_get(&l.intern, forwarded, &out.len_bytes)
 
 
-cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote, object peer):
-    """Who the client is: peer, or whom peer, a trusted proxy, speaks for. The lock is not held; remote is used up."""
+cdef object remote_make(object owner, UwsLoop* l, UwsRemote* remote):
+    """Who the client is: remote.peer, or whom that one, a trusted proxy, speaks for. The lock is not held; remote is
+    used up, also where there is no memory for what is made of it."""
     if remote.forwarded == 0:
-        return peer
+        return address_of(&remote.peer)
     try:
+        peer = address_of(&remote.peer)
         text = (<char*>remote.text)[:remote.len_bytes].decode("latin-1")
     finally:
         conn_lock(l)

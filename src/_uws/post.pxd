@@ -3,7 +3,7 @@
 # Owns the lists of connections that are ready. Everything is called with the loop's lock held.
 
 from _uws.proto cimport UWS_EV_OPEN, UwsEvent
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from _uws.slot cimport conn_blocks, loop_nudge
 from _uws.state cimport UwsConn, UwsLoop, UwsSide
@@ -47,6 +47,7 @@ cdef inline uint32_t post_near(const UwsLoop* l) noexcept nogil:
 cdef int post_event(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef int post_to_inbox(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
 cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil
+cdef void post_untold(UwsLoop* l, UwsConn* c, int cause, uint16_t code) noexcept nogil
 cdef void post_spill(UwsLoop* l) noexcept nogil
 cdef void post_drained(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void post_ready(UwsLoop* l, UwsConn* c) noexcept nogil

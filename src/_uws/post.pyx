@@ -1,12 +1,12 @@
 # F5. See post.pxd.
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_OK
 from _uws.inbox cimport inbox_put
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EVF_OWNED
+from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_PONG, UWS_EVF_OWNED
 from _uws.slab cimport slab_give
-from _uws.slot cimport conn_at, conn_index, conn_mute, conn_reading, conn_side
+from _uws.slot cimport conn_at, conn_index, conn_mute, conn_reading, conn_side, conn_sooner
 from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_F_BUSY,
@@ -14,6 +14,8 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
+    UWS_S_ASKING,
+    UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_W_DRAIN,
     UwsBatch,
@@ -22,6 +24,9 @@ from _uws.state cimport (
     pthread_cond_signal,
 )
 from _uws.wheel cimport wheel_set
+
+cdef enum:
+    UNTOLD_TICKS = 8              # after which telling is tried again: an eighth of a second
 
 
 cdef void post_wake_parked(UwsLoop* l) noexcept nogil:
@@ -163,10 +168,30 @@ cdef void post_lost(UwsLoop* l, UwsConn* c, UwsEvent* event) noexcept nogil:
     """An event that cannot be delivered: the connection is over (c is NULL) or memory is."""
     if event.flags & UWS_EVF_OWNED:
         slab_give(&l.slab, event.data)
-    if c != NULL:
-        # A message is missing now, so none behind it may be delivered.
-        conn_mute(l, c)
-        if event.kind == UWS_EV_CLOSE:
-            # Nobody will be told, but it ends: at the next tick, by its timer.
-            c.flags |= UWS_F_CLOSE_DONE
-            wheel_set(&l.wheel, conn_index(l, c), l.wheel.now + 1)
+    if c == NULL or event.kind == UWS_EV_PONG:
+        # Who waits for a pong does so in vain, and the connection is none the worse.
+        return
+    if event.kind == UWS_EV_CLOSE:
+        post_untold(l, c, event.cause, event.code)
+        return
+    # A message is missing now, so none behind it may be delivered, and the connection ends for it: at the next tick, by
+    # its timer. A request that Python was to be asked about is answered then, as if Python had been too slow.
+    conn_mute(l, c)
+    if c.state == UWS_S_OPEN or c.state == UWS_S_ASKING:
+        wheel_set(&l.wheel, conn_index(l, c), l.wheel.now + 1)
+        post_nudge(l)
+
+
+cdef void post_untold(UwsLoop* l, UwsConn* c, int cause, uint16_t code) noexcept nogil:
+    """There is no memory to tell that a connection, which is ENDING or beyond, is over. on_close comes for each, so
+    what it is to say is kept in the slot, in members that nobody needs any more, and when it is DEAD its timer tries
+    again, as long as it takes. The peer is not kept waiting for that."""
+    if l.stopping and l.stop_at_ms == 0:
+        # The server's last deadline is over: rather an end that nobody hears of than a server without one.
+        c.flags |= UWS_F_CLOSE_DONE
+        cause = 0
+    c.proto.spare = <uint8_t>cause
+    c.proto.heard = code
+    if c.state != UWS_S_LINGER:
+        conn_sooner(l, c, l.wheel.now + UNTOLD_TICKS)
+        post_nudge(l)

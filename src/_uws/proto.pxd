@@ -83,6 +83,7 @@ cdef struct UwsProtoEnv:
     UwsPartial* stalest       # the one that has not grown for longest; NULL: there are none
     UwsInflater inflater      # for messages whose sender keeps no context
     UwsDeflate* own           # the contexts of the connection that is fed; NULL: it keeps none
+    uint64_t work_bytes       # what inflating had to look at, with what it wrote in vain; the caller resets it
     uint64_t inflated         # messages so far, their bytes as they came and as they are
     uint64_t inflated_from_bytes
     uint64_t inflated_bytes
@@ -95,6 +96,9 @@ cdef enum:
 cdef int proto_feed(UwsProto* p, UwsProtoEnv* env, uint8_t* data, size_t len_bytes,
                     UwsEvent* out, int* n_out) noexcept nogil
 cdef void proto_reset(UwsProto* p, UwsProtoEnv* env) noexcept nogil
+
+# The incomplete message of p, which is in the ring, counts as one that has just grown.
+cdef void proto_renew(UwsProto* p, UwsProtoEnv* env) noexcept nogil
 
 # Whose incomplete message has not grown for longest; NULL: nobody's is incomplete. Nothing is refused here
 # for what all of them hold together (env.partial_bytes): whoever sets a budget ends these until it is kept.

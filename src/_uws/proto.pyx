@@ -52,6 +52,12 @@ cdef inline void _link(UwsPartial* part, UwsProtoEnv* env) noexcept nogil:
     stalest.older = part
 
 
+cdef void proto_renew(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
+    """See proto.pxd."""
+    _unlink(p.part, env)
+    _link(p.part, env)
+
+
 cdef UwsPartial* _partial(UwsProto* p, UwsProtoEnv* env) noexcept nogil:
     """The connection's partial state, made when it is first needed. NULL: out of memory."""
     if p.part == NULL:
@@ -149,7 +155,9 @@ cdef int _inflate(UwsProto* p, UwsProtoEnv* env, int opcode, const uint8_t* data
         status = inflate_own_run(env.own, data, len_bytes, env.max_message_bytes, &message, &n)
     else:
         status = inflater_run(&env.inflater, env.slab, data, len_bytes, env.max_message_bytes, &message, &n)
+    env.work_bytes += len_bytes
     if status != UWS_OK:
+        env.work_bytes += env.max_message_bytes
         return status
     if opcode == UWS_OP_TEXT and (utf8_feed(&state, message, n) != UWS_OK or state != 0):
         slab_give(env.slab, message)

@@ -29,8 +29,9 @@ cdef enum:
     BUSY_READ_BYTES = 8192
     # Of anybody while all inboxes are full: a ping and its answer fit, a message waits in the kernel.
     FLOODED_READ_BYTES = 1024
-    # Of a connection whose messages may be a thousand times what they come as.
-    DEFLATED_READ_BYTES = 16384
+    # Of a connection whose messages may be a thousand times what they come as: to inflate four of 1 MiB takes 10 ms,
+    # for which everybody else waits.
+    DEFLATED_READ_BYTES = 4096
 
 
 cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -46,10 +47,12 @@ cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
         return room if room < UWS_READ_BYTES else UWS_READ_BYTES
     if post_flooded(l):
         return FLOODED_READ_BYTES
+    if c.proto.flags & UWS_P_WINDOW:
+        return DEFLATED_READ_BYTES
     # One whose callbacks do not keep up is read in small bites: each of its messages may cost more than its bytes.
     if c.flags & (UWS_F_BUSY | UWS_F_READY):
         return BUSY_READ_BYTES
-    return DEFLATED_READ_BYTES if c.proto.flags & UWS_P_WINDOW else UWS_READ_BYTES
+    return UWS_READ_BYTES
 
 
 cdef inline bint _would_grow(const UwsConn* c) noexcept nogil:

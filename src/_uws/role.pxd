@@ -18,4 +18,5 @@ cdef void role_end(UwsLoop* l) noexcept nogil
 cdef int role_work(UwsLoop* l, UwsBatch* b, uint64_t* role) noexcept nogil
 cdef void role_leave(UwsLoop* l, UwsBatch* b, uint64_t role) noexcept nogil
 cdef int role_invite(UwsLoop* l, UwsBatch* b) noexcept nogil
+cdef void role_dismiss(UwsLoop* l) noexcept nogil
 cdef int role_visit(UwsLoop* l) noexcept nogil

@@ -326,6 +326,8 @@ cdef int role_start(UwsLoop* l) noexcept nogil:
     cdef pthread_attr_t attr
     cdef sigset_t every, before
     cdef int failed
+    # An earlier one may have failed.
+    l.dog_alive = 0
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, &before)
     pthread_attr_init(&attr)
@@ -491,6 +493,19 @@ cdef int role_invite(UwsLoop* l, UwsBatch* b) noexcept nogil:
     l.polling = 1
     pthread_mutex_unlock(&l.lock)
     return UWS_OK
+
+
+cdef void role_dismiss(UwsLoop* l) noexcept nogil:
+    """The guest does not come after all: as if it had not been invited. There is no watchdog."""
+    pthread_mutex_lock(&l.lock)
+    l.guest = NULL
+    l.batch = NULL
+    l.owner = UWS_O_NONE
+    l.away = 0
+    l.polling = 0
+    pthread_mutex_unlock(&l.lock)
+    close(l.bell_fd)
+    l.bell_fd = -1
 
 
 cdef int role_visit(UwsLoop* l) noexcept nogil:

@@ -1,6 +1,6 @@
 # F5. See settle.pxd.
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t
 from libc.string cimport memset
 from posix.unistd cimport close
 
@@ -9,13 +9,14 @@ from _uws.inbox cimport inbox_drop
 from _uws.intern cimport intern_give
 from _uws.outq cimport outq_drop
 from _uws.poller cimport poller_remove
-from _uws.post cimport post_nudge
+from _uws.post cimport post_nudge, post_untold
 from _uws.proto cimport proto_reset
 from _uws.slab cimport slab_give
 from _uws.slot cimport (
     conn_index,
     conn_told,
     conn_unpoll,
+    conn_untold,
     loop_foreign,
     seat_give,
     side_count,
@@ -46,6 +47,8 @@ cdef void conn_drop(UwsLoop* l, UwsConn* c) noexcept nogil:
     c.state = UWS_S_DEAD
     c.flags |= UWS_F_GONE | UWS_F_EOF
     wheel_cancel(&l.wheel, conn_index(l, c))
+    if conn_untold(c):
+        post_untold(l, c, c.proto.spare, <uint16_t>c.proto.heard)
     proto_reset(&c.proto, &l.env)
     if c.marks & UWS_M_EXTRA:
         deflate_give(l.extra[conn_index(l, c)].deflate)
@@ -112,6 +115,8 @@ cdef bint conn_settle(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.marks & UWS_M_EXTRA:
         _forget(l, &l.extra[index])
     intern_give(&l.intern, c.target)
+    # Where there was no memory to tell of the end (post_untold).
+    wheel_cancel(&l.wheel, index)
     memset(c, 0, sizeof(UwsConn))
     c.generation = generation + 1
     l.n_conns -= 1

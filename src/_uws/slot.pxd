@@ -7,13 +7,16 @@ from _uws.atomic cimport atomic_write
 from _uws.clock cimport clock_ms
 from _uws.state cimport (
     UWS_C_LOCAL,
+    UWS_F_CLOSE_OUT,
     UWS_F_DIRTY,
     UWS_F_GONE,
     UWS_M_EXTRA,
     UWS_M_MUTE,
     UWS_M_SAID,
+    UWS_S_DEAD,
     UWS_S_ENDING,
     UWS_S_FREE,
+    UWS_S_LINGER,
     UWS_S_OPEN,
     UwsConn,
     UwsExtra,
@@ -48,10 +51,15 @@ cdef inline void loop_nudge(UwsLoop* l) noexcept nogil:
 
 cdef inline void conn_enlist(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Put c on the list of those that have something to flush; it has a side block."""
+    cdef int32_t index = conn_index(l, c)
     if not (c.flags & UWS_F_DIRTY):
         c.flags |= UWS_F_DIRTY
-        c.side.dirty_next = l.dirty_head
-        l.dirty_head = conn_index(l, c)
+        c.side.dirty_next = -1
+        if l.dirty_head < 0:
+            l.dirty_head = index
+        else:
+            l.table[l.dirty_tail].side.dirty_next = index
+        l.dirty_tail = index
 
 
 cdef inline int32_t conn_index(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -122,6 +130,12 @@ cdef inline int conn_ending_cause(const UwsConn* c) noexcept nogil:
     return c.proto.spare if c.proto.spare != 0 else UWS_C_LOCAL
 
 
+cdef inline bint conn_untold(const UwsConn* c) noexcept nogil:
+    """Is it over, and was there no memory to say so (post_untold)?"""
+    return c.flags & UWS_F_CLOSE_OUT and c.proto.spare != 0 and \
+        (c.state == UWS_S_ENDING or c.state == UWS_S_LINGER or c.state == UWS_S_DEAD)
+
+
 cdef inline bint seat_take(UwsLoop* l) noexcept nogil:
     """Is there room for one more connection, below max_connections? Then the caller has a seat, to be given back."""
     cdef uint32_t most = l.limits.max_connections
@@ -143,6 +157,10 @@ cdef inline uint32_t tick_now(UwsLoop* l) noexcept nogil:
     """The current tick, for those who cannot know that a turn is under way; UwsLoop.tick may be hours old."""
     l.tick = <uint32_t>((clock_ms() - l.start_ms) // UWS_TICK_MS)
     return l.tick
+
+
+cdef enum:
+    UWS_POLL_AGAIN_TICKS = 4      # after which epoll is asked again to take in a connection for which it had no memory
 
 
 cdef void loop_wake(UwsLoop* l) noexcept nogil

@@ -15,6 +15,7 @@ from _uws.poller cimport (
     poller_wake,
 )
 from _uws.slab cimport slab_give, slab_take
+from _uws.sock cimport sock_sever
 from _uws.state cimport (
     UWS_F_DIRTY,
     UWS_F_EOF,
@@ -25,6 +26,7 @@ from _uws.state cimport (
     UWS_F_READY,
     UWS_F_UNPOLLED,
     UWS_M_EXTRA,
+    UWS_S_OPEN,
     UWS_TOLD_SWEEP,
 )
 
@@ -107,11 +109,19 @@ cdef void conn_poll_for(UwsLoop* l, UwsConn* c, bint reading, bint writing) noex
         if poller_add(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
                       poll_tag(UWS_TAG_CONN, index, c.generation)) == UWS_OK:
             c.flags &= ~UWS_F_UNPOLLED
-        else:
-            c.flags |= UWS_F_GONE
+            return
+        # The kernel has no memory for it, or the user too many watches: it stays out, and what is there to be read is
+        # read a little later. Where it is not open any more there is a deadline for what else may come.
+        c.flags |= UWS_F_IN_OFF
+        c.flags &= ~UWS_F_OUT_ON
+        if c.state == UWS_S_OPEN:
+            conn_sooner(l, c, tick_now(l) + UWS_POLL_AGAIN_TICKS)
+            loop_nudge(l)
         return
-    poller_change(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
-                  poll_tag(UWS_TAG_CONN, index, c.generation))
+    if poller_change(&l.poller, index, (EPOLLIN if reading else 0) | (EPOLLOUT if writing else 0),
+                     poll_tag(UWS_TAG_CONN, index, c.generation)) != UWS_OK:
+        # Linux needs no memory for this, but may say that it has none. Nobody would hear of it again.
+        sock_sever(index)
 
 
 cdef void conn_reading(UwsLoop* l, UwsConn* c) noexcept nogil:

@@ -40,6 +40,7 @@ cdef const UwsTransport* sock_plain() noexcept nogil
 cdef int sock_accept(int listen_fd) noexcept nogil
 cdef void sock_end_sending(int fd) noexcept nogil
 cdef void sock_reset(int fd) noexcept nogil
+cdef void sock_sever(int fd) noexcept nogil
 cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes) noexcept nogil
 cdef int sock_spare() noexcept nogil
 cdef bint sock_unread(int fd) noexcept nogil

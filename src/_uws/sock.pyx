@@ -161,6 +161,12 @@ cdef void sock_reset(int fd) noexcept nogil:
         shutdown(fd, SHUT_RDWR)
 
 
+cdef void sock_sever(int fd) noexcept nogil:
+    """Shut both directions, of a connection that is of no use any more: what has come can still be read, then the end
+    of the stream. epoll reports that, asked for or not."""
+    shutdown(fd, SHUT_RDWR)
+
+
 cdef int sock_turn_away(int listen_fd, const uint8_t* response, size_t len_bytes) noexcept nogil:
     """Accept one connection only to answer it with response and close it: 0, or a negative UwsAccept."""
     cdef uint8_t unread[4096]

@@ -321,7 +321,8 @@ cdef struct UwsLoop:
     UwsEvent* scratch         # what proto_feed writes
 
     # sending
-    int32_t dirty_head
+    int32_t dirty_head        # those that have something to flush, as they were enlisted
+    int32_t dirty_tail
     size_t out_bytes          # queued for all connections
     int32_t slow_head         # those whose queue waits for the kernel, the one that has not got on for longest first
     int32_t slow_tail

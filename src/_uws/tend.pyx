@@ -22,10 +22,18 @@ from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush, conn_flush_all
 from _uws.frame cimport UWS_OP_PING
-from _uws.life cimport conn_abort, conn_expired, conn_leave
+from _uws.life cimport conn_abort, conn_end, conn_expired, conn_leave
 from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_flooded, post_nudge
-from _uws.slot cimport conn_extra, conn_held, conn_index, conn_reading, conn_side, tick_now
+from _uws.slot cimport (
+    UWS_POLL_AGAIN_TICKS,
+    conn_extra,
+    conn_held,
+    conn_index,
+    conn_reading,
+    conn_side,
+    tick_now,
+)
 from _uws.slow cimport slow_first
 from _uws.sock cimport sock_unread, sock_writable
 from _uws.state cimport (
@@ -33,15 +41,19 @@ from _uws.state cimport (
     UWS_C_EXPIRED,
     UWS_C_IDLE,
     UWS_C_LIFETIME,
+    UWS_C_MEMORY,
     UWS_C_PING_TIMEOUT,
     UWS_C_SLOW_READER,
     UWS_C_UNAUTHENTICATED,
     UWS_F_BUSY,
+    UWS_F_EOF,
     UWS_F_OUT_ON,
     UWS_F_PAUSED,
     UWS_F_READY,
+    UWS_F_UNPOLLED,
     UWS_FLOODED_TICKS,
     UWS_M_EXTRA,
+    UWS_M_MUTE,
     UWS_M_PINGED,
     UWS_M_STRANGER,
     UWS_S_OPEN,
@@ -52,6 +64,7 @@ from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
 cdef enum:
     NEVER = 0x7FFFFFFF            # ticks
     GOING_AWAY = 1001
+    INTERNAL_ERROR = 1011
     UNAUTHORIZED = 3000           # registered with IANA beside those of RFC 6455, section 7.4.2
 
 
@@ -176,6 +189,10 @@ cdef bint _vanished(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexcep
 cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
     """Do what is due, and set the timer to what comes next."""
     cdef int32_t wait = NEVER
+    if c.marks & UWS_M_MUTE:
+        # An event of it has been lost for want of memory (post_lost): nothing else mutes one that stays open.
+        conn_end(l, c, UWS_C_MEMORY, INTERNAL_ERROR, INTERNAL_ERROR, NULL, 0)
+        return
     if c.side != NULL and c.side.pong_at != 0:
         wait = _until(c.side.pong_at, now)
         if wait <= 0:
@@ -193,6 +210,11 @@ cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
         else:
             c.flags &= ~UWS_F_PAUSED
             conn_reading(l, c)
+    if c.flags & UWS_F_UNPOLLED and not (c.flags & (UWS_F_PAUSED | UWS_F_EOF)):
+        # epoll had no memory to take it in again.
+        conn_reading(l, c)
+        if c.flags & UWS_F_UNPOLLED:
+            wait = min(wait, UWS_POLL_AGAIN_TICKS)
     if c.flags & UWS_F_OUT_ON and l.limits.send_timeout_ms != 0 and _stuck(l, c, now, &wait):
         return
     if l.limits.ping_interval_ms != 0 and _vanished(l, c, now, &wait):

@@ -25,23 +25,30 @@ from _uws.proto cimport (
     UWS_EVF_FINAL,
     UWS_EVF_OWNED,
     UWS_P_PEERS_KEPT,
+    UWS_P_STREAMED,
     UwsEvent,
     UwsProto,
     proto_feed,
+    proto_renew,
     proto_stalest,
 )
 from _uws.slab cimport slab_give, slab_take
-from _uws.slot cimport conn_ending_cause, conn_side
+from _uws.slot cimport conn_ending_cause, conn_held, conn_index, conn_side, loop_foreign
+from _uws.sock cimport sock_unread
 from _uws.state cimport (
     UWS_C_LIMIT,
     UWS_C_MEMORY,
     UWS_C_PEER,
     UWS_C_PROTOCOL,
     UWS_F_GONE,
+    UWS_F_PAUSED,
+    UWS_F_READY,
     UWS_M_EXTRA,
     UWS_M_HEARD,
+    UWS_M_LISTEN,
     UWS_M_STRANGER,
     UWS_S_CLOSE_SENT,
+    UWS_S_ENDING,
     UWS_S_FREE,
     UWS_S_LINGER,
     UWS_S_OPEN,
@@ -53,8 +60,15 @@ from _uws.state cimport (
 
 cdef enum:
     PONG_BACKLOG_BYTES = 16384    # queued bytes above which only the last ping is answered (RFC 6455, section 5.5.3)
+    INTERNAL_ERROR = 1011
     TRY_AGAIN_LATER = 1013
+    SPARED_AT_ONCE = 16
     STRANGER_BYTES = 65536        # of a message that says who he is: nobody unknown may hold more of ours
+
+
+cdef inline void _without_memory(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """What c sent cannot be dealt with: rather an end than a peer that waits for its pong, or for its answer."""
+    conn_end(l, c, UWS_C_MEMORY, INTERNAL_ERROR, INTERNAL_ERROR, NULL, 0)
 
 
 cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
@@ -65,7 +79,8 @@ cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
         return
     side = conn_side(l, c)
     if side == NULL:
-        return    # a ping that is not answered under want of memory is allowed to be the peer's problem
+        _without_memory(l, c)
+        return
     too_many = l.limits.max_pings != 0 and c.proto.spare >= l.limits.max_pings
     if too_many or side.out.bytes > PONG_BACKLOG_BYTES:
         # A peer that pings and does not read, or does little else than ping, gets one pong for all of its pings.
@@ -83,6 +98,8 @@ cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
     side.pong_at = 0
     if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, ping.data, ping.len_bytes) == UWS_OK:
         conn_dirty(l, c)
+    else:
+        _without_memory(l, c)
 
 
 cdef bint _own(UwsLoop* l, UwsEvent* event) noexcept nogil:
@@ -111,7 +128,7 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
         return
     if b == NULL:
         if not _own(l, event):
-            conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
+            _without_memory(l, c)
             return
     elif event.flags & UWS_EVF_OWNED:
         b.owned_bytes += event.len_bytes
@@ -120,7 +137,7 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
         b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
     if post_event(l, c, event) != UWS_OK:
         post_lost(l, c, event)
-        conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
+        _without_memory(l, c)
 
 
 cdef void _heard(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcept nogil:
@@ -144,15 +161,34 @@ cdef inline int _cause_of(int status) noexcept nogil:
     return UWS_C_MEMORY if status == UWS_E_NOMEM else UWS_C_PROTOCOL
 
 
-cdef void _shed(UwsLoop* l) noexcept nogil:
+cdef inline bint _kept_waiting(const UwsLoop* l, const UwsConn* c) noexcept nogil:
+    """Has c sent what we have not read, for the sake of others? Nothing of its own waits for a callback then."""
+    if c.state != UWS_S_OPEN or not (c.flags & UWS_F_PAUSED) or c.flags & (UWS_F_READY | UWS_F_GONE):
+        return False
+    if conn_held(c) or (c.side != NULL and c.side.inbox.head != NULL) or loop_foreign(l):
+        return False
+    return sock_unread(conn_index(l, c))
+
+
+cdef void _shed(UwsLoop* l, UwsConn* fed) noexcept nogil:
     """Incomplete messages take more than they may, all together: who has sent nothing of his for longest has to go. One
-    who is in the middle of sending is the last to be hit, and one who began a message to keep us waiting the first."""
+    who is in the middle of sending is the last to be hit, and one who began a message to keep us waiting the first.
+
+    Who looks as if he had stopped because we do not read him is passed over; where there are too many of those, fed
+    has to go, with whose message it became too much: to look at all of them each time would be dear."""
     cdef UwsProto* p
+    cdef int spared = 0
     while l.env.partial_bytes > l.limits.max_partial_bytes:
         p = proto_stalest(&l.env)
         if p == NULL:
             return
         # It is the first member of its slot.
+        if p != &fed.proto and spared < SPARED_AT_ONCE and _kept_waiting(l, <UwsConn*>p):
+            proto_renew(p, &l.env)
+            spared += 1
+            continue
+        if spared == SPARED_AT_ONCE and fed.proto.part != NULL and not (fed.proto.msg_opcode & UWS_P_STREAMED):
+            p = &fed.proto
         conn_end(l, <UwsConn*>p, UWS_C_LIMIT, TRY_AGAIN_LATER, TRY_AGAIN_LATER, NULL, 0)
         if p.part != NULL:
             # It is over, and was listened to for its close frame only.
@@ -173,7 +209,12 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
     if c.marks & UWS_M_STRANGER:
         l.env.max_message_bytes = min(most, <uint64_t>STRANGER_BYTES)
+    l.env.work_bytes = 0
     status = proto_feed(&c.proto, &l.env, data, len_bytes, l.scratch, &n)
+    if b != NULL:
+        # A compressed message that comes to nothing, or is refused, has cost the others as much time as one that is
+        # handed on: the turn is to end after it all the same.
+        b.owned_bytes += l.env.work_bytes
     l.env.max_message_bytes = most
     for i in range(n):
         event = &l.scratch[i]
@@ -195,7 +236,12 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
             conn_end(l, c, conn_ending_cause(c) if c.state == UWS_S_CLOSE_SENT else UWS_C_PEER, event.code,
                      event.reply_code, event.data, event.len_bytes)
     if status < 0:
+        if c.state == UWS_S_ENDING or c.state == UWS_S_LINGER:
+            # It has no close frame for us any more: there is nothing to wait for.
+            c.marks &= ~UWS_M_LISTEN
+            if c.state == UWS_S_LINGER and conn_side(l, c) != NULL:
+                conn_dirty(l, c)
         code = <uint16_t>err_close_code(status)
         conn_end(l, c, _cause_of(status), code, code, NULL, 0)
     if l.env.partial_bytes > l.limits.max_partial_bytes:
-        _shed(l)
+        _shed(l, c)

@@ -55,4 +55,5 @@ class Callbacks:
 
     on_error: Hook[ErrorHook] = Hook()
     """``on_error(conn, exc)``: a callback raised. It has been logged; the connection is closed afterwards. Where
-    it was a hook of the handshake, or a route, there is no connection yet: then it gets the `Request`."""
+    it was a hook of the handshake, or a route, there is no connection yet: then it gets the `Request`. None stands for
+    either where there was no memory to make one, and so to call the hook: `exc` is a `MemoryError` then."""

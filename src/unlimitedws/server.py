@@ -537,7 +537,7 @@ class Server(Callbacks, Entrance):
             self._close_listeners()
         logger.info("stopped listening on %s", self._places())
 
-    def _failed(self, conn: Conn | Request, exc: BaseException, hook: str) -> None:
+    def _failed(self, conn: Conn | Request | None, exc: BaseException, hook: str) -> None:
         """A callback raised; the loop calls this before it closes the connection, the door instead of one."""
         if isinstance(exc, KeyboardInterrupt | SystemExit):
             # No other order to stop: a CancelledError or a GeneratorExit is of the callback's own doings.

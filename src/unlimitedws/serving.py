@@ -62,7 +62,7 @@ class Serving:
     def __init__(
         self,
         settings: Sequence[Mapping[str, int]],
-        failed: Callable[[Conn, BaseException, str], object],
+        failed: Callable[[Conn | None, BaseException, str], object],
         page: bytes | None,
         door: Door,
         listeners: Sequence[Listener],
@@ -253,8 +253,12 @@ class Serving:
         try:
             loop.run()
         except BaseException as exc:
-            logger.critical("the engine failed", exc_info=exc)
-            self.shut_for(exc, 0)
+            if isinstance(exc, MemoryError) and loop.counters()["runners"] != 0:
+                # One that was to help had no memory to begin with. The others go on.
+                logger.warning("callbacks have to do with fewer threads: %r", exc)
+            else:
+                logger.critical("the engine failed", exc_info=exc)
+                self.shut_for(exc, 0)
         finally:
             # A callback may have forked, and come back in the child: what is here is the parent's, its lock too.
             if self.pid == os.getpid():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import Any
 
 import pytest
 import raw
-from live import ServerProcess, expect_eof, ping, wait_until
-from loops import echo, running
+from live import ServerProcess, expect_eof, ping, wait, wait_until
+from loops import echo, listener, running
 from raw import RawClient
 
 from _uws.core import Crowd
@@ -177,6 +178,38 @@ def test_loop_that_rests_or_has_stopped_looks_at_no_listener() -> None:
         ping(engine.connect())
         engine.shut()
         engine.loop.look()
+
+
+def test_loop_that_drains_leaves_a_shared_listener_alone_though_epoll_has_reported_it() -> None:
+    """The turn that was told of the newcomer ends before it comes to him, and a callback drains."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def drain_with_the_second(conn: Any, message: Any) -> None:
+        if message == b"first":
+            begun.set()
+            wait(go_on)
+        else:
+            engine.loop.drain(20_000, 1012, False, 20_000)
+
+    with running(start=False, runners=1, on_message=drain_with_the_second) as engine, listener() as shared:
+        engine.loop.listen(shared.fileno(), shared=True)
+        engine.start()
+        client = engine.connect()
+        try:
+            client.send_frame(raw.BINARY, b"first")
+            wait(begun)
+            # More than a turn reads before it delivers; and epoll names first who was ready first.
+            client.send(b"".join(raw.frame(raw.BINARY, bytes(4000)) for _ in range(20)))
+            late = waiting_clients(shared.getsockname()[1], 1)[0]
+        finally:
+            go_on.set()
+        ping(client)
+        assert (engine.counter("accepted"), engine.loop.draining) == (1, True)
+        with running(on_message=echo) as other:
+            other.loop.listen(shared.fileno(), shared=True)
+            assert late.recv_response().status == 101
+            late.close()
+        client.close()
 
 
 def test_loops_of_one_crowd_have_one_limit() -> None:

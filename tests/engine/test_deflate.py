@@ -273,10 +273,13 @@ def test_what_is_compressed_is_what_a_peer_inflates(level: int, bits: int) -> No
                 assert len(data) < len(message)
                 # Inflated in small steps, so that only the window holds what was before.
                 peer = zlib.decompressobj(-bits)
-                left, out = data + TAIL, b""
-                while left:
-                    out += peer.decompress(left, 100)
-                    left = peer.unconsumed_tail
+                out = bytearray()
+                for at in range(0, len(data), 50):
+                    left = data[at : at + 50]
+                    while left:
+                        out += peer.decompress(left, 100)
+                        left = peer.unconsumed_tail
+                out += peer.decompress(TAIL)
                 assert out == message
                 assert Inflater().run(data, len(message)) == (OK, message)
     assert smaller >= (0 if level == 0 else 20)
@@ -431,6 +434,19 @@ def test_a_message_may_have_final_blocks_and_go_on_behind_them() -> None:
     assert own.inflate(final(one)) == (OK, one)
     peer = zlib.compressobj(6, zlib.DEFLATED, -15, zdict=one)
     assert own.inflate((peer.compress(one) + peer.flush(zlib.Z_SYNC_FLUSH))[:-4]) == (OK, one)
+
+
+def test_a_final_block_is_whole_also_where_its_message_fills_the_buffer_for_it() -> None:
+    """zlib has then taken the last byte, and not yet seen that the block ends in it."""
+    inflater, own = Inflater(), Own()
+    for length in range(1, 2000):
+        message = b"\n" + b"p" * length
+        for pad in (b"\x00", b""):
+            data = final(message, pad)
+            assert inflater.run(data) == (OK, message), length
+            assert own.inflate(data) == (OK, message), length
+            assert inflater.run(data, length + 1) == (OK, message), length
+            assert inflater.run(data, length) == (TOO_BIG, b""), length
 
 
 def test_garbage_behind_a_final_block_is_refused() -> None:

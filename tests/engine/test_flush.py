@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from live import expect_eof, wait_until
 from loops import Running, echo, running
 from raw import TEXT
+from uws_shims.deliver_shim import Bare
 from uws_shims.keeper_shim import index_of_open, is_read, set_paused
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
+
+Make = Callable[..., tuple[Bare, list[int]]]
 
 in_both_tables = pytest.mark.usefixtures("both_tables")
 
@@ -26,6 +29,17 @@ def private(no_fd_leaks: None) -> Iterator[Running]:
     """A loop whose descriptors only its keeper can name."""
     with running(private_fds=1, on_message=echo) as made:
         yield made
+
+
+def test_who_was_first_is_flushed_first_and_who_comes_meanwhile_the_next_time(make: Make) -> None:
+    """Threads that send without end neither keep the loop from polling nor others' messages from leaving."""
+    loop, conns = make(5)
+    for fd in conns:
+        loop.queue(fd, b"x")
+    assert loop.flush_all() == conns
+    # All but the last have been sent to again, and are there to be flushed: the loop does not sleep.
+    assert loop.next_ms() == 0
+    assert loop.flush_all() == conns[:-1]
 
 
 @in_both_tables

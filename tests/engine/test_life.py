@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import raw
-from live import expect_end, expect_eof, take, wait, wait_until
+from live import expect_end, expect_eof, readable, take, wait, wait_until
 from loops import Running, echo, running
 from raw import TEXT, RawClient
 from uws_shims.deliver_shim import Bare
@@ -291,6 +292,52 @@ def test_nobody_is_waited_for_where_nobody_wants_to_know() -> None:
 
 
 # --- LINGER ---
+
+
+@contextlib.contextmanager
+def lingering() -> Iterator[tuple[Running, RawClient]]:
+    """Yield a client whose callback raised, with our close frame read and the descriptor still ours."""
+
+    def fail(conn: Any, message: Any) -> None:
+        raise ValueError(message)
+
+    with running(on_message=fail, expect_failures=True) as engine, engine.connect() as client:
+        client.send_frame(TEXT, "x")
+        assert client.recv_close().code == 1011
+        assert engine.end()[0] == 1011
+        assert take(engine.failures).hook == "on_message"
+        yield engine, client
+
+
+def test_no_fin_before_the_peers_answer() -> None:
+    """A proxy that sees our FIN closes to its client, with RST where the client's answer is unread."""
+    with lingering() as (engine, client):
+        assert not readable(client.sock, 0.1)
+        client.send_frame(TEXT, "crossed")
+        assert not readable(client.sock, 0.1)
+        client.send_close(1011)
+        expect_eof(client)
+        client.close()
+        engine.wait_empty()
+        assert engine.counter("timeouts") == 0
+
+
+def test_fin_instead_of_the_answer_ends_the_linger() -> None:
+    with lingering() as (engine, client):
+        client.shutdown()
+        expect_eof(client)
+        client.close()
+        engine.wait_empty()
+        assert engine.counter("timeouts") == 0
+
+
+def test_nothing_is_awaited_of_a_peer_that_breaks_the_protocol_after_our_close_frame() -> None:
+    with lingering() as (engine, client):
+        client.send(raw.frame(TEXT, "x", mask=False))
+        expect_eof(client)
+        client.close()
+        engine.wait_empty()
+        assert engine.counter("timeouts") == 0
 
 
 @each_runners

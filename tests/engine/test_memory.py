@@ -6,6 +6,7 @@ import dataclasses
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -15,6 +16,7 @@ import raw
 from live import Live, ServerProcess, serve, wait, wait_until
 from memory_agrees import assert_they_agree, growth, memory_of
 from raw import BINARY, RawClient
+from uws_shims.deliver_shim import Bare
 
 import unlimitedws
 from unlimitedws import Memory, NewServer
@@ -130,6 +132,29 @@ def test_what_waits_for_its_callback_is_counted() -> None:
         finally:
             go_on.set()
         settled(live, set())
+
+
+def test_what_callbacks_gave_back_goes_back_though_nothing_happens_any_more() -> None:
+    """The poller sleeps by then: it has to be told that there will be memory to give back."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def block(conn: Any, message: Any) -> None:
+        begun.set()
+        wait(go_on)
+
+    with serve(on_message=block, pool=(2, 8), max_inbox_bytes=1 << 23) as live:
+        client, _ = live.connect_conn()
+        try:
+            client.send_frame(BINARY, b"first")
+            wait(begun)
+            client.send(b"".join(raw.frame(BINARY, bytes(100_000)) for _ in range(20)))
+            wait_until(lambda: live.server.memory().inboxes_bytes >= 2_000_000, "all of it has come")
+            # The poller has looked whether there is something to give back, and sleeps without a deadline.
+            time.sleep(1.5)
+        finally:
+            go_on.set()
+        settled(live, set())
+        wait_until(lambda: live.server.memory().slab_bytes < 200_000, "nobody's memory has gone back")
 
 
 @pytest.mark.parametrize("takeover", [True, False], ids=["kept", "shared"])
@@ -281,6 +306,19 @@ def test_a_child_process_has_nothing_of_it() -> None:
         os.waitpid(pid, 0)
         os.close(reading)
         os.close(writing)
+
+
+# ---- what is kept for the next taker
+
+
+@pytest.mark.parametrize("size", [100, 1000, 100_000], ids=["small", "medium", "a mapping each"])
+def test_all_that_is_kept_is_mapped_and_counted(size: int) -> None:
+    bare = Bare()
+    bare.used_for_a_while(size, 4096 if size < 4096 else 10)
+    counted, held = bare.slab_mappings()
+    # More than one arena, or one mapping, of its kind.
+    assert held > 2 * max(size, 65536)
+    assert counted == held
 
 
 # ---- and the kernel's

@@ -608,6 +608,19 @@ def test_what_a_compressed_message_says_is_an_owned_block() -> None:
     assert proto.room.inflated == (2, len(squeeze("hello")) + len(squeeze("")), 5)
 
 
+def test_what_inflating_costs_is_counted_whatever_comes_of_it() -> None:
+    """So that a turn ends after a bomb that comes to nothing, and after one that is refused."""
+    limit = 10_000
+    proto = Proto(window_bits=15, max_message_bytes=limit)
+    # Stored blocks of no bytes, as many flushes leave them.
+    nothing = b"\x00\x00\x00\xff\xff" * 1000 + b"\x00"
+    assert proto.feed(frame(BINARY, nothing, rsv=4, mask=KEY)) == (OK, [Event(*binary(b""), "nowhere")])
+    assert proto.room.work_bytes == len(nothing)
+    bomb = squeeze("x" * (limit + 1))
+    assert proto.feed(frame(TEXT, bomb, rsv=4, mask=KEY)) == (TOO_BIG, [])
+    assert proto.room.work_bytes == len(nothing) + len(bomb) + limit
+
+
 @pytest.mark.parametrize("bad", [*BAD_UTF8, "世".encode()[:2], b"\xf0\x9f"])
 def test_compressed_text_that_is_no_utf8_is_1007(bad: bytes) -> None:
     for lead in (b"", b"fine " * 100):

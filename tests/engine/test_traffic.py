@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import queue
+import threading
 from typing import Any
 
 import pytest
 import raw
-from live import expect_eof, frames, ping, take
+from live import expect_eof, frames, ping, take, wait, wait_until
 from loops import Running, running
 from raw import BINARY, CONT, PING, PONG, TEXT, Frame, RawClient
 
@@ -153,6 +154,42 @@ def test_who_began_a_message_and_stopped_goes_before_those_who_send() -> None:
         # The one that sent last of them is hit last.
         stalled[2].send_frame(CONT, b"")
         assert len(take(seen)) == 700_000
+
+
+def test_who_is_not_read_for_others_sake_is_not_taken_for_one_who_has_stopped() -> None:
+    """All inboxes are full, so nobody gets on with a message: newcomers pay for what is too much, not who waits."""
+    let_go = threading.Event()
+    seen: queue.Queue[bytes] = queue.Queue()
+    budget, begun, rest = 200_000, b"b" * 40_000, b"r" * 40_000
+
+    def stuck(conn: Any, message: bytes) -> None:
+        wait(let_go)
+        seen.put(message)
+
+    options = {"max_inbox_total_bytes": 100_000, "max_incomplete_total_bytes": budget}
+    with running(on_message=stuck, record=False, **options) as engine:
+        stopped = engine.connect()
+        stopped.send_frame(BINARY, begun, fin=False)
+        patient = engine.connect()
+        patient.send_frame(BINARY, begun, fin=False)
+        wait_until(lambda: engine.counter("incomplete_bytes") >= 2 * len(begun), "what was begun")
+        flooder = engine.connect()
+        flooder.send_frame(BINARY, b"the callback that keeps its thread")
+        wait_until(lambda: engine.counter("takeovers") >= 1, "the watchdog")
+        flooder.send_frame(BINARY, bytes(100_000))
+        wait_until(lambda: engine.counter("inbox_bytes") >= 100_000, "the flood")
+        pauses = engine.counter("pauses")
+        patient.send_frame(CONT, rest)
+        wait_until(lambda: engine.counter("pauses") > pauses, "that it is not read")
+        for _ in range(300):
+            newcomer = engine.connect()
+            newcomer.send_frame(BINARY, bytes(600), fin=False)
+        wait_until(lambda: engine.counter("closed_by_limit") >= 50, "too much")
+        assert engine.counter("incomplete_bytes") <= budget
+        assert stopped.recv_close().code == 1013
+        let_go.set()
+        assert begun + rest in [take(seen) for _ in range(3)]
+        ping(patient)
 
 
 def test_budget_smaller_than_one_message_hits_its_sender() -> None:

@@ -185,6 +185,8 @@ class Process:
             for client in self.polite:
                 if client.sock.fileno() >= 0:
                     client.sock.setblocking(False)
+                    # It may have come right behind the response.
+                    _answer_close(client.sock, client.recv_pending())
                     selector.register(client.sock, selectors.EVENT_READ)
             while self.process.poll() is None:
                 for key, _ in selector.select(0.01):
@@ -219,10 +221,15 @@ def _answer(sock: socket.socket) -> bool:
         return True
     except OSError:
         return False
+    _answer_close(sock, data)
+    return bool(data)
+
+
+def _answer_close(sock: socket.socket, data: bytes) -> None:
+    """Answer what ends with a close frame."""
     if len(data) >= 4 and data[-4:-2] == b"\x88\x02":
         with contextlib.suppress(OSError):
             sock.send(raw.frame(CLOSE, data[-2:]))
-    return bool(data)
 
 
 def crowd(process: Process) -> None:

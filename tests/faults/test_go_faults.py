@@ -22,6 +22,7 @@ from live import (
     echo,
     expect_eof,
     expect_failure,
+    expect_goodbye,
     frames,
     ping,
     readable,
@@ -259,7 +260,7 @@ def die_of_protocol_error_and_reset(client: RawClient, conn: Any) -> None:
 
 def die_of_exception(client: RawClient, conn: Any) -> None:
     client.send_frame(TEXT, "raise")
-    expect_failure(client, 1011)
+    expect_goodbye(client, 1011)
 
 
 def die_of_exception_then_fin(client: RawClient, conn: Any) -> None:
@@ -462,7 +463,7 @@ def test_socket_is_closed_with_1011_after_an_error_in_on_read(pool: Any) -> None
     with serve(pool=pool, on_read=fail) as live:
         client, conn = live.connect_conn()
         client.send_frame(TEXT, "x")
-        expect_failure(client, 1011)
+        expect_goodbye(client, 1011)
         assert take(live.ended, "on_close").code == 1011
         assert take(live.errors, "on_error") == (conn, boom)
         # And the server lives.

@@ -65,8 +65,9 @@ def test_what_tests_and_builds_is_there(files: set[str]) -> None:
 
 
 def test_nothing_that_is_made_is_there(files: set[str]) -> None:
-    # Written in C: the benchmarks' clients and their floor, and the kernel of the simulation.
-    in_c = ("bench/native/", "tests/simulation/")
+    # Written in C: the benchmarks' clients and their floor, what stands between the engine and the C library, the
+    # kernel of the simulation, the fuzzer's program.
+    in_c = ("bench/native/", "tests/faults/native/", "tests/simulation/", "tests/fuzz/")
     made = {name for name in files if Path(name).suffix in MADE and not name.startswith(in_c)}
     assert made == set()
     tops = {PurePosixPath(name).parts[0] for name in files}

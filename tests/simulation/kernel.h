@@ -1,7 +1,8 @@
 /* A kernel of one process, with a seed: sockets, epoll, an eventfd and a clock, for tests/uws_shims/sim_shim.pyx.
  *
- * kernel.c is loaded before the C library (LD_PRELOAD) and stands in for the system calls of the engine as it was
- * built for everybody: nothing in it knows of this. Descriptors from SIM_BASE on are simulated, while a run is on.
+ * What is built of this folder is loaded before the C library (LD_PRELOAD) and stands in for the system calls of the
+ * engine as it was built for everybody: nothing in it knows of this. Descriptors from SIM_BASE on are simulated, while
+ * a run is on. internal.h says which part is where.
  */
 
 #ifndef SIM_KERNEL_H

@@ -4,8 +4,9 @@
     python tests/simulation/simulate.py --seed 12345              tells what happens in that run
     python tests/simulation/simulate.py --seed 12345 --shrink     ... without the mishaps that its failure does not need
 
-The engine is the one that was built for everybody. kernel.c is loaded before the C library and answers its system
-calls; scarce_shim stands in for its allocator. What has to hold stands in tests/uws_shims/sim_shim.pyx.
+The engine is the one that was built for everybody. The kernel, in C beside this file, is loaded before the C library
+and answers its system calls; scarce_shim stands in for its allocator. What has to hold stands in
+tests/uws_shims/simrules_shim.pyx, simapp_shim.pyx and simpeer_shim.pyx.
 """
 
 from __future__ import annotations
@@ -61,18 +62,19 @@ class Failure(NamedTuple):
 
 
 def build_kernel() -> Path:
-    """Compile kernel.c, if it has changed.
+    """Compile the kernel, if it has changed.
 
     Raises:
         subprocess.CalledProcessError: It cannot be compiled; the compiler has said why.
     """
-    sources = [HERE / "kernel.c", HERE / "kernel.h"]
-    if not KERNEL.exists() or any(source.stat().st_mtime > KERNEL.stat().st_mtime for source in sources):
+    sources = sorted(HERE.glob("*.c"))
+    written = [*sources, *HERE.glob("*.h")]
+    if not KERNEL.exists() or any(path.stat().st_mtime > KERNEL.stat().st_mtime for path in written):
         KERNEL.parent.mkdir(parents=True, exist_ok=True)
         made = KERNEL.with_suffix(f".{os.getpid()}")
         flags = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-fPIC", "-shared"]
         flags.append("-U_FORTIFY_SOURCE")
-        command = [os.environ.get("CC", "gcc"), *flags, "-fvisibility=hidden", sources[0], "-o", made, "-ldl"]
+        command = [os.environ.get("CC", "gcc"), *flags, "-fvisibility=hidden", *sources, "-o", made, "-ldl"]
         subprocess.run(command, check=True)
         # Others may be about to load the one that is there.
         made.replace(KERNEL)

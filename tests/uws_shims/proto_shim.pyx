@@ -107,6 +107,10 @@ cdef class Env:
         return self.env.inflated, self.env.inflated_from_bytes, self.env.inflated_bytes
 
     @property
+    def work_bytes(self):
+        return self.env.work_bytes
+
+    @property
     def partial_bytes(self):
         return self.env.partial_bytes
 

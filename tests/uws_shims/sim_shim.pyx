@@ -1,6 +1,7 @@
-# The simulation: one loop of the engine, its network and its clock (tests/simulation/kernel.c), clients
+# The simulation: one loop of the engine, its network and its clock (tests/simulation/kernel.h), clients
 # (simpeer_shim), an application (simapp_shim), and what has to hold (simrules_shim). One thread acts as all threads
-# there are: where the engine waits, or lets go of its lock, others have their turn. Driven by
+# there are: where the engine waits, or lets go of its lock, others have their turn. The other runner has a stack of its
+# own, so that the poller may sleep while it waits in a callback, and the other way round. Driven by
 # tests/simulation/simulate.py.
 
 from libc.errno cimport ETIMEDOUT
@@ -12,6 +13,7 @@ from _uws.deliver cimport UwsDelivery, deliver_begin
 from _uws.errs cimport UWS_OK
 from _uws.loop cimport batch_init, loop_destroy, loop_drain, loop_init, loop_listen, loop_stop, loop_turn
 from _uws.post cimport post_spill
+from _uws.proxy cimport UWS_A_INET
 from _uws.role cimport UWS_WORK_STOP, role_work
 from _uws.state cimport (
     UWS_O_DOG,
@@ -35,6 +37,7 @@ from _uws.state cimport (
 
 from uws_shims.scarce_shim cimport scarce_set
 from uws_shims.simapp_shim cimport app_act, app_answer, app_resume, app_send, app_step
+from uws_shims.simdeflate_shim cimport deflates_end
 from uws_shims.simkernel cimport SIM_BASE, SIM_FDS, SIM_NEVER, SimHooks, SimKernel, SimWeather
 from uws_shims.simpeer_shim cimport PEER_GONE, PEER_LONGEST_BYTES, Peer, peer_act, peer_init
 from uws_shims.simrules_shim cimport rules_asleep, rules_between_turns, rules_over
@@ -44,13 +47,27 @@ cdef extern from "<dlfcn.h>" nogil:
     void* RTLD_DEFAULT
     void* dlsym(void*, const char*)
 
+cdef extern from "<ucontext.h>" nogil:
+    ctypedef struct stack_t:
+        void* ss_sp
+        size_t ss_size
+    ctypedef struct ucontext_t:
+        stack_t uc_stack
+        ucontext_t* uc_link
+    int getcontext(ucontext_t*)
+    void makecontext(ucontext_t*, void (*)() noexcept nogil, int)
+    int swapcontext(ucontext_t*, const ucontext_t*)
+
 cdef enum:
+    STACK_BYTES = 1 << 18
     MOST_LOCKS = 3000000          # takings of the lock, after which a run is taken to be caught in a circle
     MAX_MESSAGE_BYTES = 65536
 
 cdef World W
 cdef UwsLoop* L = &W.l
 cdef const SimKernel* K
+cdef ucontext_t HERE, OTHER
+cdef uint8_t STACK[STACK_BYTES]
 
 
 cdef inline uint32_t _below(uint32_t n) noexcept nogil:
@@ -77,6 +94,27 @@ cdef void _stop() noexcept nogil:
     pthread_mutex_unlock(&L.lock)
 
 
+cdef void _other() noexcept nogil:
+    """The other runner, on its stack: it lets others go on after each step, and wherever it waits."""
+    while True:
+        W.other_at_work = app_step(&W, &W.theirs)
+        swapcontext(&OTHER, &HERE)
+
+
+cdef void _give_stack() noexcept nogil:
+    getcontext(&OTHER)
+    OTHER.uc_stack.ss_sp = STACK
+    OTHER.uc_stack.ss_size = STACK_BYTES
+    OTHER.uc_link = NULL
+    makecontext(&OTHER, _other, 0)
+
+
+cdef void _other_goes_on() noexcept nogil:
+    W.is_other = True
+    swapcontext(&HERE, &OTHER)
+    W.is_other = False
+
+
 cdef void _others() noexcept nogil:
     """One step of some other thread."""
     cdef uint32_t which = _below(8)
@@ -85,7 +123,7 @@ cdef void _others() noexcept nogil:
     if K.now() >= W.stops_us and not W.has_stopped:
         _stop()
     elif W.other_at_work and which < 4:
-        W.other_at_work = app_step(&W, &W.theirs)
+        _other_goes_on()
     elif L.runners > 1 and which < 4:
         W.theirs.role = 0
         pthread_mutex_lock(&L.lock)
@@ -139,6 +177,10 @@ cdef int _wait(uint64_t until_us) noexcept nogil:
     """A callback waits for a message, or for room."""
     if until_us == SIM_NEVER:
         K.fail("a runner parks, and nobody is there to call it")
+    if W.is_other:
+        # It may be woken for nothing, as by a real condition.
+        swapcontext(&OTHER, &HERE)
+        return ETIMEDOUT if K.now() >= until_us else 0
     if W.is_others_turn or W.has_stand_in or W.waits != 0:
         # Whoever it waits for is a caller of this.
         K.advance(until_us)
@@ -282,6 +324,15 @@ cdef void _make_limits(UwsLimits* limits) noexcept nogil:
     limits.cooldown_us = 5000
     limits.io_timeout_us = 10000000
     limits.jobs = _one_of(0, 0, 1 + _below(3))
+    limits.proxy_protocol = _below(6) == 0
+    if _below(3) == 0:
+        limits.deflate.enabled = 1
+        limits.deflate.level = 1 + _below(9)
+        limits.deflate.mem_level = 1 + _below(9)
+        limits.deflate.server_bits = 9 + _below(7)
+        limits.deflate.client_bits = 9 + _below(7)
+        limits.deflate.server_takeover = _below(2)
+        limits.deflate.client_takeover = _below(2)
 
 
 cdef void _empty(UwsBatch* b) noexcept nogil:
@@ -312,9 +363,17 @@ cdef void _run(uint64_t seed, const uint32_t* spared, size_t n_spared, bint is_t
     if loop_init(L, &limits, MAX_MESSAGE_BYTES, 1000, SIM_BASE + SIM_FDS) != UWS_OK:
         K.fail("loop_init")
     L.env.max_stream_bytes = MAX_MESSAGE_BYTES
+    # The simulated sockets' other ends are all on 127.0.0.1.
+    L.n_trusted = 1
+    L.trusted[0].kind = UWS_A_INET
+    L.trusted[0].bits = 8
+    L.trusted[0].addr[0] = 127
     L.runners = _one_of(1, 2, 3)
     L.arriving = 1
     L.want = UWS_W_OPEN | UWS_W_MESSAGE | UWS_W_CLOSE | UWS_W_DRAIN
+    if _below(4) == 0:
+        # Not every application asks for all of it. Without on_close a connection may end, and its slot go, at once.
+        L.want &= ~_one_of(UWS_W_CLOSE, UWS_W_OPEN | UWS_W_CLOSE, UWS_W_OPEN | UWS_W_DRAIN)
     L.want |= _one_of(0, UWS_W_PONG, UWS_W_STREAM)
     L.want |= _one_of(0, UWS_W_REQUEST, UWS_W_REQUEST | UWS_W_ROUTE)
     pthread_mutex_lock(&L.lock)
@@ -326,7 +385,7 @@ cdef void _run(uint64_t seed, const uint32_t* spared, size_t n_spared, bint is_t
     W.answer_bytes = _one_of(100, 100, PEER_LONGEST_BYTES)
     W.n_peers = 1 + <int>_below(PEERS)
     for i in range(W.n_peers):
-        peer_init(&W.peer[i], i, K)
+        peer_init(&W.peer[i], i, K, limits.proxy_protocol)
     i = <int>_below(3)
     W.stops_us = K.now() + (_below(200000) if i == 0 else _below(2000000) if i == 1 else 8000000)
     W.is_others_turn = False
@@ -346,13 +405,14 @@ cdef void _run(uint64_t seed, const uint32_t* spared, size_t n_spared, bint is_t
         rules_between_turns(&W)
     W.is_others_turn = True
     while W.other_at_work:
-        W.other_at_work = app_step(&W, &W.theirs)
+        _other_goes_on()
     rules_over(&W)
     W.totals.mishaps += K.mishaps()
     W.totals.takeovers += L.count.takeovers
     W.totals.pauses += L.count.pauses
     W.totals.virtual_us += K.now() - began
     scarce_set(NULL, 0)
+    deflates_end()
     loop_destroy(L)
     K.end()
 
@@ -374,6 +434,7 @@ def simulate(uint64_t first, uint64_t count, spared=(), bint trace=False):
     if W.own.events == NULL:
         if batch_init(&W.own) != UWS_OK or batch_init(&W.dog) != UWS_OK or batch_init(&W.other) != UWS_OK:
             raise MemoryError
+        _give_stack()
     with nogil:
         for seed in range(first, first + count):
             _run(seed, numbers, n, trace)
@@ -386,7 +447,7 @@ def simulate(uint64_t first, uint64_t count, spared=(), bint trace=False):
 cdef const SimKernel* _kernel() except NULL:
     cdef void* found = dlsym(RTLD_DEFAULT, b"sim_kernel")
     if found == NULL:
-        raise ImportError("tests/simulation/kernel.c is not loaded: this is for tests/simulation/simulate.py")
+        raise ImportError("the simulated kernel is not loaded: this is for tests/simulation/simulate.py")
     return (<const SimKernel* (*)() noexcept nogil>found)()
 
 

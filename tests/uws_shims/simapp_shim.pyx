@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from _uws.deflate cimport deflater_run
 from _uws.deliver cimport (
     UWS_WAITED,
     UwsDelivery,
@@ -14,10 +15,10 @@ from _uws.deliver cimport (
     deliver_wait,
     deliver_wait_room,
 )
-from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_403, UWS_E_NOMEM, UWS_OK
+from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_403, UWS_E_NOMEM, UWS_MORE, UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_OP_PING
-from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking
+from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking, conn_peer
 from _uws.hold cimport conn_hold, conn_release
 from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_end, conn_goodbye, conn_refuse
 from _uws.outq cimport outq_put_frame
@@ -31,19 +32,24 @@ from _uws.proto cimport (
     UWS_EV_OPEN,
     UWS_EV_PONG,
     UWS_EV_REQUEST,
+    UWS_P_OURS_KEPT,
+    UWS_P_WINDOW,
     UwsEvent,
 )
 from _uws.send cimport (
     UWS_SEND_DROP,
     UWS_SEND_FLUSH,
     UWS_STRAIGHT_BYTES,
+    send_deflated,
     send_frame,
     send_leave,
     send_may_go_straight,
     send_overflow,
+    send_own,
     send_straight,
 )
 from _uws.slot cimport conn_at, conn_mute, conn_side, conn_takes, conn_trim
+from _uws.sock cimport sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
     UWS_C_CALLBACK,
@@ -56,14 +62,18 @@ from _uws.state cimport (
     UWS_OVERFLOW_BLOCK,
     UWS_OVERFLOW_DROP_OLDEST,
     UWS_S_OPEN,
+    UWS_W_OPEN,
     UwsConn,
     pthread_mutex_lock,
+    pthread_mutex_trylock,
     pthread_mutex_unlock,
 )
 from _uws.tend cimport conn_expires_in
 
 from uws_shims.simpeer_shim cimport (
     ASKS_WELL,
+    NAMED_IN_BYTES,
+    NAMED_IN_TEXT,
     PEER_LONGEST_BYTES,
     Peer,
     heard_byte,
@@ -79,6 +89,7 @@ cdef enum:
     MOST_SENT = 48                # messages to one client
 
 cdef uint8_t MESSAGE[PEER_LONGEST_BYTES + 4]
+cdef uint8_t APART[PEER_LONGEST_BYTES + 4]       # of who has the deflater
 
 
 cdef Peer* _peer(World* w, int32_t index, uint32_t generation) noexcept nogil:
@@ -92,10 +103,46 @@ cdef Peer* _peer(World* w, int32_t index, uint32_t generation) noexcept nogil:
     return p
 
 
+cdef uint32_t _write(World* w, Peer* p, uint8_t* out) noexcept nogil:
+    """The next message to p, which gets its number."""
+    cdef uint32_t number = p.accepted, n = heard_bytes(p.id, number, w.answer_bytes), i
+    for i in range(n):
+        out[i] = heard_byte(p.id, number, i)
+    p.accepted += 1
+    return n
+
+
+cdef int _send_deflated(World* w, Peer* p, int window_bits) noexcept nogil:
+    """As Conn._send_deflated() does. The lock is held on entry, and not on return."""
+    cdef const uint8_t* out = NULL
+    cdef size_t made = 0
+    cdef int opcode = said_opcode(p.id + OURS, p.accepted), status, done
+    cdef uint32_t n
+    pthread_mutex_unlock(&w.l.lock)
+    if p.is_compressed or pthread_mutex_trylock(&w.l.deflate_lock) != 0:
+        # Who has it is a caller of this.
+        return UWS_E_ARG
+    # Which of two threads is the first to queue its message is not known before; so only one may be at it.
+    p.is_compressed = 1
+    n = _write(w, p, APART)
+    done = deflater_run(&w.l.deflater, window_bits, APART, n, &out, &made)
+    pthread_mutex_lock(&w.l.lock)
+    status = send_deflated(&w.l, p.index, p.generation, opcode, done, APART, n, out, made)
+    p.is_compressed = 0
+    if status == UWS_MORE or status == UWS_E_ARG:
+        p.accepted -= 1
+    elif status == UWS_E_NOMEM:
+        p.may_skip = 1
+    if send_leave(&w.l, p.index, p.generation, status) == UWS_MORE:
+        return UWS_MORE
+    return UWS_OK
+
+
 cdef void app_send(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
     """As Conn._send() does."""
     cdef UwsConn* c
-    cdef uint32_t n, number, i
+    cdef uint32_t n, number
+    cdef bint is_deflated
     cdef uint64_t deadline = 0
     cdef int status
     if p.accepted >= MOST_SENT:
@@ -120,17 +167,25 @@ cdef void app_send(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
                 return
             deadline = w.k.now() + w.k.below(30000)
             conn_flush(&w.l, c)
+            w.k.trace("  a send to client %d waits for room", p.id)
             status = deliver_wait_room(&w.l, p.index, p.generation, d.role, deadline)
             pthread_mutex_unlock(&w.l.lock)
             if status != UWS_WAITED:
                 return
             continue
+        if p.is_compressed:
+            pthread_mutex_unlock(&w.l.lock)
+            return
+        is_deflated = c.proto.flags & UWS_P_WINDOW != 0 and w.k.below(2) != 0
+        if is_deflated and not (c.proto.flags & UWS_P_OURS_KEPT):
+            if _send_deflated(w, p, c.proto.flags & UWS_P_WINDOW) == UWS_MORE:
+                continue
+            return
         number = p.accepted
-        n = heard_bytes(p.id, number, w.answer_bytes)
-        for i in range(n):
-            MESSAGE[i] = heard_byte(p.id, number, i)
-        p.accepted += 1
-        if n >= UWS_STRAIGHT_BYTES and send_may_go_straight(&w.l, c) and (d == NULL or d.at == d.end):
+        n = _write(w, p, MESSAGE)
+        if is_deflated:
+            status = send_own(&w.l, c, said_opcode(p.id + OURS, number), MESSAGE, n)
+        elif n >= UWS_STRAIGHT_BYTES and send_may_go_straight(&w.l, c) and (d == NULL or d.at == d.end):
             status = send_straight(&w.l, c, said_opcode(p.id + OURS, number), MESSAGE, n)
         else:
             status = send_frame(&w.l, c, said_opcode(p.id + OURS, number), 0, MESSAGE, n, n)
@@ -229,7 +284,10 @@ cdef void _receive(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
     """A callback reads the next message itself."""
     cdef int status
     pthread_mutex_lock(&w.l.lock)
+    w.k.trace("  a callback of client %d reads on", p.id)
+    p.awaited = 1
     status = deliver_wait(&w.l, d, w.k.below(20000) if w.k.below(2) else 0)
+    p.awaited = 0
     pthread_mutex_unlock(&w.l.lock)
     if status == UWS_WAITED:
         _told(w, p, d.event)
@@ -302,7 +360,7 @@ cdef void _told_end(World* w, Peer* p, const UwsEvent* event, const UwsConn* c) 
     cdef bint ours = c.marks & UWS_M_MUTE or w.is_scarce
     cdef uint32_t whole
     w.k.trace("  on_close of client %d: code %u, cause %u, %u messages", p.id, event.code, event.cause, p.told)
-    if p.opens == 0 and not w.is_scarce:
+    if p.opens == 0 and w.l.want & UWS_W_OPEN and not w.is_scarce:
         w.k.fail("client %d: on_close without on_connect", p.id)
     if p.closes != 0:
         w.k.fail("client %d: a second on_close", p.id)
@@ -347,10 +405,33 @@ cdef void _closed(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     pthread_mutex_unlock(&w.l.lock)
 
 
+cdef void _check_name(World* w, Peer* p) noexcept nogil:
+    """It is known by what the PROXY header said, or else by the other end of its socket."""
+    cdef sockaddr_storage address
+    cdef const uint8_t* text = <const uint8_t*>&address
+    cdef bint is_named = p.header == NAMED_IN_TEXT or p.header == NAMED_IN_BYTES
+    cdef UwsConn* c
+    pthread_mutex_lock(&w.l.lock)
+    c = conn_at(&w.l, p.index, p.generation)
+    if c != NULL and c.state == UWS_S_OPEN:
+        conn_peer(&w.l, c, &address)
+        # Port and address of IPv4, in network byte order.
+        if (text[2] << 8 | text[3]) != (p.id + 1000 if is_named else 0) \
+                or text[4] != (192 if is_named else 127) or text[7] != (p.id + 1 if is_named else 1):
+            w.k.fail("client %d, named by a header of kind %u, is %u.%u.%u.%u, port %u", p.id, p.header, text[4],
+                     text[5], text[6], text[7], text[2] << 8 | text[3])
+    pthread_mutex_unlock(&w.l.lock)
+
+
 cdef void _callback(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     cdef Peer* p = _peer(w, d.index, d.generation)
+    if not p.opens:
+        _check_name(w, p)
     if p.closes:
         w.k.fail("client %d: event %u after on_close", p.id, event.kind)
+    if not (w.l.want & UWS_W_OPEN):
+        # Nobody tells.
+        p.opens = 1
     if event.kind == UWS_EV_OPEN:
         if p.opens or p.request != ASKS_WELL:
             w.k.fail("client %d: on_connect, the %u. of a request of kind %u", p.id, p.opens + 1, p.request)

@@ -23,6 +23,15 @@ cdef enum PeerRequest:
     ASKS_NONSENSE = 3
     ASKS_AT_LENGTH = 4            # a head above the limit
     ASKS_HALF = 5                 # and says no more
+    ASKS_UNNAMED = 6              # well, but without the PROXY header, or with a broken one
+
+# The PROXY header before it.
+cdef enum PeerHeader:
+    NAMED_NOT = 0
+    NAMED_IN_TEXT = 1             # version 1
+    NAMED_IN_BYTES = 2            # version 2, perhaps with fields behind the address
+    NAMED_AS_ITSELF = 3           # version 2: the proxy speaks for itself
+    NAMED_WRONGLY = 4
 
 # How it ends when its messages are sent.
 cdef enum PeerFinale:
@@ -39,6 +48,8 @@ cdef struct Peer:
     uint64_t next_us              # before that it does nothing
     # the script
     uint8_t request
+    uint8_t header                # PeerHeader
+    uint8_t offers                # permessage-deflate, one of four ways; 0: it does not
     uint8_t finale
     uint8_t is_eager              # does not wait for the 101
     uint8_t answers_pings
@@ -77,6 +88,10 @@ cdef struct Peer:
     uint32_t got                  # bytes so far
     uint8_t is_upgraded
     uint8_t is_refused
+    uint8_t is_deflated           # permessage-deflate was agreed on
+    uint8_t is_squeezed           # the message that is heard
+    uint32_t deflated             # messages sent compressed,
+    uint32_t inflated             # ... and heard
     uint8_t heard_close
     uint16_t status
     uint16_t close_code
@@ -98,11 +113,13 @@ cdef struct Peer:
     uint8_t closes
     uint8_t is_ended              # by the application: the rest is dropped
     uint8_t asks                  # a request waits for an answer
+    uint8_t awaited               # a callback waits for its next message
     uint8_t cause
     uint32_t told                 # messages
     uint32_t told_at              # of a streamed one
     uint8_t told_begun
     uint32_t accepted             # messages from the application
+    uint8_t is_compressed         # one of them, which has its number and is not queued yet
     uint8_t may_skip              # the oldest of them may have been dropped
     uint64_t resumes_us           # conn.pause() until then; 0: it is not
 
@@ -112,5 +129,6 @@ cdef uint8_t said_opcode(int who, uint32_t number) noexcept nogil
 cdef uint8_t heard_byte(int who, uint32_t number, uint32_t at) noexcept nogil
 cdef uint32_t heard_bytes(int who, uint32_t number, uint32_t longest_bytes) noexcept nogil
 
-cdef void peer_init(Peer* p, int id, const SimKernel* k) noexcept nogil
+# is_proxied: a PROXY header is asked for. It says that the client is 192.0.2.(id + 1), port id + 1000.
+cdef void peer_init(Peer* p, int id, const SimKernel* k, bint is_proxied) noexcept nogil
 cdef bint peer_act(Peer* p, const SimKernel* k, uint32_t answer_bytes) noexcept nogil

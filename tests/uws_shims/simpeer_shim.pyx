@@ -1,7 +1,9 @@
 # See simpeer_shim.pxd. It shares no line with the engine: what one of them gets wrong the other does not.
 
+from libc.stdlib cimport atoi
 from libc.string cimport memcmp, memcpy, memset
 
+from uws_shims.simdeflate_shim cimport PeerTerms, deflates, deflates_begin, inflates
 from uws_shims.simkernel cimport SIM_EOF, SIM_NEVER, SIM_OPEN, SIM_RESET
 
 cdef enum:
@@ -16,14 +18,29 @@ cdef enum:
 
 cdef uint8_t OUT[16][PEER_OUT_BYTES]     # by client
 cdef uint8_t IN[65536]
+cdef uint8_t PLAIN[PEER_LONGEST_BYTES + 5]
+cdef uint8_t SQUEEZED[PEER_OUT_BYTES]
+cdef uint8_t HEARD[16][PEER_LONGEST_BYTES + 512]
 
 cdef const char* WELL = (b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                          b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
 cdef const char* PLAINLY = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
 cdef const char* WRONGLY = (b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                             b"Sec-WebSocket-Version: 13\r\n\r\n")
+cdef const uint8_t* SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+cdef const char* OFFERS[4]
+OFFERS[:] = [
+    b"",
+    b"Sec-WebSocket-Extensions: permessage-deflate\r\n",
+    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n",
+    (b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+     b"server_max_window_bits=9; client_max_window_bits=10\r\n"),
+]
 # The RFC's own example, section 1.3.
 cdef const char* ACCEPTS = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char*, size_t, const char*, ...)
 
 cdef extern from "<string.h>" nogil:
     size_t strlen(const char*)
@@ -79,7 +96,7 @@ cdef uint8_t heard_byte(int who, uint32_t number, uint32_t at) noexcept nogil:
 
 # ---- making one
 
-cdef void peer_init(Peer* p, int id, const SimKernel* k) noexcept nogil:
+cdef void peer_init(Peer* p, int id, const SimKernel* k, bint is_proxied) noexcept nogil:
     memset(p, 0, sizeof(Peer))
     p.id = id
     p.index = -1
@@ -87,6 +104,13 @@ cdef void peer_init(Peer* p, int id, const SimKernel* k) noexcept nogil:
     p.request = ASKS_WELL
     if k.mishap(16):
         p.request = <uint8_t>(1 + k.below(ASKS_HALF))
+    if k.below(2):
+        p.offers = <uint8_t>k.below(4)
+    if is_proxied:
+        p.header = <uint8_t>(NAMED_IN_TEXT + k.below(3))
+        if k.mishap(16):
+            p.header = NAMED_WRONGLY
+            p.request = ASKS_UNNAMED
     p.is_eager = k.below(3) == 0
     p.answers_pings = not k.mishap(16)
     p.answers_close = not k.mishap(16)
@@ -165,6 +189,16 @@ cdef void _message(Peer* p, const SimKernel* k) noexcept nogil:
     cdef uint32_t parts = 1, part, at = 0, n, key, i
     cdef uint8_t first = said_opcode(p.id, number)
     cdef bint last
+    for i in range(size):
+        PLAIN[i] = said(p.id, number, i)
+    if p.is_deflated and k.below(2):
+        size = deflates(p.id, PLAIN, size, SQUEEZED, sizeof(SQUEEZED))
+        if size == 0:
+            k.fail("client %d: zlib does not compress", p.id)
+        first |= 0x40
+        p.deflated += 1
+    else:
+        memcpy(SQUEEZED, PLAIN, size)
     if p.splits and k.below(p.splits) == 0:
         parts = 2 + k.below(4)
     for part in range(parts):
@@ -175,7 +209,7 @@ cdef void _message(Peer* p, const SimKernel* k) noexcept nogil:
         key = k.below(0xFFFFFFFF)
         _head(p, (FIN if last else 0) | (first if part == 0 else CONTINUATION), n, key, True)
         for i in range(n):
-            _byte(p, said(p.id, number, at + i) ^ <uint8_t>(key >> (8 * (i & 3))))
+            _byte(p, SQUEEZED[at + i] ^ <uint8_t>(key >> (8 * (i & 3))))
         at += n
         if not last and p.chats and k.below(p.chats) == 0:
             _ping(p, k)
@@ -198,7 +232,7 @@ cdef void _wrong(Peer* p, const SimKernel* k) noexcept nogil:
     elif which == 3:
         _head(p, FIN | BINARY, <uint64_t>1 << 40, key, True)
     elif which == 4:
-        _head(p, FIN | 0x40 | BINARY, 0, key, True)
+        _head(p, FIN | 0x20 | BINARY, 0, key, True)
     elif which == 5:
         _head(p, FIN | CONTINUATION, 0, key, True)
     else:
@@ -218,9 +252,49 @@ cdef void _close(Peer* p, const SimKernel* k, uint16_t code) noexcept nogil:
     k.trace("client %d says close behind %u messages", p.id, p.composed)
 
 
-cdef void _request(Peer* p) noexcept nogil:
-    cdef const char* text = WELL
+cdef void _four(Peer* p, int a, int b, int c, int d) noexcept nogil:
+    _byte(p, <uint8_t>a)
+    _byte(p, <uint8_t>b)
+    _byte(p, <uint8_t>c)
+    _byte(p, <uint8_t>d)
+
+
+cdef void _name(Peer* p, const SimKernel* k) noexcept nogil:
+    """Its PROXY header, as the protocol's specification has it."""
+    cdef int port = p.id + 1000
     cdef uint32_t n
+    if p.header == NAMED_WRONGLY:
+        port = 99999
+    if p.header == NAMED_IN_TEXT or (p.header == NAMED_WRONGLY and k.below(2)):
+        p.out_len = <uint32_t>snprintf(<char*>OUT[p.id], 108, b"PROXY TCP4 192.0.2.%d 198.51.100.1 %d 443\r\n",
+                                       p.id + 1, port)
+    elif p.header == NAMED_AS_ITSELF or p.header == NAMED_IN_BYTES:
+        memcpy(OUT[p.id], SIGNATURE, 12)
+        p.out_len = 12
+        _byte(p, 0x20 if p.header == NAMED_AS_ITSELF else 0x21)
+        _byte(p, 0 if p.header == NAMED_AS_ITSELF else 0x11)
+        # Behind the addresses a field that says nothing, or none.
+        n = 3 + k.below(200) if k.below(2) else 0
+        _byte(p, 0)
+        _byte(p, <uint8_t>(n + (0 if p.header == NAMED_AS_ITSELF else 12)))
+        if p.header == NAMED_IN_BYTES:
+            _four(p, 192, 0, 2, p.id + 1)
+            _four(p, 198, 51, 100, 1)
+            _four(p, (p.id + 1000) >> 8, p.id + 1000, 443 >> 8, 443)
+        if n != 0:
+            _byte(p, 4)
+            _byte(p, 0)
+            _byte(p, <uint8_t>(n - 3))
+            memset(OUT[p.id] + p.out_len, 0x2A, n - 3)
+            p.out_len += n - 3
+
+
+cdef void _request(Peer* p, const SimKernel* k) noexcept nogil:
+    cdef const char* text = WELL
+    cdef uint8_t* out
+    cdef uint32_t n
+    _name(p, k)
+    out = OUT[p.id] + p.out_len
     p.asked = 1
     if p.request == ASKS_PLAINLY:
         text = PLAINLY
@@ -229,22 +303,27 @@ cdef void _request(Peer* p) noexcept nogil:
     n = <uint32_t>strlen(text)
     if p.request == ASKS_HALF:
         n -= 7
-    memcpy(OUT[p.id], text, n)
-    p.out_len = n
+    memcpy(out, text, n)
+    if p.request == ASKS_WELL and p.offers:
+        # Before the empty line.
+        memcpy(out + n - 2, OFFERS[p.offers], strlen(OFFERS[p.offers]))
+        n += <uint32_t>strlen(OFFERS[p.offers])
+        memcpy(out + n - 2, <const char*>b"\r\n", 2)
     if p.request == ASKS_NONSENSE:
-        memset(OUT[p.id], 0x16, 200)
-        p.out_len = 200
+        n = 200
+        memset(out, 0x16, n)
     elif p.request == ASKS_AT_LENGTH:
         # It never comes to its end.
-        memset(OUT[p.id] + 16, 0x61, 9000)
-        p.out_len = 9016
+        n = 9016
+        memset(out + 16, 0x61, n - 16)
+    p.out_len += n
 
 
 cdef void _compose(Peer* p, const SimKernel* k) noexcept nogil:
     """The next piece of the script, or nothing."""
     p.out_at = p.out_len = 0
     if not p.asked:
-        _request(p)
+        _request(p, k)
         return
     if p.request != ASKS_WELL or p.said_close or p.said_wrong or p.finale_begun:
         return
@@ -326,6 +405,33 @@ cdef bint _write(Peer* p, const SimKernel* k) noexcept nogil:
 
 # ---- what it hears
 
+cdef bint _says(const Peer* p, const char* what) noexcept nogil:
+    return memmem(p.line, p.line_len, what, strlen(what)) != NULL
+
+
+cdef uint8_t _bits(const Peer* p, const char* name) noexcept nogil:
+    """What it says of a window; behind it there is an end of a line, at least."""
+    cdef const char* found = <const char*>memmem(p.line, p.line_len, name, strlen(name))
+    return 15 if found == NULL else <uint8_t>atoi(found + strlen(name))
+
+
+cdef void _agree(Peer* p, const SimKernel* k) noexcept nogil:
+    cdef PeerTerms terms
+    if not p.offers:
+        k.fail("client %d: an extension that it did not offer", p.id)
+    terms.server_resets = _says(p, b"server_no_context_takeover")
+    terms.client_resets = _says(p, b"client_no_context_takeover")
+    terms.server_bits = _bits(p, b"server_max_window_bits=")
+    terms.client_bits = _bits(p, b"client_max_window_bits=")
+    if terms.server_bits < 8 or terms.server_bits > 15 or terms.client_bits < 8 or terms.client_bits > 15:
+        k.fail("client %d: windows of %u and %u bits", p.id, terms.server_bits, terms.client_bits)
+    if p.offers == 3 and (not terms.server_resets or terms.server_bits > 9 or terms.client_bits > 10):
+        k.fail("client %d: other terms than it offered", p.id)
+    if not deflates_begin(p.id, &terms):
+        k.fail("client %d: zlib has no contexts of %u and %u bits", p.id, terms.server_bits, terms.client_bits)
+    p.is_deflated = 1
+
+
 cdef void _heard_head(Peer* p, const SimKernel* k) noexcept nogil:
     """A whole response."""
     if p.line_len < 13 or memcmp(p.line, <const char*>b"HTTP/1.1 ", 9) != 0:
@@ -342,6 +448,8 @@ cdef void _heard_head(Peer* p, const SimKernel* k) noexcept nogil:
         k.fail("client %d did not ask for a WebSocket and has one", p.id)
     if memmem(p.line, p.line_len, ACCEPTS, strlen(ACCEPTS)) == NULL:
         k.fail("client %d: the response does not accept its key", p.id)
+    if _says(p, b"permessage-deflate"):
+        _agree(p, k)
     p.is_upgraded = 1
     p.line_len = 0
 
@@ -354,7 +462,8 @@ cdef void _heard_frame(Peer* p, const SimKernel* k) noexcept nogil:
     p.first = p.line[0]
     if p.line[1] & 0x80:
         k.fail("client %d: a server does not mask", p.id)
-    if p.line[0] & 0x70:
+    p.is_squeezed = p.line[0] & 0x40 and p.is_deflated and opcode < CLOSE
+    if p.line[0] & (0x30 if p.is_squeezed else 0x70):
         k.fail("client %d: reserved bits in %02x", p.id, p.line[0])
     if opcode != TEXT and opcode != BINARY and opcode != CLOSE and opcode != PING and opcode != PONG:
         k.fail("client %d: opcode %u", p.id, opcode)
@@ -372,7 +481,7 @@ cdef void _heard_frame(Peer* p, const SimKernel* k) noexcept nogil:
             k.fail("client %d: a length in too many bytes", p.id)
     if opcode >= CLOSE and n > 125:
         k.fail("client %d: a control frame of %llu bytes", p.id, <unsigned long long>n)
-    if n > PEER_LONGEST_BYTES + 4:
+    if n > PEER_LONGEST_BYTES + (100 if p.is_squeezed else 4):
         k.fail("client %d: a message of %llu bytes, which nobody sent", p.id, <unsigned long long>n)
     p.left = <uint32_t>n
     p.at = 0
@@ -394,6 +503,21 @@ cdef void _heard_number(Peer* p, const SimKernel* k, uint32_t answer_bytes) noex
         k.fail("client %d: message %u has %u bytes", p.id, p.number, p.left + p.at)
     if p.first & 15 != said_opcode(p.id + OURS, p.number):
         k.fail("client %d: message %u as opcode %u", p.id, p.number, p.first & 15)
+
+
+cdef void _stretch(Peer* p, const SimKernel* k, uint32_t answer_bytes) noexcept nogil:
+    """A compressed message is there."""
+    cdef uint32_t i, n = inflates(p.id, HEARD[p.id], p.at, PLAIN, sizeof(PLAIN))
+    if n < 4:
+        k.fail("client %d: message %u or a later one is broken: %u bytes make %u", p.id, p.heard, p.at, n)
+    for i in range(4):
+        p.number |= <uint32_t>PLAIN[i] << (7 * i)
+    p.inflated += 1
+    p.at = n
+    _heard_number(p, k, answer_bytes)
+    for i in range(4, n):
+        if PLAIN[i] != heard_byte(p.id, p.number, i):
+            k.fail("client %d: byte %u of message %u, which was compressed, is %u", p.id, i, p.number, PLAIN[i])
 
 
 cdef void _heard_control(Peer* p, const SimKernel* k) noexcept nogil:
@@ -464,6 +588,13 @@ cdef void _hear(Peer* p, const SimKernel* k, const uint8_t* data, uint32_t n, ui
             p.line_len += 1
             p.left -= 1
             i += 1
+        elif p.is_squeezed:
+            HEARD[p.id][p.at] = data[i]
+            p.at += 1
+            p.left -= 1
+            i += 1
+            if p.left == 0:
+                _stretch(p, k, answer_bytes)
         else:
             if p.at < 4:
                 p.number |= <uint32_t>data[i] << (7 * p.at)

@@ -19,25 +19,29 @@ from _uws.state cimport (
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
+    UWS_W_CLOSE,
+    UWS_W_OPEN,
     UwsChunk,
     UwsConn,
 )
 
 from uws_shims.simkernel cimport SIM_BASE, SIM_FDS
-from uws_shims.simpeer_shim cimport PEER_LONGEST_BYTES, Peer
+from uws_shims.simpeer_shim cimport NAMED_NOT, PEER_LONGEST_BYTES, PEER_MESSAGES, Peer
 from uws_shims.simworld cimport World
 
 cdef enum:
     TWO_READS_BYTES = 2 * (65536 + PEER_LONGEST_BYTES)
+    # A client that compresses may say all that it ever says in one read.
+    ALL_BYTES = PEER_MESSAGES * PEER_LONGEST_BYTES
     QUEUE_SLACK_BYTES = 40000     # a message beyond the limit, pongs, two close frames, the 101
 
 
-cdef inline bint _waits_for_nothing(const UwsConn* c) noexcept nogil:
+cdef inline bint _waits_for_nothing(const UwsConn* c, const Peer* p) noexcept nogil:
     """It is open and paused: will nothing ever let it go on? What waits in its inbox would, and the callback that runs,
-    if it does not wait itself, its timer, or the application that has paused it."""
+    if it does not wait for a message itself, its timer, or the application that has paused it."""
     if c.state != UWS_S_OPEN or c.flags & UWS_F_READY or c.link.deadline != 0:
         return False
-    if c.flags & UWS_F_BUSY and (c.side == NULL or c.side.waiters == 0):
+    if c.flags & UWS_F_BUSY and not p.awaited:
         return False
     return c.side == NULL or (not c.side.held and c.side.inbox.head == NULL)
 
@@ -62,7 +66,7 @@ cdef void rules_asleep(World* w, uint64_t until_us) noexcept nogil:
             w.k.fail("it sleeps, and descriptor %d, which is not paused, has something to read", i)
         if not (c.flags & UWS_F_GONE) and c.side != NULL and c.side.out.bytes != 0 and w.k.takes(i):
             w.k.fail("it sleeps, and descriptor %d has room for what is queued", i)
-        if c.flags & UWS_F_PAUSED and _waits_for_nothing(c):
+        if c.flags & UWS_F_PAUSED and _waits_for_nothing(c, &w.peer[w.k.owner(i)]):
             w.k.fail("descriptor %d is paused for nothing", i)
 
 
@@ -107,7 +111,7 @@ cdef void rules_between_turns(World* w) noexcept nogil:
                      c.side.out.bytes)
         if c.side.out.bytes > w.l.limits.max_buffered_bytes + QUEUE_SLACK_BYTES:
             w.k.fail("descriptor %d: %zu bytes are queued", i, c.side.out.bytes)
-        if c.side.inbox.bytes > w.l.limits.max_inbox_bytes + TWO_READS_BYTES:
+        if c.side.inbox.bytes > w.l.limits.max_inbox_bytes + TWO_READS_BYTES + ALL_BYTES * w.l.limits.deflate.enabled:
             w.k.fail("descriptor %d: %zu bytes wait", i, c.side.inbox.bytes)
     if conns != w.l.n_conns or opened != w.l.n_open:
         w.k.fail("%u connections, %u open; counted: %u, %u", conns, opened, w.l.n_conns, w.l.n_open)
@@ -140,9 +144,9 @@ cdef void rules_over(World* w) noexcept nogil:
         w.k.fail("left: %s", left)
     for i in range(w.n_peers):
         p = &w.peer[i]
-        if p.opens and not p.closes and not w.is_scarce:
+        if p.opens and not p.closes and w.l.want & UWS_W_CLOSE and not w.is_scarce:
             w.k.fail("client %d: no on_close", p.id)
-        if p.closes and not p.opens and not w.is_scarce:
+        if p.closes and not p.opens and w.l.want & UWS_W_OPEN and not w.is_scarce:
             w.k.fail("client %d: no on_connect", p.id)
         w.totals.connections += 1
         w.totals.opened += p.opens
@@ -150,3 +154,6 @@ cdef void rules_over(World* w) noexcept nogil:
         w.totals.told += p.told
         w.totals.accepted += p.accepted
         w.totals.heard += p.heard - p.skipped
+        w.totals.deflated += p.deflated
+        w.totals.inflated += p.inflated
+        w.totals.proxied += p.opens != 0 and p.header != NAMED_NOT

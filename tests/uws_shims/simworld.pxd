@@ -18,6 +18,9 @@ cdef struct Totals:
     uint64_t told                 # messages of clients, to the application
     uint64_t accepted             # the application's
     uint64_t heard                # ... by clients
+    uint64_t deflated             # by clients
+    uint64_t inflated             # ... of the application's
+    uint64_t proxied              # clients
     uint64_t mishaps
     uint64_t takeovers
     uint64_t pauses
@@ -32,6 +35,7 @@ cdef struct World:
     UwsBatch other                # of another one
     UwsDelivery theirs
     bint other_at_work
+    bint is_other                 # it is its turn
     bint is_others_turn           # nobody comes between the steps of others
     bint has_stand_in             # the watchdog polls
     bint is_scarce

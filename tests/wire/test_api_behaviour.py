@@ -24,7 +24,7 @@ from live import (
     each_mode,
     echo,
     expect_eof,
-    expect_failure,
+    expect_goodbye,
     frames,
     ping,
     serve,
@@ -824,7 +824,7 @@ def test_exception_in_a_hook_is_logged_reported_and_closes_that_connection_with_
         client, conn = live.connect_conn()
         if hook != "on_connect":
             client.send_frame(TEXT, "x")
-        expect_failure(client, 1011)
+        expect_goodbye(client, 1011)
         assert take(live.errors, "on_error") == (conn, boom)
         ended = take(live.ended, "on_close")
         assert (ended.conn, ended.code) == (conn, 1011)
@@ -873,7 +873,7 @@ def test_exception_in_on_error_is_logged_and_the_server_lives(
         live.server.on_error = fail_again
         client = live.connect()
         client.send_frame(TEXT, "x")
-        expect_failure(client, 1011)
+        expect_goodbye(client, 1011)
         ping(live.connect())
     logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
     assert logged == [first, second]
@@ -890,7 +890,7 @@ def test_messages_behind_an_error_are_not_delivered(pool: Any) -> None:
     with serve(pool=pool, on_message=fail) as live:
         client = live.connect()
         client.send(frames((TEXT, "a"), (TEXT, "b"), (TEXT, "c")))
-        expect_failure(client, 1011)
+        expect_goodbye(client, 1011)
         take(live.ended, "on_close")
     assert read == ["a"]
 

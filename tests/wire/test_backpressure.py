@@ -172,10 +172,12 @@ def test_drop_oldest_leaves_whole_messages_in_their_order(pool: Any, compressed:
         assert got == sorted(set(got))
         missing = last + 1 - len(got)
         figures = live.server.counters()
-        assert figures["dropped_oldest"] == missing >= 40
+        dropping = answers.count(Sent.DROPPED_OLDER)
+        assert figures["dropped_oldest"] == missing >= dropping
         assert figures["dropped_newest"] == 0
-        # All that was lost was in one piece, between what had left and the newest.
-        assert max(b - a for a, b in itertools.pairwise(got)) == missing + 1
+        if dropping == 41:
+            # The kernel took nothing meanwhile: what was lost was in one piece, between what had left and the newest.
+            assert max(b - a for a, b in itertools.pairwise(got)) == missing + 1
 
 
 def test_messages_that_later_ones_build_on_are_not_dropped() -> None:

@@ -1,6 +1,6 @@
 """Compression: MB of messages per second of the server's CPU, out and in, and memory per connection.
 
-    python bench/compression.py [--megabytes 48] [--rounds 3]
+    python bench/compressing.py [--megabytes 48] [--rounds 3]
 
 The client does not compress: it sends messages that were compressed before, and only counts the frames that come.
 So it is the server that is measured. Out: the server sends one document over and over. In: it is sent one, and counts.

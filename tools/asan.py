@@ -1,0 +1,219 @@
+"""Builds the engine with AddressSanitizer and UndefinedBehaviorSanitizer and runs the tests; fails where one reports.
+
+    python tools/asan.py [--jobs N] [--build-only] [arguments for pytest]      by default all tests but those of UNFIT
+
+Of the slab the sanitizer is told which bytes are nobody's (src/_uws/c/poison.h): what is written behind a block, or
+into one that was given back, is found as with malloc. The build keeps the engine's own assertions (UWS_DEBUG), and
+signed overflow is an error in it (-fno-wrapv), not arithmetic. Before the tests it is made sure that each kind of
+error is reported, in a process and in its child.
+
+The interpreter is an ordinary one, and so is what else it loads. So of what leaks only that counts which our code
+itself, or zlib, asked the C library for; Python's objects are counted by the tests (tests/conftest.py), and so is
+what comes from the slab. Reports, of whatever process, end up in build/asan/reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from sources import ROOT, build, renew, runtime
+
+HOME = ROOT / "build" / "asan"
+TREE = HOME / "tree"
+REPORTS = HOME / "reports"
+SANITIZERS = "address,undefined,float-cast-overflow"
+
+# What the sanitizer itself changes, or takes, is what these look at.
+UNFIT = {
+    "tests/test_instructions.py": "valgrind",
+    "tests/test_bench_report.py": "how long things take",
+    "tests/test_liveness_bench.py": "how long things take",
+    "tests/test_scale.py": "memory, and descriptors by the thousand",
+    **{
+        f"tests/engine/test_slab.py::test_{name}": "resident memory"
+        for name in (
+            "what_is_kept_for_nobody_has_no_pages",
+            "a_burst_leaves_the_resident_set_as_it_was",
+            "destroying_unmaps_live_blocks",
+        )
+    },
+    "tests/engine/test_hot_path.py": "the C that is compiled for everybody",
+    "tests/engine/test_memory.py": "the process's maps",
+    "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib": "a process's memory",
+    "tests/packaging": "wheels and archives, which are not built with it",
+    "tests/peers": "programs of others: browsers, nginx, node",
+    "tests/conformance": "programs of others",
+}
+OPTIONS = {
+    # A child that leaks as Python does must exit with what it exits with. The reports are what counts here.
+    "exitcode": "0",
+    "detect_leaks": "1",
+    # Tests want to see MemoryError.
+    "allocator_may_return_null": "1",
+    "quarantine_size_mb": "64",
+    "malloc_context_size": "12",
+    # faulthandler's, where a test has it on.
+    "allow_user_segv_handler": "1",
+}
+UNDEFINED = {"print_stacktrace": "1"}
+LEAKS = {"print_suppressions": "0"}
+
+OURS = re.compile(r"\b_uws/|\buws_shims/|probe\.c|src/_uws/")
+# Its callers cannot be told from a stack of frames without pointers; the interpreter's own zlib does not leak.
+ZLIB = re.compile(r"\blibz(?:-ng)?\b|\bzlib\b")
+# What it says before a process has a second stack, as the simulation's has: no error.
+STACKS = re.compile(r"^==\d+==WARNING: ASan doesn't fully support makecontext/swapcontext .*$", re.MULTILINE)
+LEAK = re.compile(r"^(?:Direct|Indirect) leak of .*?(?=^\s*$)", re.MULTILINE | re.DOTALL)
+FRAME = re.compile(r"^\s+#\d+ .*$", re.MULTILINE)
+
+# gcc's libubsan has a stream of reports of its own, but finds the function that opens it by its name, and so opens
+# that of libasan, which came first. This asks for libubsan's by its library.
+STREAM = """\
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((constructor)) static void begin(void)
+{
+    void *library = dlopen(LIBUBSAN, RTLD_NOW | RTLD_LOCAL);
+    void (*set_path)(const char *) = NULL;
+    if (library != NULL)
+        *(void **)&set_path = dlsym(library, "__sanitizer_set_report_path");
+    if (set_path == NULL) {
+        fprintf(stderr, "libubsan: %s\\n", dlerror());
+        abort();
+    }
+    set_path(getenv("UWS_UBSAN_REPORTS"));
+}
+"""
+PROBE = """\
+#include <stdlib.h>
+int over(int i) { volatile char *p = malloc(16); p[i] = 1; int got = p[i]; free((void *)p); return got; }
+int sum(int a, int b) { return a + b; }
+int lose(int n) { volatile char *p = malloc((size_t)n); p[0] = 1; return p[0]; }
+int keep(int n) { static void *kept; kept = malloc((size_t)n); return kept != NULL; }
+"""
+# In this process, or in one that it starts.
+PROBING = """
+import ctypes, subprocess, sys
+if sys.argv[1] == "child":
+    sys.exit(subprocess.run([sys.executable, *sys.orig_argv[1:3], *sys.argv[2:]]).returncode)
+getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])(*map(int, sys.argv[3:]))
+"""
+
+
+def _stream(compiler: str) -> Path:
+    """Build STREAM."""
+    source, library = HOME / "stream.c", HOME / "stream.so"
+    source.write_text(STREAM)
+    command = [compiler, "-O1", "-fPIC", "-shared", f'-DLIBUBSAN="{runtime("ubsan")}"', str(source), "-o", str(library)]
+    subprocess.run([*command, "-ldl"], check=True)
+    return library
+
+
+def environment(reports: Path) -> dict[str, str]:
+    """What a process has to be started with to be watched; it passes that on to those that it starts."""
+
+    def said(options: dict[str, str], **more: str) -> str:
+        return ":".join(f"{name}={value}" for name, value in {**options, **more}.items())
+
+    return {
+        **os.environ,
+        "LD_PRELOAD": f"{runtime('asan')} {HOME / 'stream.so'}",
+        "ASAN_OPTIONS": said(OPTIONS, log_path=str(reports / "address")),
+        # The same path: where libubsan is loaded late it is libasan's that it sets.
+        "UBSAN_OPTIONS": said(UNDEFINED, log_path=str(reports / "address")),
+        "UWS_UBSAN_REPORTS": str(reports / "undefined"),
+        "LSAN_OPTIONS": said(LEAKS),
+        # An object of Python's is a block of its own then.
+        "PYTHONMALLOC": "malloc",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def watched(command: list[str], reports: Path, **more: Path) -> int:
+    """Run a command under the sanitizers."""
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir(parents=True)
+    return subprocess.run(command, env=environment(reports), **more).returncode
+
+
+def _is_our_leak(leak: str) -> bool:
+    """Whether our code, or zlib, asked for it: below the sanitizer's malloc it is the first."""
+    frames = [frame for frame in FRAME.findall(leak) if "libsanitizer" not in frame and "libasan" not in frame]
+    return bool(frames) and bool(OURS.search(frames[0]) or ZLIB.search(frames[0]))
+
+
+def found(reports: Path) -> tuple[list[str], int]:
+    """(reports on our code, how many leaks are others')."""
+    ours, others = [], 0
+    for path in sorted(reports.iterdir()):
+        text = STACKS.sub("", path.read_text(errors="replace")).strip()
+        if "LeakSanitizer: detected memory leaks" not in text:
+            ours += [text] if text else []
+            continue
+        # Before the leaks, at the process's end, there may be something else.
+        before, _, leaks = text.partition("LeakSanitizer: detected memory leaks")
+        if FRAME.search(before):
+            ours.append(before)
+        for leak in LEAK.findall(leaks):
+            if _is_our_leak(leak):
+                ours.append(leak)
+            else:
+                others += 1
+    return ours, others
+
+
+def probe(compiler: str = "gcc") -> None:
+    """Make sure that an overrun, an overflow and a leak are reported once, and nothing else is."""
+    place = HOME / "probe"
+    place.mkdir(parents=True, exist_ok=True)
+    _stream(compiler)
+    source, module = place / "probe.c", place / "probe.so"
+    source.write_text(PROBE)
+    command = [compiler, "-g", "-O0", f"-fsanitize={SANITIZERS}", "-fno-wrapv", "-fPIC", "-shared"]
+    subprocess.run([*command, str(source), "-o", str(module)], check=True)
+    calls = {
+        "over 15": 0,
+        "over 16": 1,
+        "sum 2147483646 1": 0,
+        "sum 2147483647 1": 1,
+        "keep 12345": 0,
+        "lose 12345": 1,
+    }
+    for call, n_errors in calls.items():
+        for who in ([], ["child"]):
+            reports = place / "-".join([*call.split(), *who])
+            watched([sys.executable, "-c", PROBING, *who, str(module), *call.split()], reports)
+            ours, _ = found(reports)
+            if len(ours) != n_errors:
+                print("\n".join(ours))
+                raise SystemExit(f"the sanitizers are not to be relied on here: {call}, {who}, {len(ours)} reports")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The tests under AddressSanitizer and UndefinedBehaviorSanitizer.")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="of the build")
+    parser.add_argument("--build-only", action="store_true")
+    args, pytest = parser.parse_known_args()
+    probe()
+    renew(TREE)
+    build(sys.executable, TREE, args.jobs, UWS_SANITIZE=SANITIZERS, UWS_DEBUG="1")
+    if args.build_only:
+        return 0
+    usual = ["-q", "tests", *(f"--{'deselect' if '::' in name else 'ignore'}={name}" for name in UNFIT)]
+    status = watched([sys.executable, "-m", "pytest", *(pytest or usual)], REPORTS, cwd=TREE)
+    ours, others = found(REPORTS)
+    for report in ours:
+        print(report, end="\n\n")
+    print(f"sanitizers: {len(ours)} reports on our code (build/asan/reports); {others} leaks of the interpreter's")
+    return 1 if ours or status != 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
