@@ -45,7 +45,8 @@ def test_the_median_decides_and_a_spread_across_the_target_is_said(rounds: tuple
 def test_a_ratio_is_that_of_the_same_round() -> None:
     def sample(p99: float, asleep: int) -> dict[str, Any]:
         zero = dict.fromkeys((key for key, _ in abuse_report.COLUMNS["stopped"].values()), 0)
-        return {**zero, "p99_ms": p99, "asleep": asleep, "grown_mib": 1.0, "waiting_mib": 1.0, "ended": {"slow_reader": asleep}}
+        ended = {"ended": {"slow_reader": asleep}}
+        return {**zero, "p99_ms": p99, "asleep": asleep, "grown_mib": 1.0, "waiting_mib": 1.0, **ended}
 
     without, beside = [sample(10.0, 0), sample(100.0, 0)], [sample(11.0, 9), sample(110.0, 9)]
     of_part = part(**{"pool, 0% stopped": without, "pool, 10% stopped": beside})
