@@ -98,6 +98,10 @@ def compiler(bin_: Path, glibc: str) -> dict[str, str]:
         if not found:
             raise SystemExit(f"{name} is not here (Debian: zlib1g-dev)")
         shutil.copy(found[0], include)
+    # A distribution's Python.h asks for the part of it that depends on the machine where only its own compiler looks.
+    for headers in Path("/usr/include").glob("*-linux-gnu/python3.*"):
+        (include / headers.parent.name).mkdir(exist_ok=True)
+        (include / headers.parent.name / headers.name).symlink_to(headers)
     library = next(iter(sorted(Path("/usr/lib").glob("*/libz.so"))), Path("/usr/lib/libz.so"))
     cc = room / "cc"
     target = f"{platform.machine()}-linux-gnu.{glibc}"
