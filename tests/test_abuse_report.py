@@ -77,9 +77,12 @@ def test_nothing_is_said_of_what_was_not_recorded(tmp_path: Path) -> None:
 
 def soaked(kib_per_minute: float, minutes: int = 60, **more: Any) -> dict[str, Any]:
     samples = [
-        {"s": 60.0 * n, "rss_kib": 80_000 + kib_per_minute * n, "server_cpu_s": n, "client_cpu_s": n}
+        {
+            "s": 60.0 * n, "rss_kib": 80_000 + kib_per_minute * n, "slab_used_bytes": 1024, "slab_held_bytes": 4096,
+            "server_cpu_s": n, "client_cpu_s": n,
+        }
         for n in range(minutes + 1)
-    ]
+    ]  # fmt: skip
     return {
         "facts": FACTS, "minutes": minutes, "connections": 10_000, "churn_per_minute": 0.1, "samples": samples,
         "opened": 1, "received": 1, "numbered": 1, "ends": {"close": 1}, "wrong": {}, "told": [], "is_empty": True,
