@@ -9,7 +9,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <stdarg.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -228,6 +231,19 @@ static inline void make_quotable(char *text)
     for (char *p = text; *p; p++)
         if (*p == '"' || *p == '\\' || (unsigned char)*p < ' ')
             *p = '\'';
+}
+
+/* Say as JSON why there are no figures, and end. */
+__attribute__((format(printf, 1, 2))) static inline _Noreturn void give_up(const char *format, ...)
+{
+    char text[160];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    make_quotable(text);
+    printf("{\"error\": \"%s\"}\n", text);
+    exit(1);
 }
 
 #endif

@@ -16,7 +16,6 @@
  */
 #define _GNU_SOURCE
 #include <getopt.h>
-#include <stdarg.h>
 #include <sys/epoll.h>
 
 #include "wsclient.h"
@@ -57,18 +56,6 @@ static struct {
 static int epoll_fd, now_open;
 static uint32_t begun, done[WAYS];
 
-__attribute__((format(printf, 1, 2))) static _Noreturn void fail(const char *format, ...)
-{
-    char text[160];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    make_quotable(text);
-    printf("{\"error\": \"%s\"}\n", text);
-    exit(1);
-}
-
 static void begin(struct conn *c)
 {
     c->number = begun++;
@@ -78,7 +65,7 @@ static void begin(struct conn *c)
     c->state = CONNECTING;
     c->fd = dial(opt.host, opt.port, (int)(c->number % ADDRESSES), ADDRESSES);
     if (c->fd < 0)
-        fail("cycle %u: %s", c->number, strerror(errno));
+        give_up("cycle %u: %s", c->number, strerror(errno));
     struct epoll_event event = {.events = EPOLLOUT, .data.ptr = c};
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event) != 0)
         die("epoll_ctl");
@@ -100,7 +87,7 @@ static void say(struct conn *c, const void *data, size_t len)
 {
     /* Into an empty buffer: all of it is taken, or the connection is over. */
     if (send(c->fd, data, len, MSG_NOSIGNAL) != (ssize_t)len)
-        fail("cycle %u, %s: %s", c->number, way_names[c->way], strerror(errno));
+        give_up("cycle %u, %s: %s", c->number, way_names[c->way], strerror(errno));
 }
 
 static void message_of(const struct conn *c, uint8_t out[ECHO_BYTES])
@@ -129,7 +116,7 @@ static void connected(struct conn *c)
     socklen_t size = sizeof error;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error)
-        fail("cycle %u: %s", c->number, strerror(error));
+        give_up("cycle %u: %s", c->number, strerror(error));
     if (c->way == CLOSED || c->way == RESET) {
         over(c, c->way == RESET);
         return;
@@ -142,7 +129,7 @@ static void connected(struct conn *c)
     }
     const char *wrong = send_request(c->fd, &c->handshake, opt.host, opt.port, "/");
     if (wrong)
-        fail("cycle %u: %s", c->number, wrong);
+        give_up("cycle %u: %s", c->number, wrong);
     if (c->way == REQUEST) {
         over(c, true);
         return;
@@ -158,11 +145,11 @@ static void upgrading(struct conn *c)
     bool upgraded;
     const char *wrong = read_response(c->fd, &c->handshake, &upgraded);
     if (wrong)
-        fail("cycle %u, %s: %s", c->number, way_names[c->way], wrong);
+        give_up("cycle %u, %s: %s", c->number, way_names[c->way], wrong);
     if (!upgraded)
         return;
     if (c->handshake.len != c->handshake.head_len)
-        fail("cycle %u: frames before anything was said", c->number);
+        give_up("cycle %u: frames before anything was said", c->number);
     switch (c->way) {
     case UNSAID:
         over(c, false);
@@ -191,13 +178,13 @@ static void conversing(struct conn *c)
     if (n < 0 && errno == EAGAIN)
         return;
     if (n < 0)
-        fail("cycle %u: %s", c->number, strerror(errno));
+        give_up("cycle %u: %s", c->number, strerror(errno));
     c->got_len += (uint32_t)n;
     if (c->state == ECHOING && c->got_len >= REPLY_BYTES) {
         uint8_t expected[REPLY_BYTES] = {0x80 | OP_BINARY, ECHO_BYTES};
         message_of(c, expected + 2);
         if (c->got_len != REPLY_BYTES || memcmp(c->got, expected, REPLY_BYTES) != 0)
-            fail("cycle %u: not its echo", c->number);
+            give_up("cycle %u: not its echo", c->number);
         say_close(c);
         c->got_len = 0;
         c->state = CLOSING;
@@ -206,7 +193,7 @@ static void conversing(struct conn *c)
     if (c->state == CLOSING && c->got_len >= CLOSE_REPLY_BYTES) {
         static const uint8_t expected[CLOSE_REPLY_BYTES] = {0x80 | OP_CLOSE, 2, 1000 >> 8, 1000 & 255};
         if (c->got_len != CLOSE_REPLY_BYTES || memcmp(c->got, expected, CLOSE_REPLY_BYTES) != 0)
-            fail("cycle %u: not the answer to its close frame", c->number);
+            give_up("cycle %u: not the answer to its close frame", c->number);
         c->state = ENDING;
         if (n == 0)
             over(c, c->reset_last);
@@ -214,10 +201,10 @@ static void conversing(struct conn *c)
     }
     if (n == 0) {
         if (c->state != ENDING)
-            fail("cycle %u: the end of the stream before %s", c->number, c->state == ECHOING ? "the echo" : "a close frame");
+            give_up("cycle %u: the end of the stream before %s", c->number, c->state == ECHOING ? "the echo" : "a close frame");
         over(c, c->reset_last);
     } else if (c->state == ENDING) {
-        fail("cycle %u: bytes behind the close frame", c->number);
+        give_up("cycle %u: bytes behind the close frame", c->number);
     }
 }
 
@@ -264,7 +251,7 @@ int main(int argc, char **argv)
         if (count < 0 && errno != EINTR)
             die("epoll_wait");
         if (count == 0)
-            fail("nothing has happened for %d s, with %d connections open", PATIENCE_MS / 1000, now_open);
+            give_up("nothing has happened for %d s, with %d connections open", PATIENCE_MS / 1000, now_open);
         for (int i = 0; i < count; i++) {
             struct conn *c = events[i].data.ptr;
             if (c->state == CONNECTING)

@@ -13,7 +13,6 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <getopt.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <sys/epoll.h>
 
@@ -67,18 +66,6 @@ static uint64_t units_sent, sent_bytes, received_bytes, pongs, messages, resets,
 static uint32_t codes[CLOSE_CODES];
 static uint8_t buffer[RECEIVE_BYTES];
 
-__attribute__((format(printf, 1, 2))) static _Noreturn void fail(const char *format, ...)
-{
-    char text[160];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    make_quotable(text);
-    printf("{\"error\": \"%s\"}\n", text);
-    exit(1);
-}
-
 static struct bytes file_of(const char *path)
 {
     struct bytes b = {NULL, 0};
@@ -109,7 +96,7 @@ static void begin(struct conn *c)
     memset(c, 0, offsetof(struct conn, handshake));
     c->fd = dial(opt.host, opt.port, begun++, ADDRESSES);
     if (c->fd < 0)
-        fail("connection %d: %s", begun - 1, strerror(errno));
+        give_up("connection %d: %s", begun - 1, strerror(errno));
     if (!opt.reset) {
         /* Whoever closes first keeps TIME_WAIT, and that is the server. */
         struct linger linger = {0};
@@ -188,7 +175,7 @@ static void got_frame(struct conn *c, const uint8_t *header, uint64_t len)
         messages++;
     } else if (opcode == OP_CLOSE) {
         if (c->closed)
-            fail("a second close frame");
+            give_up("a second close frame");
         c->closed = true;
         size_t size = header_size(header, 2);
         unsigned code = len < 2 ? NO_CODE : (unsigned)header[size] << 8 | header[size + 1];
@@ -197,7 +184,7 @@ static void got_frame(struct conn *c, const uint8_t *header, uint64_t len)
         c->sent = all_bytes;
     }
     if (c->closed && opcode != OP_CLOSE)
-        fail("a frame behind the close frame");
+        give_up("a frame behind the close frame");
 }
 
 static void got(struct conn *c, const uint8_t *data, size_t len)
@@ -216,7 +203,7 @@ static void got(struct conn *c, const uint8_t *data, size_t len)
         if (c->rest_len < 2)
             continue;
         if (c->rest[1] & 0x80 || (c->rest[0] & 0x70))
-            fail("a frame of the server begins with %02x %02x", c->rest[0], c->rest[1]);
+            give_up("a frame of the server begins with %02x %02x", c->rest[0], c->rest[1]);
         size_t size = header_size(c->rest, c->rest_len);
         if (c->rest_len < size)
             continue;
@@ -244,7 +231,7 @@ static void handshake(struct conn *c)
     if (c->state == CONNECTING) {
         const char *error = send_request_with(c->fd, c->handshake, opt.host, opt.port, "/", opt.request_field);
         if (error)
-            fail("connection %d of %d: %s", begun, opt.connections, error);
+            give_up("connection %d of %d: %s", begun, opt.connections, error);
         c->state = UPGRADING;
         want(c, false);
         return;
@@ -252,7 +239,7 @@ static void handshake(struct conn *c)
     bool upgraded;
     const char *error = read_response(c->fd, c->handshake, &upgraded);
     if (error)
-        fail("connection %d of %d: %s", begun, opt.connections, error);
+        give_up("connection %d of %d: %s", begun, opt.connections, error);
     if (!upgraded)
         return;
     c->state = FLOODING;
@@ -357,7 +344,7 @@ int main(int argc, char **argv)
         if (count < 0 && errno != EINTR)
             die("epoll_wait");
         if (count == 0)
-            fail("nothing has happened for %d s: %d of %d connections are over", PATIENCE_MS / 1000, ended,
+            give_up("nothing has happened for %d s: %d of %d connections are over", PATIENCE_MS / 1000, ended,
                  opt.connections);
         for (int i = 0; i < count; i++) {
             struct conn *c = events[i].data.ptr;

@@ -6,6 +6,7 @@ import socket
 import struct
 
 import pytest
+from fuzz.judging import crc32c
 from uws_shims import proxy_shim
 from uws_shims.proxy_shim import E_ARG, INET, INET6, LINE_BYTES, MAX_BYTES, MORE, NONE, UNIX, collect, parse, trusts
 
@@ -13,16 +14,6 @@ SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LOCAL, PROXY = 0x20, 0x21
 CRC32C, SSL = 0x03, 0x20
 REST = b"GET / HTTP/1.1\r\nHost: 192.168.0.11\r\n\r\n"
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C bit by bit: the oracle (RFC 3720, appendix B.4, has the vectors)."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
 
 
 def tlv(kind: int, value: bytes) -> bytes:
