@@ -55,7 +55,10 @@ release = version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").re
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md", "docs/reference/*.rst", "examples/*.md", "bench/*.md", "bench/results/*.md", "tests/fuzz/*.md"]
+include_patterns = [
+    *("*.md", "docs/*.md", "docs/reference/*.rst", "examples/*.md"),
+    *("bench/*.md", "bench/results/*.md", "tests/fuzz/*.md"),
+]
 
 # Headings have the anchors that GitHub gives them.
 myst_heading_anchors = 4
