@@ -109,8 +109,11 @@ class Stage:
 
     def __init__(self, options: argparse.Namespace, shim: Shim, status: mmap.mmap | None) -> None:
         # Only now: what the engine imports of itself has to be the shim's.
-        import plays
         import worlds
+
+        if options.patience:
+            worlds.PATIENCE_S = options.patience
+        import plays
 
         self._worlds = worlds
         self.world = next(world for world in worlds.WORLDS if world.name == options.world)
@@ -426,6 +429,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", action="store_true", help="each case there is, but for those left to chance")
     parser.add_argument("--engine", type=Path, default=ENGINE, help="the package _uws, of a wheel for example")
     parser.add_argument("--wrong", type=int, default=WRONG_ENOUGH, help="so many wrong cases of a world are enough")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds after which a client waits for ever")
     parser.add_argument("--jobs", type=int, default=JOBS, help="worlds at a time")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--status", default="", help=argparse.SUPPRESS)
@@ -435,6 +439,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(report._asdict()))
         return 0
     more = ["--engine", str(options.engine), "--wrong", str(options.wrong), *(["--every"] if options.every else [])]
+    more += ["--patience", str(options.patience)]
     more += [part for play in options.play for part in ("--play", play)]
     reports = (
         [run_named(options.case, options.runs, 36_000, *more)]
