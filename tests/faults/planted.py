@@ -43,7 +43,7 @@ BUGS = {
         "        _sent(q, slab, asked if asked < 4096 else <size_t>n)\n",
         "blank",
         "hello",
-        "client 0",
+        "blank/hello/send",
     ),
     "a client that epoll has no room for is forgotten": Bug(
         "accept",
