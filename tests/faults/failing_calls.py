@@ -45,6 +45,8 @@ FEW = 16
 # With fewer than one in so many cases that count, there is something wrong with those that are chosen.
 FIRES_OF = 3
 WRONG_ENOUGH = 10
+# So many cases of each call are among those of a world, however few these are.
+OF_EACH_CALL = 6
 # Of so many cases one is left to chance.
 CHANCE_OF = 8
 STATUS_BYTES = 256
@@ -295,6 +297,17 @@ def named(name: str) -> Case:
     return Case(play, call, next(one for one in CALLS[call] if one.name == fault), first, times)
 
 
+def seldom_last(cases: list[Case]) -> list[Case]:
+    """In their order, but for some of each call in the end, where they are taken from: what is called seldom is not to
+    be left out."""
+    often, seldom = [], []
+    met: Counter[str] = Counter()
+    for case in cases:
+        met[case.call] += 1
+        (seldom if met[case.call] <= OF_EACH_CALL else often).append(case)
+    return often + seldom
+
+
 def work(options: argparse.Namespace) -> Report:
     """Play a world's cases in this process."""
     # It is of no use without the one that started it.
@@ -328,6 +341,7 @@ def work(options: argparse.Namespace) -> Report:
         faulthandler.dump_traceback_later(STUCK_S, exit=True)
         cases = stage.cases(rng)
         rng.shuffle(cases)
+        cases = seldom_last(cases)
     chances = stage.chances(options.seed * 1_000_000)
     most = len(cases) if options.case or options.every else FIRES_OF * options.cases
     while ran < most and (options.case or options.every or fired < options.cases):
