@@ -19,7 +19,17 @@ from library.programs import ROOT, Program
 from live import ping, readable
 from raw import PING, PONG, TEXT, Frame, RawClient
 
-from unlimitedws.aio import Headers, Response, Server, ServerConnection, serve, unix_serve
+from unlimitedws.aio import (
+    Close,
+    ConnectionClosed,
+    ConnectionClosedOK,
+    Headers,
+    Response,
+    Server,
+    ServerConnection,
+    serve,
+    unix_serve,
+)
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -221,6 +231,27 @@ def test_cancelling_a_handler_closes_its_connection(loop: str) -> None:
             assert (await closed(ws))[0] == 1011
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_drained_connection_tells_both_close_frames(loop: str, code: int) -> None:
+    async def main() -> None:
+        ends: asyncio.Queue[ConnectionClosed] = asyncio.Queue()
+
+        async def handler(connection: ServerConnection) -> None:
+            with pytest.raises(ConnectionClosed) as raised:
+                await connection.recv()
+            ends.put_nowait(raised.value)
+
+        async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
+            server.server.drain(over=0.05, code=code, jitter=False, wait=False)
+            assert (await closed(ws))[0] == code
+            end = await ends.get()
+        assert (end.rcvd, end.sent, end.rcvd_then_sent) == (Close(code, ""), Close(code, ""), False)
+        assert isinstance(end, ConnectionClosedOK) == (code == 1001)
 
     run(loop, main())
 
