@@ -355,6 +355,8 @@ def measure(
     }
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
     names = list(wanted)
+    if not names:
+        return taken
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
