@@ -84,7 +84,8 @@ def test_dead_links_and_anchors_are_found(tmp_path: Path, monkeypatch: pytest.Mo
 def test_every_page_is_in_the_navigation_once() -> None:
     listed = re.findall(r"^- \[.+?\]\((.+?)\)", (DOCS / "README.md").read_text("utf-8"), re.MULTILINE)
     pages = {*DOCS.glob("*.md"), *(DOCS / "reference").glob("*.rst"), *(ROOT / "examples").glob("*.md")}
-    pages |= {path for path in ROOT.glob("*.md") if path.name != "README.md"} | set((ROOT / "bench").glob("*.md"))
+    pages |= {path for path in ROOT.glob("*.md") if path.name != "README.md"}
+    pages |= {path for room in ("bench", "bench/results", "tests/fuzz") for path in (ROOT / room).glob("*.md")}
     assert sorted((DOCS / path).resolve() for path in listed) == sorted(pages - {DOCS / "README.md"})
 
 
