@@ -77,6 +77,8 @@ def test_there_are_as_many_connections_as_the_loops_have_room_for_and_each_echoe
                 for other in others:
                     ping(other)
         wait_until(lambda: process.ask("server.connections") == 0, "all have left")
+        # Their callbacks may still be on their way.
+        wait_until(lambda: process.ask("len(closed)") >= 3 * SEATS + 12, "of each it is told")
         assert process.ask("len(closed)") == 3 * SEATS + 12
 
 
@@ -114,16 +116,17 @@ def test_nobody_listens_any_more_when_the_server_has_stopped() -> None:
 
 
 def test_no_thread_is_left() -> None:
-    def tasks() -> int:
-        return len(os.listdir("/proc/self/task"))
+    def tasks() -> set[str]:
+        return set(os.listdir("/proc/self/task"))
 
+    # One of the test before may be about to end.
     before = tasks()
     with serve(loops=4, private_fds=True, pool=(8, 8)) as live:
         for _ in range(8):
             ping(live.connect())
-        assert tasks() >= before + 8
+        assert len(tasks() - before) >= 8
     # A thread that was joined may be there for a moment longer.
-    wait_until(lambda: tasks() == before, "the threads have gone")
+    wait_until(lambda: tasks() <= before, "the threads have gone")
 
 
 # --- callbacks and hooks ---
