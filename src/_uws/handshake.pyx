@@ -6,7 +6,7 @@ from _uws.deflate cimport UWS_DEFLATE_ANSWER_BYTES, UwsDeflateTerms, deflate_neg
 from _uws.errs cimport UWS_E_HTTP_400, UWS_E_HTTP_403, UWS_E_HTTP_426, UWS_E_HTTP_503, UWS_MORE, UWS_OK
 from _uws.flush cimport conn_dirty
 from _uws.intern cimport intern_get, intern_take
-from _uws.life cimport conn_answer, conn_ask, conn_end, conn_eof, conn_refuse, conn_upgraded
+from _uws.life cimport conn_answer, conn_ask, conn_eof, conn_refuse, conn_starve, conn_upgraded
 from _uws.outq cimport outq_put
 from _uws.post cimport post_event
 from _uws.proto cimport UWS_EV_OPEN, UWS_EV_REQUEST, UWS_P_OURS_KEPT, UWS_P_PEERS_KEPT, UwsEvent
@@ -16,7 +16,6 @@ from _uws.slab cimport slab_give, slab_grow, slab_take
 from _uws.slot cimport conn_at, conn_extra, conn_index, conn_side, loop_foreign, side_give_request
 from _uws.sock cimport sock_compose, sock_kind, sock_peer, sockaddr_storage
 from _uws.state cimport (
-    UWS_C_MEMORY,
     UWS_F_PROXIED,
     UWS_M_EXTRA,
     UWS_M_STRANGER,
@@ -304,7 +303,7 @@ cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
         memset(&event, 0, sizeof(event))
         event.kind = UWS_EV_OPEN
         if post_event(l, c, &event) != UWS_OK:
-            conn_end(l, c, UWS_C_MEMORY, 1011, 1011, NULL, 0)
+            conn_starve(l, c)
     return True
 
 

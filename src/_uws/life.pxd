@@ -17,6 +17,7 @@ cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uin
                      size_t len_bytes) noexcept nogil
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
                    const uint8_t* reason, size_t len_bytes) noexcept nogil
+cdef void conn_starve(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil
 cdef void conn_consumed(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_eof(UwsLoop* l, UwsConn* c, bint gone) noexcept nogil

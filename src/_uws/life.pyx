@@ -62,6 +62,7 @@ from _uws.state cimport (
     UWS_C_LIFETIME,
     UWS_C_LOCAL,
     UWS_C_LOST,
+    UWS_C_MEMORY,
     UWS_C_SHUTDOWN,
     UWS_F_CLOSE_DONE,
     UWS_F_CLOSE_OUT,
@@ -91,6 +92,7 @@ from _uws.wheel cimport UWS_TICK_MS, wheel_cancel
 
 cdef enum:
     LAST_WORDS_MS = 1000          # for the replies to messages that came before a close frame
+    INTERNAL_ERROR = 1011
 
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil:
@@ -266,6 +268,11 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
         if event.flags & UWS_EVF_OWNED:
             slab_give(&l.slab, event.data)
         post_untold(l, c, cause, code)
+
+
+cdef void conn_starve(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """There is no memory to deal with what c sent, or with c: rather an end than a peer that waits for its answer."""
+    conn_end(l, c, UWS_C_MEMORY, INTERNAL_ERROR, INTERNAL_ERROR, NULL, 0)
 
 
 cdef void _tell_again(UwsLoop* l, UwsConn* c) noexcept nogil:

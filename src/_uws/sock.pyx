@@ -158,7 +158,7 @@ cdef void sock_reset(int fd) noexcept nogil:
     memset(&nobody, 0, sizeof(nobody))
     nobody.sa_family = AF_UNSPEC
     if connect(fd, &nobody, sizeof(nobody)) != 0:
-        shutdown(fd, SHUT_RDWR)
+        sock_sever(fd)
 
 
 cdef void sock_sever(int fd) noexcept nogil:

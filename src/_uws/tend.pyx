@@ -22,7 +22,7 @@ from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush, conn_flush_all
 from _uws.frame cimport UWS_OP_PING
-from _uws.life cimport conn_abort, conn_end, conn_expired, conn_leave
+from _uws.life cimport conn_abort, conn_expired, conn_leave, conn_starve
 from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_flooded, post_nudge
 from _uws.slot cimport (
@@ -41,7 +41,6 @@ from _uws.state cimport (
     UWS_C_EXPIRED,
     UWS_C_IDLE,
     UWS_C_LIFETIME,
-    UWS_C_MEMORY,
     UWS_C_PING_TIMEOUT,
     UWS_C_SLOW_READER,
     UWS_C_UNAUTHENTICATED,
@@ -64,7 +63,6 @@ from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
 cdef enum:
     NEVER = 0x7FFFFFFF            # ticks
     GOING_AWAY = 1001
-    INTERNAL_ERROR = 1011
     UNAUTHORIZED = 3000           # registered with IANA beside those of RFC 6455, section 7.4.2
 
 
@@ -191,7 +189,7 @@ cdef void _look(UwsLoop* l, UwsConn* c, uint32_t now) noexcept nogil:
     cdef int32_t wait = NEVER
     if c.marks & UWS_M_MUTE:
         # An event of it has been lost for want of memory (post_lost): nothing else mutes one that stays open.
-        conn_end(l, c, UWS_C_MEMORY, INTERNAL_ERROR, INTERNAL_ERROR, NULL, 0)
+        conn_starve(l, c)
         return
     if c.side != NULL and c.side.pong_at != 0:
         wait = _until(c.side.pong_at, now)

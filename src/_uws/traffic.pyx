@@ -13,7 +13,7 @@ from _uws.errs cimport (
 from _uws.flush cimport conn_dirty
 from _uws.frame cimport UWS_OP_PONG
 from _uws.hold cimport conn_remind
-from _uws.life cimport conn_abort, conn_end
+from _uws.life cimport conn_abort, conn_end, conn_starve
 from _uws.outq cimport outq_put_frame
 from _uws.post cimport post_event, post_lost
 from _uws.proto cimport (
@@ -60,15 +60,9 @@ from _uws.state cimport (
 
 cdef enum:
     PONG_BACKLOG_BYTES = 16384    # queued bytes above which only the last ping is answered (RFC 6455, section 5.5.3)
-    INTERNAL_ERROR = 1011
     TRY_AGAIN_LATER = 1013
     SPARED_AT_ONCE = 16
     STRANGER_BYTES = 65536        # of a message that says who he is: nobody unknown may hold more of ours
-
-
-cdef inline void _without_memory(UwsLoop* l, UwsConn* c) noexcept nogil:
-    """What c sent cannot be dealt with: rather an end than a peer that waits for its pong, or for its answer."""
-    conn_end(l, c, UWS_C_MEMORY, INTERNAL_ERROR, INTERNAL_ERROR, NULL, 0)
 
 
 cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
@@ -79,7 +73,7 @@ cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
         return
     side = conn_side(l, c)
     if side == NULL:
-        _without_memory(l, c)
+        conn_starve(l, c)
         return
     too_many = l.limits.max_pings != 0 and c.proto.spare >= l.limits.max_pings
     if too_many or side.out.bytes > PONG_BACKLOG_BYTES:
@@ -99,7 +93,7 @@ cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
     if outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, ping.data, ping.len_bytes) == UWS_OK:
         conn_dirty(l, c)
     else:
-        _without_memory(l, c)
+        conn_starve(l, c)
 
 
 cdef bint _own(UwsLoop* l, UwsEvent* event) noexcept nogil:
@@ -128,7 +122,7 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
         return
     if b == NULL:
         if not _own(l, event):
-            _without_memory(l, c)
+            conn_starve(l, c)
             return
     elif event.flags & UWS_EVF_OWNED:
         b.owned_bytes += event.len_bytes
@@ -137,7 +131,7 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
         b.used_bytes = (<size_t>(event.data + event.len_bytes - b.arena) + 15) & ~<size_t>15
     if post_event(l, c, event) != UWS_OK:
         post_lost(l, c, event)
-        _without_memory(l, c)
+        conn_starve(l, c)
 
 
 cdef void _heard(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcept nogil:

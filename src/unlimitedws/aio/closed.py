@@ -118,14 +118,12 @@ def closed_by(conn: Conn, said: Close | None) -> ConnectionClosed:
         # The engine repeats the peer's code (RFC 6455, section 5.5.1).
         sent = None if peers is None else Close(code, "")
         first = None if peers is None else True
-    elif cause is CloseCause.DRAIN:
+    elif cause is CloseCause.LOCAL or cause is CloseCause.DRAIN or cause in _ENGINES:
         rcvd = peers
-        # With whatever code `drain` was asked for: the peer's answer repeats it.
-        sent = Close(1012 if peers is None else peers.code, "")
-        first = None if peers is None else False
-    elif cause is CloseCause.LOCAL or cause in _ENGINES:
-        rcvd = peers
-        if sent is None and cause in _ENGINES:
+        if cause is CloseCause.DRAIN:
+            # With whatever code `drain` was asked for: the peer's answer repeats it.
+            sent = Close(1012 if peers is None else peers.code, "")
+        elif sent is None and cause in _ENGINES:
             sent = Close(_ENGINES[cause], "")
         first = None if rcvd is None or sent is None else False
     elif cause in _FAILED:
