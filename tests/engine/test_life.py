@@ -156,23 +156,6 @@ def test_broken_rule_ends_with_its_code(engine: Running, wrong: bytes, code: int
     engine.wait_empty()
 
 
-def test_raising_callback_ends_with_1011_and_the_peers_answer_ends_the_linger() -> None:
-    def fail(conn: Any, message: Any) -> None:
-        raise ValueError(message)
-
-    with running(on_message=fail, expect_failures=True) as engine:
-        client = engine.connect()
-        client.send_frame(TEXT, "x")
-        assert client.recv_close().code == 1011
-        assert engine.end()[0] == 1011
-        assert take(engine.failures).hook == "on_message"
-        client.send_close(1011)
-        expect_eof(client)
-        client.close()
-        engine.wait_empty()
-        assert engine.counter("timeouts") == 0
-
-
 # --- CLOSE_SENT ---
 
 
@@ -309,31 +292,21 @@ def lingering() -> Iterator[tuple[Running, RawClient]]:
         yield engine, client
 
 
-def test_no_fin_before_the_peers_answer() -> None:
+LAST = {
+    "its answer": lambda client: client.send_close(1011),
+    "its FIN": lambda client: client.shutdown(),
+    "a broken rule": lambda client: client.send(raw.frame(TEXT, "x", mask=False)),
+}
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_fin_follows_what_the_peer_says_last_and_nothing_before(last: str) -> None:
     """A proxy that sees our FIN closes to its client, with RST where the client's answer is unread."""
     with lingering() as (engine, client):
         assert not readable(client.sock, 0.1)
         client.send_frame(TEXT, "crossed")
         assert not readable(client.sock, 0.1)
-        client.send_close(1011)
-        expect_eof(client)
-        client.close()
-        engine.wait_empty()
-        assert engine.counter("timeouts") == 0
-
-
-def test_fin_instead_of_the_answer_ends_the_linger() -> None:
-    with lingering() as (engine, client):
-        client.shutdown()
-        expect_eof(client)
-        client.close()
-        engine.wait_empty()
-        assert engine.counter("timeouts") == 0
-
-
-def test_nothing_is_awaited_of_a_peer_that_breaks_the_protocol_after_our_close_frame() -> None:
-    with lingering() as (engine, client):
-        client.send(raw.frame(TEXT, "x", mask=False))
+        LAST[last](client)
         expect_eof(client)
         client.close()
         engine.wait_empty()
