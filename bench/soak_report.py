@@ -54,7 +54,9 @@ def warm(soak: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def slope(samples: list[dict[str, float]], size: Callable[[dict[str, float]], float] = _resident) -> float:
-    """KiB a minute, by least squares. size: of a sample, in KiB."""
+    """KiB a minute, by least squares; 0 of fewer than three samples. size: of a sample, in KiB."""
+    if len(samples) < 3:
+        return 0.0
     minutes = [sample["s"] / 60 for sample in samples]
     sizes = [size(sample) for sample in samples]
     mean_minute, mean_size = sum(minutes) / len(minutes), sum(sizes) / len(sizes)
@@ -66,7 +68,7 @@ def verdicts(soak: dict[str, Any]) -> list[Verdict]:
     judged = warm(soak)
     span = (judged[-1]["s"] - judged[0]["s"]) / 60
     wrong = sum(soak["wrong"].values())
-    grown = slope(judged) if len(judged) > 2 else 0.0
+    grown = slope(judged)
     before, after = soak["descriptors_before"], soak["descriptors_after"]
     used = soak["left"]["slab_used_bytes"]
     return [

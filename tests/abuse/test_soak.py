@@ -29,6 +29,7 @@ def test_nothing_is_lost_and_nothing_stays_where_connections_of_every_kind_come_
     result = soak.run(args)
     missed = [verdict for verdict in soak_report.verdicts(result) if verdict.met is False]
     assert not missed, result["told"]
+    assert "too short to tell" in soak_report.render(result)
     # All ways to end were among them, and much was said.
     assert set(result["ends"]) == set(soak.ENDS)
     assert result["received"] > 300 and result["numbered"] > 100 and result["opened"] > 400
