@@ -27,13 +27,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import abuse_report
-import orphans
 import report
 import rig
+from processes import cpu_seconds, status_bytes
 
 # Of everything that is awaited here, beyond what it takes.
 PATIENCE_S = 60.0
@@ -128,10 +127,10 @@ def slowloris(sizes: Sizes, kind: str, slow: int) -> dict[str, Any]:
                 if slow and (said := attackers.hear(PATIENCE_S)) != "ready":
                     raise rig.Failed(f"attackers.py said {said!r}")
                 held = counters(peer)["descriptors"]
-                cpu = sum(orphans.cpu_seconds(peer.pid))
+                cpu = sum(cpu_seconds(peer.pid))
                 client.say("now")
                 seen = json.loads(client.hear(seconds + PATIENCE_S))
-                cpu = (sum(orphans.cpu_seconds(peer.pid)) - cpu) / seconds
+                cpu = (sum(cpu_seconds(peer.pid)) - cpu) / seconds
                 ended = json.loads(attackers.hear(PATIENCE_S)) if slow else {"left": 0, "longest_s": 0.0, "refused": 0}
             remaining = emptied(peer)
     return {
@@ -209,19 +208,12 @@ def stopped(sizes: Sizes, kind: str, share: float, overflow: str = "drop-oldest"
     }
 
 
-def status(pid: int, name: str) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"no {name} in status")
-
-
 def resident_mib(pid: int) -> float:
-    return status(pid, "VmRSS")
+    return status_bytes(pid, "VmRSS")[0] / (1 << 20)
 
 
 def peak_mib(pid: int) -> float:
-    return status(pid, "VmHWM")
+    return status_bytes(pid, "VmHWM")[0] / (1 << 20)
 
 
 # --- no descriptors ---
@@ -247,9 +239,9 @@ def _descriptors(sizes: Sizes, kind: str, longer_s: float) -> dict[str, Any] | N
         with rig.probing(client_core, port, "echo", server_pid=peer.pid, **talk) as client:
             with attacking(client_core, "crowd", port, sizes.nofile, "--pause", "0.01") as attackers:
                 inside = int(attackers.hear(PATIENCE_S))
-                before, cpu = counters(peer), sum(orphans.cpu_seconds(peer.pid))
+                before, cpu = counters(peer), sum(cpu_seconds(peer.pid))
                 time.sleep(sizes.starved_s)
-                cpu = (sum(orphans.cpu_seconds(peer.pid)) - cpu) / sizes.starved_s
+                cpu = (sum(cpu_seconds(peer.pid)) - cpu) / sizes.starved_s
                 after = counters(peer)
                 if client.process.poll() is not None or after["connections"] < before["connections"]:
                     return None
@@ -394,7 +386,7 @@ def main() -> None:
             about = {"facts": dataclasses.asdict(facts), "sizes": dataclasses.asdict(sizes)}
             recorded[part] = {**about, "samples": samples}
             if not args.only:
-                write(recorded, out)
+                report.record("abuse", recorded, out)
 
         measure(part, sizes, rounds, args.only, keep)
         print()
@@ -403,16 +395,6 @@ def main() -> None:
     lost = [line for part in parts for line in abuse_report.losses(part, recorded[part])]
     if lost:
         raise SystemExit("\n".join(lost))
-
-
-def write(recorded: dict[str, Any], out: Path) -> None:
-    """Record it, and write RESULTS.md anew where there is one."""
-    path = out / "results" / "abuse.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(recorded, indent=1) + "\n")
-    results = report.recorded(out)
-    if results is not None:
-        (out / "RESULTS.md").write_text(report.render(results, out))
 
 
 if __name__ == "__main__":

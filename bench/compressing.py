@@ -21,6 +21,7 @@ import zlib
 from pathlib import Path
 
 import rig
+from processes import cpu_seconds, resident_bytes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "servers"))
 
@@ -108,17 +109,6 @@ def frame(text: str, compressed: bool) -> bytes:
     return struct.pack("!BBH", first, 0x80 | 126, len(payload)) + bytes(4) + payload
 
 
-def cpu(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def rss(pid: int) -> int:
-    with open(f"/proc/{pid}/smaps_rollup") as rollup:
-        return next(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Rss:"))
-
-
 def speed(pid: int, port: int, name: str, megabytes: float) -> tuple[float, float, float]:
     """MB per second of CPU out and in, and what is left on the wire of 100 bytes."""
     texts = DOCUMENTS[name]
@@ -128,20 +118,20 @@ def speed(pid: int, port: int, name: str, megabytes: float) -> tuple[float, floa
     client.sock.sendall(frame(f"{name} 1", False) + frame("count", False))
     client.frames(1)
     counted_before = client.frames(1)[1]
-    before = cpu(pid)
+    before = sum(cpu_seconds(pid))
     client.sock.sendall(frame(f"{name} {times}", False))
     size, _ = client.frames(times)
-    out_s = cpu(pid) - before
+    out_s = sum(cpu_seconds(pid)) - before
 
     many = b"".join(frame(text, True) for text in texts)
     sent = 0
-    before = cpu(pid)
+    before = sum(cpu_seconds(pid))
     while sent < 4 * times:
         client.sock.sendall(many)
         sent += len(texts)
     client.sock.sendall(frame("count", False))
     _, counted = client.frames(1)
-    in_s = cpu(pid) - before
+    in_s = sum(cpu_seconds(pid)) - before
     client.close()
     # Servers that compress even this answer say it in other bytes.
     if counted.isdigit() and counted_before.isdigit():
@@ -155,7 +145,7 @@ def memory(pid: int, port: int) -> float:
     first.sock.sendall(frame(DOCUMENTS["small"][0], True) + frame("small 1", False))
     first.frames(1)
     time.sleep(0.5)
-    before = rss(pid)
+    before = resident_bytes(pid)
     clients = []
     for _ in range(IDLE):
         client = Client(port)
@@ -163,7 +153,7 @@ def memory(pid: int, port: int) -> float:
         client.frames(1)
         clients.append(client)
     time.sleep(0.5)
-    each = (rss(pid) - before) / IDLE
+    each = (resident_bytes(pid) - before) / IDLE
     for client in [first, *clients]:
         client.close()
     return each

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import rig
-from flooded import counters, cpu_seconds, descriptors, flooded, resident, settled
+from flooded import counters, flooded, settled
+from processes import cpu_seconds, descriptors, resident_bytes
 
 MAX_GROWTH_PERCENT = 5.0
 CYCLES_TIMEOUT_S = 1800.0
@@ -74,11 +75,11 @@ def run(
         files = descriptors(server.pid)
         error = wscycle(port, warmup, at_once, client_core)["error"]
         settled(server, server.pid, files)
-        before, memory, cpu = counters(server), resident(server.pid), cpu_seconds(server.pid)
+        before, memory, cpu = counters(server), resident_bytes(server.pid), sum(cpu_seconds(server.pid))
         told = wscycle(port, cycles, at_once, client_core)
         left = settled(server, server.pid, files)
-        spent = cpu_seconds(server.pid) - cpu
-        after, files_after, memory_after = counters(server), descriptors(server.pid), resident(server.pid)
+        spent = sum(cpu_seconds(server.pid)) - cpu
+        after, files_after, memory_after = counters(server), descriptors(server.pid), resident_bytes(server.pid)
     return Cycles(
         cycles=told.get("cycles", 0),
         warmup=warmup,

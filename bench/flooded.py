@@ -1,4 +1,4 @@
-"""A server that is attacked, and what can be seen of it from outside: memory, descriptors, processor, what is left.
+"""A server that is attacked: what it may take, and what is left of those who have gone.
 
 Used by bench/floods.py, bench/cycles.py and tests/abuse.
 """
@@ -6,15 +6,14 @@ Used by bench/floods.py, bench/cycles.py and tests/abuse.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import rig
+from processes import descriptors
 
 if rig.built_in_place():
     # The options are those of this tree, as the servers that are run are.
@@ -44,38 +43,8 @@ def allowed_bytes(options: dict[str, Any], connections: int) -> int:
     return sum(formula()(Options(**given), connections, 125).values())
 
 
-def resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) << 10
-    raise RuntimeError("smaps_rollup has no Rss")
-
-
-def peak(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    raise RuntimeError("status has no VmHWM")
-
-
-def forget_peak(pid: int) -> None:
-    """From here on `peak` counts anew: clear_refs, 5 (proc(5))."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 def flooded(hook: str, options: dict[str, Any]) -> rig.Server:
-    return rig.Server(
-        "ours", "ours_flooded.py", ("unlimitedws",), ("unlimitedws",), args=(hook, json.dumps(options))
-    )
+    return rig.ours("ours", "ours_flooded.py", hook, json.dumps(options))
 
 
 def counters(server: rig.Peer) -> dict[str, int]:

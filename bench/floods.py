@@ -35,7 +35,8 @@ from typing import Any
 import cycles
 import rig
 import vanished
-from flooded import allowed_bytes, cpu_seconds, descriptors, flooded, forget_peak, peak, resident, settled
+from flooded import allowed_bytes, flooded, settled
+from processes import cpu_seconds, descriptors, forget_peak, resident_bytes, status_bytes
 
 RESULTS = rig.BENCH / "results"
 MIB = 1 << 20
@@ -258,18 +259,10 @@ class Figures:
     left: dict[str, int]
 
 
-@contextlib.contextmanager
-def honest(core: int, port: int) -> Iterator[rig.Peer]:
+def honest(core: int, port: int) -> contextlib.AbstractContextManager[rig.Peer]:
     """Ten clients that echo on a schedule until they are told to stop."""
-    options = {"connections": HONEST, "rate": HONEST_RATE, "seconds": 3600, "warmup": 0.2}
-    command = [*rig.probe_command(port, "echo", options), "--until-told"]
-    client = rig.Peer("wsprobe", command, core, [])
-    try:
-        if (line := client.hear(rig.OPEN_TIMEOUT_S)) != "ready":
-            raise rig.Failed(f"wsprobe could not open its connections: {line}")
-        yield client
-    finally:
-        client.end()
+    options = {"connections": HONEST, "rate": HONEST_RATE, "seconds": 3600, "warmup": 0.2, "until_told": True}
+    return rig.probing(core, port, "echo", **options)
 
 
 def round_trips(client: rig.Peer) -> dict[str, Any]:
@@ -325,13 +318,13 @@ def run(flood: Flood, quiet_s: float = QUIET_S) -> Figures:
         if left := settled(server, server.pid, files):
             raise rig.Failed(f"{flood.key}: before the flood there is left {left}")
         forget_peak(server.pid)
-        before, cpu = resident(server.pid), cpu_seconds(server.pid)
+        before, cpu = resident_bytes(server.pid), sum(cpu_seconds(server.pid))
         with honest(client_core, port) as client:
             told = wsflood(flood, port, client_core)
-            spent = cpu_seconds(server.pid) - cpu
+            spent = sum(cpu_seconds(server.pid)) - cpu
             during = round_trips(client)
         left = settled(server, server.pid, files)
-        most = peak(server.pid)
+        (most,) = status_bytes(server.pid, "VmHWM")
     return Figures(
         units=told.get("units", 0),
         connections=told.get("connections", 0),

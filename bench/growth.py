@@ -172,16 +172,11 @@ def main() -> None:
 
 
 def write(growth: dict[str, Any], out: Path) -> None:
-    """Record it, plot it, and write RESULTS.md anew where there is one."""
+    """Record it, and plot it."""
     import plots
 
-    path = out / "results" / "growth.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(growth, indent=1) + "\n")
+    report.record("growth", growth, out)
     plots.draw_growth(growth, out / "results")
-    results = report.recorded(out)
-    if results is not None:
-        (out / "RESULTS.md").write_text(report.render(results, out))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import rig
+from processes import run_ns
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
@@ -64,12 +65,6 @@ def parser_ns(request: bytes, rounds: int) -> tuple[int, float]:
     return min(times), min(upgrade.time_ns(request, 20)[0] for _ in range(rounds))
 
 
-def cpu_ns(pid: int) -> int:
-    """Return the time that a process's threads have run, in ns (of which stat shows steps of 10 ms)."""
-    tasks = Path(f"/proc/{pid}/task")
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
-
-
 def handshake(port: int, request: bytes, bytewise: bool) -> None:
     with socket.create_connection(("127.0.0.1", port), RESPONSE_TIMEOUT_S) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -91,9 +86,9 @@ def server_ns(request: bytes, rounds: int) -> dict[bool, float]:
         handshake(port, request, False)
         for _ in range(rounds):
             for bytewise, times in taken.items():
-                before = cpu_ns(pid)
+                before = run_ns(pid)
                 handshake(port, request, bytewise)
-                times.append(cpu_ns(pid) - before)
+                times.append(run_ns(pid) - before)
     return {bytewise: statistics.median(times) for bytewise, times in taken.items()}
 
 

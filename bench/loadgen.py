@@ -29,6 +29,7 @@ from typing import Any
 import agreement
 import compare
 import rig
+from processes import run_ns
 
 Take = Callable[..., dict[str, float]]
 OURS, NATIVE, OTHER = "unlimitedws bench", "in C", "the other"
@@ -63,7 +64,7 @@ def busy_beside(pid: int, run: Callable[[], str]) -> tuple[str, float]:
 
     def used() -> float:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return machine_cpu_s() - process_cpu_s(pid) - children.ru_utime - children.ru_stime
+        return machine_cpu_s() - run_ns(pid) / 1e9 - children.ru_utime - children.ru_stime
 
     before, began = used(), time.monotonic()
     said = run()
@@ -73,11 +74,6 @@ def busy_beside(pid: int, run: Callable[[], str]) -> tuple[str, float]:
 def machine_cpu_s() -> float:
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
-
-
-def process_cpu_s(pid: int) -> float:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def ours(seconds: float) -> Take:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import rig
+from processes import resident_bytes, status_bytes
 
 # What a connection on the loopback takes, both ends in the kernel and in both processes; and what is left to others.
 PAIR_BYTES = 9_600
@@ -85,16 +86,9 @@ class Figures:
 
 
 def memory_of(pid: int) -> Memory:
-    values = {}
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name in ("VmRSS", "VmHWM", "RssFile"):
-            values[name] = int(rest.split()[0]) << 10
-    # VmRSS is counted per thread and now and then added up; this one is exact.
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            values["VmRSS"] = int(line.split()[1]) << 10
-    return Memory(values["VmRSS"], values["RssFile"], max(values["VmHWM"], values["VmRSS"]))
+    peak, of_files = status_bytes(pid, "VmHWM", "RssFile")
+    resident = resident_bytes(pid)
+    return Memory(resident, of_files, max(peak, resident))
 
 
 def kernel() -> Kernel:

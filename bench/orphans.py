@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 
 import rig
+from processes import cpu_seconds
 
 DEFAULT_INTERVAL_S = 25.0
 PER_ADDRESS = 1000
@@ -61,14 +62,6 @@ def hold(core: int, port: int, count: int, ready: Connection, pings: Synchronize
             answers = got.count(PING)
             socks[fd].sendall(PONG * answers)
             pings.value += answers
-
-
-def cpu_seconds(pid: int) -> tuple[float, float]:
-    """User and system time of a process so far."""
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    hz = os.sysconf("SC_CLK_TCK")
-    return int(fields[11]) / hz, int(fields[12]) / hz
 
 
 def measure(interval: float | None, connections: int, seconds: float) -> tuple[float, float, float]:

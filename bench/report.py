@@ -192,6 +192,16 @@ def recorded(path: Path = rig.BENCH) -> Results | None:
     return Results.load(samples) if samples.exists() else None
 
 
+def record(name: str, measured: Any, out: Path) -> None:
+    """Write what was measured to results/, and RESULTS.md, which has a part about it, anew where there is one."""
+    path = out / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(measured, indent=1) + "\n")
+    results = recorded(out)
+    if results is not None:
+        (out / "RESULTS.md").write_text(render(results, out))
+
+
 # --- figures ---
 
 

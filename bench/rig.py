@@ -273,7 +273,9 @@ def running(server: Server, core: int) -> Iterator[tuple[int, int]]:
 def probe_command(port: int, mode: str, options: dict[str, Any]) -> list[str]:
     command = [str(native_tool("wsprobe")), "--port", str(port), "--mode", mode]
     for name, value in options.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+        command.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            command.append(str(value))
     return command
 
 

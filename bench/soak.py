@@ -25,10 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import orphans
 import report
 import rig
 import soak_report
+from processes import cpu_seconds, resident_bytes, threads
 from soak_links import ECHOING, NUMBERED, OPEN, Links
 
 KINDS = ECHOING + NUMBERED
@@ -42,14 +42,6 @@ LEAVING_S = 120.0
 OTHER_DESCRIPTORS = 100
 
 
-def resident_kib(pid: int) -> int:
-    """VmRSS is added up now and then; this one is exact."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1])
-    raise ValueError("no Rss in smaps_rollup")
-
-
 def descriptors(pid: int) -> list[str]:
     """What the process has open, sorted; of sockets only that they are some."""
     found = []
@@ -60,10 +52,6 @@ def descriptors(pid: int) -> list[str]:
         except FileNotFoundError:
             continue
     return sorted(found)
-
-
-def threads(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/task"))
 
 
 class Soak:
@@ -90,14 +78,14 @@ class Soak:
         self.samples.append(
             {
                 "s": round(time.monotonic() - self.began, 2),
-                "rss_kib": resident_kib(self.server.pid),
+                "rss_kib": resident_bytes(self.server.pid) >> 10,
                 "descriptors": len(descriptors(self.server.pid)),
                 "threads": threads(self.server.pid),
                 "connections": figures["connections"],
                 "slab_used_bytes": figures["slab_used_bytes"],
                 "slab_held_bytes": figures["slab_held_bytes"],
-                "server_cpu_s": round(sum(orphans.cpu_seconds(self.server.pid)), 2),
-                "client_cpu_s": round(sum(orphans.cpu_seconds(os.getpid())), 2),
+                "server_cpu_s": round(sum(cpu_seconds(self.server.pid)), 2),
+                "client_cpu_s": round(sum(cpu_seconds(os.getpid())), 2),
                 "opened": links.opened,
                 "messages": links.received + links.numbered,
                 "wrong": sum(links.wrongs.values()),
@@ -189,7 +177,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         soak.fill(len(KINDS) * 4)
         soak.links.turn(time.monotonic() + min(2.0, args.every))
         soak.empty()
-        before, before_kib = descriptors(server.pid), resident_kib(server.pid)
+        before, before_kib = descriptors(server.pid), resident_bytes(server.pid) >> 10
         threads_before = threads(server.pid)
         soak.began = time.monotonic()
         soak.fill(args.connections)
@@ -220,7 +208,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "threads_before": threads_before,
             "threads_after": threads(server.pid),
             "rss_before_kib": before_kib,
-            "rss_after_kib": resident_kib(server.pid),
+            "rss_after_kib": resident_bytes(server.pid) >> 10,
             "left": soak.figures(),
         }
     finally:
@@ -256,16 +244,11 @@ def main() -> None:
 
 
 def write(soak: dict[str, Any], out: Path) -> None:
-    """Record it, plot it, and write RESULTS.md anew where there is one."""
+    """Record it, and plot it."""
     import plots
 
-    path = out / "results" / "soak.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(soak, indent=1) + "\n")
+    report.record("soak", soak, out)
     plots.draw_soak(soak, out / "results")
-    results = report.recorded(out)
-    if results is not None:
-        (out / "RESULTS.md").write_text(report.render(results, out))
 
 
 if __name__ == "__main__":
