@@ -102,6 +102,10 @@ class Loop(Dispatch):
     def connections(self) -> int:
         """Open WebSocket connections: upgraded, close handshake not ended. Thread: any."""
 
+    @property
+    def staffed(self) -> bool:
+        """Whether at least one thread is in `run`. Thread: any."""
+
     def listen(self, fd: int, shared: bool = False, in_turn: bool = False) -> None:
         """Accept from a bound, listening, non-blocking socket. The caller closes it when `run` has returned.
 

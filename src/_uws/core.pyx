@@ -193,6 +193,15 @@ cdef class Loop(Dispatch):
         conn_unlock(self.l)
         return n
 
+    @property
+    def staffed(self):
+        # Makes no object: who asks may be out of memory.
+        cdef bint staffed
+        conn_lock(self.l)
+        staffed = self.l.runners != 0
+        conn_unlock(self.l)
+        return staffed
+
     def listen(self, int fd, bint shared=False, bint in_turn=False):
         cdef int status
         conn_lock(self.l)

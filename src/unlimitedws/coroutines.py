@@ -6,10 +6,11 @@ Imported by `helpers` when the first such hook runs: nobody else pays for import
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
+
+from .threads import Thread
 
 __all__ = ["AsyncThread", "Awaiter", "Done", "Late"]
 
@@ -155,7 +156,7 @@ class AsyncThread(Awaiter):
     def __init__(self, fatal: Callable[[BaseException], object]) -> None:
         super().__init__(asyncio.new_event_loop())
         self._fatal = fatal
-        self.thread = threading.Thread(target=self._run, name="unlimitedws-async", daemon=True)
+        self.thread = Thread(self._run, "unlimitedws-async")
         try:
             self.thread.start()
         except BaseException:

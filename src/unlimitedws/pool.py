@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .durations import Duration, seconds
 from .errors import ScheduleTimeoutError
+from .threads import Thread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -188,7 +189,7 @@ class Pool:
     def _start(self) -> None:
         """Start one more thread. The lock is held, and a job waits."""
         self._started += 1
-        thread = threading.Thread(target=self._run, name=f"unlimitedws-pool-{self._started}", daemon=True)
+        thread = Thread(self._run, f"unlimitedws-pool-{self._started}")
         self._threads.add(thread)
         self._coming = True
         try:

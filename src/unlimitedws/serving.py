@@ -22,6 +22,7 @@ from .door import Door
 from .durations import Duration, milliseconds
 from .listening import Listener
 from .memory import Memory, memory_of
+from .threads import Thread
 
 __all__ = ["GRACE", "Serving", "any_serving"]
 
@@ -226,11 +227,8 @@ class Serving:
         """Start a runner of a loop. The lock is held."""
         self._started[number] += 1
         which = f"{number + 1}." if len(self.loops) > 1 else ""
-        thread = threading.Thread(
-            target=self._runner,
-            args=(self.loops[number],),
-            name=f"unlimitedws-{which}{self._started[number]}",
-            daemon=True,
+        thread = Thread(
+            partial(self._runner, self.loops[number]), f"unlimitedws-{which}{self._started[number]}"
         )
         self._threads.add(thread)
         try:
@@ -253,7 +251,7 @@ class Serving:
         try:
             loop.run()
         except BaseException as exc:
-            if isinstance(exc, MemoryError) and loop.counters()["runners"] != 0:
+            if isinstance(exc, MemoryError) and loop.staffed:
                 # One that was to help had no memory to begin with. The others go on.
                 logger.warning("callbacks have to do with fewer threads: %r", exc)
             else:

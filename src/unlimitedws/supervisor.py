@@ -21,12 +21,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .durations import milliseconds, seconds
 from .ending import DRAIN, NONE, NOW, STOP, more_urgent, obey, patience
 from .serving import GRACE, Serving
 from .signals import SignalWaiter
+from .threads import Thread
 
 if TYPE_CHECKING:
     from .server import Server
@@ -424,7 +426,7 @@ class _Work:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with SignalWaiter(self._signalled, (signal.SIGTERM,)) as waiter:
-            threading.Thread(target=self._listen, args=(waiter,), name="unlimitedws-parent", daemon=True).start()
+            Thread(partial(self._listen, waiter), "unlimitedws-parent").start()
             self._server._worker = self._index
             if on_worker is not None:
                 on_worker(self._index)
