@@ -16,6 +16,7 @@ from _uws.accept cimport accept_leave, accept_look
 from _uws.atomic cimport atomic_read, atomic_write
 from _uws.clock cimport clock_ms
 from _uws.conn cimport UWS_FREE_THREADED, conns_fork
+from _uws.drain cimport loop_drain, loop_stop
 from _uws.errs cimport UWS_E_ARG, UWS_OK
 from _uws.lock cimport conn_lock, conn_unlock
 from _uws.loop cimport (
@@ -23,11 +24,9 @@ from _uws.loop cimport (
     batch_init,
     loop_close,
     loop_destroy,
-    loop_drain,
     loop_forked,
     loop_init,
     loop_listen,
-    loop_stop,
 )
 from _uws.intern cimport intern_give, intern_take
 from _uws.memory cimport (

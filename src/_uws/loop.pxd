@@ -1,7 +1,7 @@
 # F5. One loop: its making and end, and one turn of it: wait, accept, read, time out, flush.
 # Owns the table, the allocator, the poller and the spare descriptor. Turns are taken by the thread that has the role.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from _uws.state cimport UwsBatch, UwsConn, UwsLimits, UwsLoop
 
@@ -15,10 +15,7 @@ cdef void batch_destroy(UwsBatch* b) noexcept nogil
 # With the lock held.
 cdef int loop_listen(UwsLoop* l, int fd, bint shared, bint in_turn) noexcept nogil
 cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil
-cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes,
-                    uint64_t timeout_ms) noexcept nogil
 cdef int loop_next_ms(UwsLoop* l) noexcept nogil
-cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, uint64_t timeout_ms) noexcept nogil
 
 # In a child process, right after the fork; nobody has the lock.
 cdef void loop_forked(UwsLoop* l) noexcept nogil

@@ -1,10 +1,10 @@
 # F5. See loop.pxd.
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
 
@@ -18,13 +18,13 @@ from _uws.accept cimport (
 )
 from _uws.clock cimport clock_ms
 from _uws.deflate cimport deflater_destroy, deflater_init, inflater_destroy
-from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_503, UWS_E_SYS, UWS_OK
+from _uws.drain cimport drain_all, drain_step, stop_all, stop_step
+from _uws.errs cimport UWS_E_ARG, UWS_E_SYS, UWS_OK
 from _uws.flush cimport conn_flush, conn_flush_all, conn_sweep
-from _uws.frame cimport UWS_MAX_REASON_BYTES
 from _uws.hold cimport conn_release
 from _uws.intern cimport intern_destroy, intern_init
-from _uws.keeper cimport keeper_answer, keeper_is_through, keeper_tell
-from _uws.life cimport conn_abort, conn_eof, conn_leave, conn_refuse
+from _uws.keeper cimport keeper_answer, keeper_is_through
+from _uws.life cimport conn_eof
 from _uws.memory cimport memory_left
 from _uws.poller cimport (
     EPOLLERR,
@@ -40,14 +40,13 @@ from _uws.poller cimport (
     poller_awake,
     poller_destroy,
     poller_init,
-    poller_remove,
     poller_wait,
 )
-from _uws.post cimport post_near, post_nudge
-from _uws.proto cimport UwsEvent
+from _uws.post cimport post_near
+from _uws.proto cimport UWS_P_WINDOW, UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_ease, slab_init, slab_is_tense
-from _uws.slot cimport conn_reading, conn_unpoll, loop_foreign, tick_now
+from _uws.slot cimport conn_heavy, conn_reading, conn_unpoll
 from _uws.sock cimport sock_plain, sock_spare
 from _uws.state cimport (
     UWS_ARENA_BYTES,
@@ -55,11 +54,10 @@ from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_BATCH_OWNED_BYTES,
     UWS_BATCH_RESERVE,
-    UWS_C_DRAIN,
-    UWS_C_SHUTDOWN,
     UWS_F_EOF,
     UWS_F_GONE,
     UWS_F_PAUSED,
+    UWS_HEAVY_BYTES,
     UWS_MAX_LISTENERS,
     UWS_O_DOG,
     UWS_O_GUEST,
@@ -69,7 +67,6 @@ from _uws.state cimport (
     UWS_S_ASKING,
     UWS_S_FREE,
     UWS_S_OPEN,
-    UWS_S_UPGRADING,
     UWS_TOLD_DRAIN,
     UWS_TOLD_LEAVE,
     UWS_TOLD_LOOK,
@@ -83,7 +80,7 @@ from _uws.state cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from _uws.tend cimport conn_leaves_at, conn_timer, random_below, tend_queues
+from _uws.tend cimport conn_timer, tend_queues
 from _uws.wheel cimport UWS_TICK_MS, wheel_expire, wheel_init, wheel_next
 
 cdef extern from *:
@@ -114,7 +111,6 @@ cdef enum:
     # is read three times on its way: the nearer to each other, the nearer is the cache that has it.
     TURN_BYTES = 32768
     YIELD_EVERY = 16              # events between two chances for the threads that send
-    FLUSH_EVERY = 256             # slots, while all of them are asked to leave
     EASE_MS = 500                 # memory that was not needed for so long, or up to twice as long, goes back
 
 
@@ -384,6 +380,36 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
         conn_read(l, b, c)
 
 
+# Messages are inflated in one go, and may be a thousand times what they come as: a few clients who send those would
+# have everybody wait for all of them. So between two polls there is time for one of those, or for many of other kinds.
+
+cdef inline bint _has_time(const UwsLoop* l, const UwsConn* c) noexcept nogil:
+    """May what c sent be read now, or has it to wait until everybody else's has been?"""
+    return (not (c.proto.flags & UWS_P_WINDOW) or c.state != UWS_S_OPEN
+            or (l.inflating < UWS_HEAVY_BYTES and not conn_heavy(l, c)))
+
+
+cdef void _catch_up(UwsLoop* l, UwsBatch* b) noexcept nogil:
+    """Read those that were put off while there is time, but one at least, whose turn is the longest ago. epoll reports
+    the rest again."""
+    cdef uint32_t n = l.n_put_off, first = 0, i, after = 0xFFFFFFFF, behind
+    cdef uint64_t tag
+    l.n_put_off = 0
+    for i in range(n):
+        behind = <uint32_t>l.poller.ready[i].data.u64 - l.put_off_at
+        if behind < after:
+            after = behind
+            first = i
+    for i in range(n):
+        tag = l.poller.ready[(first + i) % n].data.u64
+        l.put_off_at = <uint32_t>tag
+        if i != 0 and l.inflating >= UWS_HEAVY_BYTES:
+            return
+        if poll_tag_means(tag, l.table[<uint32_t>tag].generation):
+            _conn_event(l, b, <int32_t>(<uint32_t>tag), l.poller.ready[(first + i) % n].events)
+        l.put_off_at += 1
+
+
 cdef void _expire(UwsLoop* l) noexcept nogil:
     cdef uint32_t tick = l.tick
     cdef int32_t index = wheel_expire(&l.wheel, tick)
@@ -407,9 +433,9 @@ cdef void _obey(UwsLoop* l) noexcept nogil:
     if told & UWS_TOLD_SHARED:
         accept_leave_shared(l)
     if told & UWS_TOLD_DRAIN and not l.stopping:
-        _drain_all(l, l.drain_at_ms - l.now_ms if l.drain_at_ms > l.now_ms else 0)
+        drain_all(l, l.drain_at_ms - l.now_ms if l.drain_at_ms > l.now_ms else 0)
     if told & UWS_TOLD_STOP:
-        _stop_all(l)
+        stop_all(l)
     if told & UWS_TOLD_TEND:
         tend_queues(l)
         l.told &= ~UWS_TOLD_TEND
@@ -422,6 +448,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     cdef uint32_t i
     cdef uint64_t tag
     cdef size_t enough
+    cdef bint idle = True
     if b.taken == b.n:
         b.n = b.taken = 0
         b.used_bytes = b.owned_bytes = 0
@@ -430,7 +457,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     conn_flush_all(l)
     if l.kept:
         keeper_is_through(l)
-    if l.poller.next == l.poller.n:
+    if l.poller.next == l.poller.n and l.n_put_off == 0:
         # Only now: flushing lets go of the lock, and whoever came in between did not see anybody to wake.
         wait = _wait_ms(l, b)
         l.polling = 1
@@ -438,6 +465,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
         poller_wait(&l.poller, wait)
         pthread_mutex_lock(&l.lock)
         l.polling = 0
+        l.inflating = 0
     else:
         # The rest of those who were ready; threads that send are not to wait for all of them.
         pthread_mutex_unlock(&l.lock)
@@ -456,10 +484,19 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
             accept_batch(l, <int>(<uint32_t>tag))
         else:
             if poll_tag_means(tag, l.table[<uint32_t>tag].generation):
-                _conn_event(l, b, <int32_t>(<uint32_t>tag), l.poller.ready[i].events)
+                if _has_time(l, &l.table[<uint32_t>tag]):
+                    _conn_event(l, b, <int32_t>(<uint32_t>tag), l.poller.ready[i].events)
+                else:
+                    l.poller.ready[l.n_put_off] = l.poller.ready[i]
+                    l.n_put_off += 1
+                    continue
             if i % YIELD_EVERY == YIELD_EVERY - 1:
                 pthread_mutex_unlock(&l.lock)
                 pthread_mutex_lock(&l.lock)
+        idle = False
+    if l.n_put_off != 0 and idle and l.poller.next == l.poller.n:
+        # What the others sent has been delivered, and answered, before.
+        _catch_up(l, b)
     _expire(l)
     if l.accept_at_ms != 0 and l.now_ms >= l.accept_at_ms:
         accept_resume(l)
@@ -467,9 +504,9 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
         l.count.cooldowns += 1
         accept_pause(l, (l.limits.cooldown_us + 999) // 1000)
     if l.draining and not l.stopping:
-        _drain_step(l)
+        drain_step(l)
     if l.stopping:
-        _stop_step(l)
+        stop_step(l)
     conn_flush_all(l)
     if l.out_bytes > l.limits.max_out_bytes:
         tend_queues(l)
@@ -484,149 +521,3 @@ cdef void _ease(UwsLoop* l) noexcept nogil:
     elif l.now_ms >= l.ease_at_ms:
         slab_ease(&l.slab)
         l.ease_at_ms = l.now_ms + EASE_MS if slab_is_tense(&l.slab) else 0
-
-
-# ---- draining
-
-cdef uint32_t _shuffled(uint32_t i, uint32_t n, uint64_t key) noexcept nogil:
-    """A permutation of 0..n-1, another one for each key: the place of i. Needs no memory, however many they are.
-
-    Each step maps the numbers below a power of two to one another; what comes to lie at n or beyond goes on."""
-    cdef uint32_t mask = 1
-    cdef int _
-    cdef uint64_t x = i, k
-    cdef unsigned int half = 1
-    while mask < n - 1:
-        mask = mask << 1 | 1
-        half += 1
-    half = half // 2 + 1
-    while True:
-        k = key
-        for _ in range(4):
-            # An odd factor, a sum and a shifted xor can all be undone.
-            x = (x * (k | 1) + (k >> 32)) & mask
-            x ^= x >> half
-            k = k * <uint64_t>6364136223846793005 + <uint64_t>1442695040888963407
-        if x < n:
-            return <uint32_t>x
-
-
-cdef void loop_drain(UwsLoop* l, uint32_t over_ms, uint16_t code, bint jitter, uint64_t timeout_ms) noexcept nogil:
-    """Let nobody in any more, and have the open connections leave with code, evenly over over_ms; then stop.
-
-    jitter: in an order and at times of which only that is known; False: as their descriptors are counted.
-    timeout_ms: of the stop, when the last has left or the time is over.
-    A second call brings the end forward, or does nothing. Nothing happens where the loop stops already.
-    """
-    l.now_ms = clock_ms()
-    if l.stopping or (l.draining and l.now_ms + over_ms >= l.drain_at_ms):
-        return
-    if not l.draining:
-        l.draining = 1
-        accept_leave_shared(l)
-    l.drain_at_ms = l.now_ms + over_ms
-    l.drain_code = code
-    l.drain_jitter = jitter
-    l.drain_stop_ms = timeout_ms
-    if loop_foreign(l):
-        keeper_tell(l, UWS_TOLD_DRAIN)
-        return
-    _drain_all(l, over_ms)
-    post_nudge(l)
-
-
-cdef void _drain_all(UwsLoop* l, uint64_t over_ms) noexcept nogil:
-    """Give everybody his turn to leave."""
-    cdef uint32_t i, n = 0, place, now
-    cdef uint64_t key = (<uint64_t>random_below(l, 0xFFFFFFFF) << 32) | random_below(l, 0xFFFFFFFF)
-    cdef uint64_t share
-    cdef bint jitter = l.drain_jitter
-    cdef UwsConn* c
-    for i in range(l.table_top):
-        c = &l.table[i]
-        if c.state == UWS_S_OPEN:
-            n += 1
-        elif c.state == UWS_S_ASKING and c.side != NULL and c.side.upgrade != NULL \
-                and c.side.upgrade.status == UWS_OK:
-            # A plain GET is answered still: health has to be seen to be red.
-            conn_refuse(l, c, UWS_E_HTTP_503)
-    now = tick_now(l)
-    place = n
-    # From the last to the first: of those whose time comes in one tick the wheel gives back first who came last.
-    for i in range(l.table_top, 0, -1):
-        c = &l.table[i - 1]
-        if c.state == UWS_S_OPEN:
-            place -= 1
-            share = <uint64_t>(_shuffled(place, n, key) if jitter else place) * over_ms
-            if jitter and over_ms != 0:
-                share += random_below(l, <uint32_t>over_ms)
-            conn_leaves_at(l, c, now + <uint32_t>(share // n // UWS_TICK_MS))
-
-
-cdef void _drain_step(UwsLoop* l) noexcept nogil:
-    cdef uint32_t i
-    if l.n_open != 0 and l.now_ms < l.drain_at_ms:
-        return
-    for i in range(l.table_top):
-        if l.table[i].state == UWS_S_OPEN:
-            conn_leave(l, &l.table[i], UWS_C_DRAIN, l.drain_code, NULL, 0)
-    loop_stop(l, l.drain_code, NULL, 0, l.drain_stop_ms)
-
-
-# ---- stopping
-
-cdef void loop_stop(UwsLoop* l, uint16_t code, const uint8_t* reason, size_t len_bytes,
-                    uint64_t timeout_ms) noexcept nogil:
-    """Accept no more, and ask everybody to leave with code; whoever is there after timeout_ms is dropped.
-
-    A second call only brings the deadline forward. The thread that polls says when nothing is left (finished)."""
-    cdef uint64_t at
-    l.now_ms = clock_ms()
-    at = l.now_ms + timeout_ms
-    if l.stopping:
-        if at < l.stop_at_ms:
-            l.stop_at_ms = at
-            post_nudge(l)    # the poller sleeps until the old deadline
-        return
-    l.stopping = 1
-    l.stop_at_ms = at
-    l.stop_code = code
-    l.stop_reason_len = <uint8_t>min(len_bytes, <size_t>UWS_MAX_REASON_BYTES)
-    if len_bytes != 0:
-        memcpy(l.stop_reason, reason, l.stop_reason_len)
-    if loop_foreign(l):
-        keeper_tell(l, UWS_TOLD_STOP)
-        return
-    _stop_all(l)
-    post_nudge(l)
-
-
-cdef void _stop_all(UwsLoop* l) noexcept nogil:
-    """Accept no more, and ask everybody to leave."""
-    cdef uint32_t i
-    cdef UwsConn* c
-    cdef int k
-    for k in range(l.n_listeners):
-        if l.accept_at_ms == 0 and not (l.draining and l.shared[k]):
-            poller_remove(&l.poller, l.listener[k])
-    l.accepting = 0
-    l.accept_at_ms = 0
-    for i in range(l.table_top):
-        c = &l.table[i]
-        if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
-            conn_abort(l, c, UWS_C_SHUTDOWN)
-        elif c.state == UWS_S_OPEN:
-            conn_leave(l, c, UWS_C_SHUTDOWN, l.stop_code, l.stop_reason, l.stop_reason_len)
-        if l.kept and i % FLUSH_EVERY == FLUSH_EVERY - 1:
-            # Twenty thousand close frames at a time, in each of many loops, would be memory that nobody else needs.
-            conn_flush_all(l)
-
-
-cdef void _stop_step(UwsLoop* l) noexcept nogil:
-    cdef uint32_t i
-    if l.stop_at_ms != 0 and l.now_ms >= l.stop_at_ms:
-        # Once: what is still there afterwards waits for a callback to return, and for no time.
-        l.stop_at_ms = 0
-        for i in range(l.table_top):
-            if l.table[i].state != UWS_S_FREE:
-                conn_abort(l, &l.table[i], UWS_C_SHUTDOWN)

@@ -8,7 +8,7 @@ from _uws.life cimport conn_eof
 from _uws.post cimport post_flooded
 from _uws.proto cimport UWS_P_WINDOW
 from _uws.proxy cimport UWS_PROXY_MAX_BYTES
-from _uws.slot cimport conn_index
+from _uws.slot cimport conn_heavy, conn_index
 from _uws.sock cimport UWS_SOCK_AGAIN
 from _uws.state cimport (
     UWS_F_BUSY,
@@ -30,8 +30,9 @@ cdef enum:
     # Of anybody while all inboxes are full: a ping and its answer fit, a message waits in the kernel.
     FLOODED_READ_BYTES = 1024
     # Of a connection whose messages may be a thousand times what they come as: to inflate four of 1 MiB takes 10 ms,
-    # for which everybody else waits.
+    # for which everybody else waits. Where the last was of that kind, one at a time.
     DEFLATED_READ_BYTES = 4096
+    HEAVY_READ_BYTES = 1024
 
 
 cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
@@ -48,7 +49,7 @@ cdef inline size_t _want(const UwsLoop* l, const UwsConn* c) noexcept nogil:
     if post_flooded(l):
         return FLOODED_READ_BYTES
     if c.proto.flags & UWS_P_WINDOW:
-        return DEFLATED_READ_BYTES
+        return HEAVY_READ_BYTES if conn_heavy(l, c) else DEFLATED_READ_BYTES
     # One whose callbacks do not keep up is read in small bites: each of its messages may cost more than its bytes.
     if c.flags & (UWS_F_BUSY | UWS_F_READY):
         return BUSY_READ_BYTES

@@ -118,6 +118,9 @@ cdef inline bint conn_blocks(const UwsLoop* l, const UwsConn* c) noexcept nogil:
     """Have callbacks of it taken longer than a schedule timeout lately?"""
     return l.blockers != 0 and c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].blocks != 0
 
+cdef inline bint conn_heavy(const UwsLoop* l, const UwsConn* c) noexcept nogil:
+    return c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].heavy != 0
+
 
 cdef inline void side_count(UwsLoop* l, UwsSide* side) noexcept nogil:
     """Its queue has become longer or shorter: bring what all hold together in line."""

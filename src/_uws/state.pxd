@@ -158,6 +158,7 @@ cdef struct UwsExtra:
     uint32_t peer             # the address that a PROXY header gave: a sockaddr, and a byte that is 1 for TLS;
     uint32_t forwarded        # the field in which trusted proxies name their clients, all of its lines
     uint8_t blocks            # its callbacks block: quick deliveries in a row that are missing until they do not
+    uint8_t heavy             # to inflate what it sent last took long
 
 # A poller's events on their way to the callbacks. The thread that polls fills it; spans are taken under the lock.
 cdef struct UwsBatch:
@@ -178,6 +179,7 @@ cdef enum:
     UWS_ARENA_BYTES = 262144
     UWS_BATCH_OWNED_BYTES = 4194304
     UWS_READ_BYTES = 65536    # of one connection in one turn
+    UWS_HEAVY_BYTES = 262144  # to inflate them, half a millisecond, is long for all who wait
     UWS_SCRATCH_EVENTS = 10924    # what they can hold: 65536 / UWS_MIN_FRAME_BYTES, and one
     UWS_ARENA_PAD = 64
     UWS_MAX_LISTENERS = 16
@@ -319,6 +321,9 @@ cdef struct UwsLoop:
     uint32_t n_open           # upgraded and not closed yet
     uint32_t want             # UwsWant: what Python has hooks for
     UwsEvent* scratch         # what proto_feed writes
+    uint64_t inflating        # bytes that were looked at and written for it since the last poll
+    uint32_t n_put_off        # the first of poller.ready: to be read when the others have been,
+    uint32_t put_off_at       # ... the slot whose turn it is
 
     # sending
     int32_t dirty_head        # those that have something to flush, as they were enlisted

@@ -33,7 +33,7 @@ from _uws.proto cimport (
     proto_stalest,
 )
 from _uws.slab cimport slab_give, slab_take
-from _uws.slot cimport conn_ending_cause, conn_held, conn_index, conn_side, loop_foreign
+from _uws.slot cimport conn_ending_cause, conn_extra, conn_held, conn_index, conn_side, loop_foreign
 from _uws.sock cimport sock_unread
 from _uws.state cimport (
     UWS_C_LIMIT,
@@ -43,6 +43,7 @@ from _uws.state cimport (
     UWS_F_GONE,
     UWS_F_PAUSED,
     UWS_F_READY,
+    UWS_HEAVY_BYTES,
     UWS_M_EXTRA,
     UWS_M_HEARD,
     UWS_M_LISTEN,
@@ -189,6 +190,16 @@ cdef void _shed(UwsLoop* l, UwsConn* fed) noexcept nogil:
             conn_abort(l, <UwsConn*>p, UWS_C_LIMIT)
 
 
+cdef inline void _weigh(UwsLoop* l, UwsConn* c, uint64_t work_bytes) noexcept nogil:
+    """Account for what it took to inflate, which nobody could tell before. One that was heavy is expected to be so
+    again, until it has sent something that was not."""
+    l.inflating += work_bytes
+    if work_bytes >= UWS_HEAVY_BYTES:
+        conn_extra(l, c).heavy = 1
+    elif c.marks & UWS_M_EXTRA:
+        conn_extra(l, c).heavy = 0
+
+
 cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t len_bytes) noexcept nogil:
     """Decode what came, answer what the protocol itself answers, and send the rest on its way.
 
@@ -197,7 +208,7 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
     cdef UwsEvent* event
     cdef int i, n = 0, status
     cdef uint16_t code
-    cdef uint64_t most = l.env.max_message_bytes
+    cdef uint64_t most = l.env.max_message_bytes, inflated = l.env.inflated_bytes
     # Who he is has to be in one message: a stranger's is kept until it is whole, and is not long.
     l.env.stream = l.want & UWS_W_STREAM and not (c.marks & UWS_M_STRANGER)
     l.env.own = l.extra[c - l.table].deflate if c.proto.flags & UWS_P_PEERS_KEPT else NULL
@@ -209,6 +220,8 @@ cdef void conn_frames(UwsLoop* l, UwsBatch* b, UwsConn* c, uint8_t* data, size_t
         # A compressed message that comes to nothing, or is refused, has cost the others as much time as one that is
         # handed on: the turn is to end after it all the same.
         b.owned_bytes += l.env.work_bytes
+    if l.env.work_bytes != 0:
+        _weigh(l, c, l.env.work_bytes + l.env.inflated_bytes - inflated)
     l.env.max_message_bytes = most
     for i in range(n):
         event = &l.scratch[i]

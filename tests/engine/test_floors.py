@@ -53,6 +53,7 @@ FLOORS = {
     "handshake": (5, 7),
     "read": (5, 8),
     "send": (5, 7),
+    "drain": (5, 8),
     "loop": (5, 9),
     "role": (5, 10),
     "loadplan": (5, 0),

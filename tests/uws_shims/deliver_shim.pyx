@@ -21,11 +21,12 @@ from _uws.deliver cimport (
     deliver_wait,
     deliver_wait_room,
 )
+from _uws.drain cimport loop_drain
 from _uws.errs cimport UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush, conn_flush_all
 from _uws.hold cimport conn_hold, conn_release
 from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_end, conn_upgraded
-from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_drain, loop_init, loop_next_ms
+from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init, loop_next_ms
 from _uws.memory cimport UWS_R_SLAB, UwsRange, memory_ranges
 from _uws.outq cimport outq_put
 from _uws.poller cimport poller_wait

@@ -10,8 +10,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _uws.deliver cimport UwsDelivery, deliver_begin
+from _uws.drain cimport loop_drain, loop_stop
 from _uws.errs cimport UWS_OK
-from _uws.loop cimport batch_init, loop_destroy, loop_drain, loop_init, loop_listen, loop_stop, loop_turn
+from _uws.loop cimport batch_init, loop_destroy, loop_init, loop_listen, loop_turn
 from _uws.post cimport post_spill
 from _uws.proxy cimport UWS_A_INET
 from _uws.role cimport UWS_WORK_STOP, role_work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +374,84 @@ def test_many_senders_of_bombs_are_held_back_while_nobody_takes_what_they_sent()
         engine.wait_for(inbox_bytes=0, slab_blocks=0)
         for client in clients:
             ping(client)
+
+
+class Held:
+    """A loop that is kept in a callback while others send: what it found when it was let go, by who had sent it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.order: list[tuple[int, int]] = []
+        self._held, self._go = threading.Event(), threading.Event()
+        # No other thread polls meanwhile.
+        self.engine = running(
+            compression=1, on_message=self._see, max_message_bytes=MIB, schedule_timeout_us=60_000_000, **settings
+        )
+
+    def _see(self, conn: Any, message: bytes | str) -> None:
+        if message == "hold":
+            self._held.set()
+            wait(self._go)
+        else:
+            self.order.append((conn.remote_addr[1], len(message)))
+
+    @contextlib.contextmanager
+    def while_it_is_kept(self, engine: Any, expected: int) -> Iterator[None]:
+        """What is sent in the block is there before any of it is read. Returns when that many messages have come."""
+        self.order.clear()
+        self._held.clear()
+        self._go.clear()
+        with engine.connect() as holder:
+            holder.send_frame(TEXT, b"hold")
+            wait(self._held)
+            try:
+                yield
+            finally:
+                self._go.set()
+            wait_until(lambda: len(self.order) == expected, "all of them")
+
+    def by(self, *clients: RawClient) -> list[int]:
+        """The places at which what these sent came."""
+        ports = {client.address[1] for client in clients}
+        return [place for place, (port, _) in enumerate(self.order) if port in ports]
+
+
+def test_who_sent_bombs_is_read_after_all_others_and_in_turn() -> None:
+    # One fits what is read of such a client at a time.
+    bomb, word = (raw.frame(BINARY, Peer().squeeze(data), rsv=4) for data in (bytes(900 << 10), b"word"))
+    held = Held()
+    with held.engine as engine:
+        bombers = [engine.connect(headers=OFFER) for _ in range(8)]
+        reformed = engine.connect(headers=OFFER)
+        with held.while_it_is_kept(engine, 9):
+            for client in (*bombers, reformed):
+                client.send(bomb)
+        with held.while_it_is_kept(engine, 1):
+            reformed.send(word)
+        plain, compressing = engine.connect(), engine.connect(headers=OFFER)
+        with held.while_it_is_kept(engine, 35):
+            for client in bombers:
+                client.send(bomb * 4)
+            plain.send_frame(TEXT, b"word")
+            compressing.send(word)
+            reformed.send(word)
+        assert sorted(held.by(plain, compressing, reformed)) == [0, 1, 2]
+        # Each gets as far as the others: nobody's next but one comes before somebody's next.
+        places = [held.by(client) for client in bombers]
+        for n in range(3):
+            assert max(of[n] for of in places) < min(of[n + 1] for of in places) + len(bombers), held.order
+
+
+def test_of_bombs_that_nobody_expected_one_is_inflated_before_the_others_are_read() -> None:
+    bomb = raw.frame(BINARY, Peer().squeeze(bytes(MIB)), rsv=4)
+    held = Held()
+    with held.engine as engine:
+        bombers = [engine.connect(headers=OFFER) for _ in range(8)]
+        plain = engine.connect()
+        with held.while_it_is_kept(engine, 9):
+            for client in bombers:
+                client.send(bomb)
+            plain.send_frame(TEXT, b"word")
+        assert held.by(plain)[0] <= 1
 
 
 # --- threads ---
