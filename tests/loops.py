@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from live import take, wait_until
-from raw import TIMEOUT, RawClient
+from live import take, wait, wait_until
+from raw import TEXT, TIMEOUT, RawClient
 
 from _uws.core import Crowd, Loop
 
@@ -265,3 +265,40 @@ def running(*, expect_failures: bool = False, start: bool = True, **options: Any
 def echo(conn: Any, message: Any) -> None:
     """Send a message back."""
     conn.send(message)
+
+
+class Held:
+    """A loop that is kept in a callback while others send: what it found when it was let go, by who had sent it."""
+
+    def __init__(self, **settings: int) -> None:
+        self.order: list[tuple[int, int]] = []
+        self._held, self._go = threading.Event(), threading.Event()
+        # No other thread polls meanwhile.
+        self.engine = running(on_message=self._see, schedule_timeout_us=60_000_000, **settings)
+
+    def _see(self, conn: Any, message: bytes | str) -> None:
+        if message == "hold":
+            self._held.set()
+            wait(self._go)
+        else:
+            self.order.append((conn.remote_addr[1], len(message)))
+
+    @contextlib.contextmanager
+    def while_it_is_kept(self, engine: Running, expected: int) -> Iterator[None]:
+        """What is sent in the block is there before any of it is read. Returns when that many messages have come."""
+        self.order.clear()
+        self._held.clear()
+        self._go.clear()
+        with engine.connect() as holder:
+            holder.send_frame(TEXT, b"hold")
+            wait(self._held)
+            try:
+                yield
+            finally:
+                self._go.set()
+            wait_until(lambda: len(self.order) == expected, "all of them")
+
+    def by(self, *clients: RawClient) -> list[int]:
+        """The places at which what these sent came."""
+        ports = {client.address[1] for client in clients}
+        return [place for place, (port, _) in enumerate(self.order) if port in ports]

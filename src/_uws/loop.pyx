@@ -341,7 +341,7 @@ cdef inline int _sooner(int wait, uint64_t at_ms, uint64_t now_ms) noexcept nogi
 
 
 cdef inline bint _full(const UwsBatch* b) noexcept nogil:
-    """No room for what one more reading may bring, or enough beside the arena. epoll reports the rest again."""
+    """No room for what one more reading may bring, or enough beside the arena."""
     return (b.n > UWS_BATCH_EVENTS - UWS_BATCH_RESERVE - UWS_SCRATCH_EVENTS
             or UWS_ARENA_BYTES - b.used_bytes < UWS_READ_BYTES
             or b.owned_bytes > UWS_BATCH_OWNED_BYTES)
@@ -448,7 +448,7 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     cdef uint32_t i
     cdef uint64_t tag
     cdef size_t enough
-    cdef bint idle = True
+    cdef bint idle = True, room
     if b.taken == b.n:
         b.n = b.taken = 0
         b.used_bytes = b.owned_bytes = 0
@@ -473,7 +473,10 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     l.now_ms = clock_ms()
     l.tick = <uint32_t>((l.now_ms - l.start_ms) // UWS_TICK_MS)
     enough = b.used_bytes + b.owned_bytes + TURN_BYTES
-    while l.poller.next < l.poller.n and b.used_bytes + b.owned_bytes < enough:
+    room = not _full(b)
+    # Once it is full, the others are first in the next turn: epoll reports those who are not read in the same order each
+    # time, and whoever can fill a batch would leave nothing for those behind.
+    while l.poller.next < l.poller.n and b.used_bytes + b.owned_bytes < enough and not (room and _full(b)):
         i = l.poller.next
         l.poller.next += 1
         tag = l.poller.ready[i].data.u64

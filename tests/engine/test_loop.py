@@ -17,8 +17,8 @@ import pytest
 import raw
 from fixtures import open_fds
 from live import ping, take, wait, wait_until
-from loops import SETTINGS, echo, listener, running
-from raw import TEXT, RawClient
+from loops import SETTINGS, Held, echo, listener, running
+from raw import BINARY, TEXT, RawClient
 from uws_shims.deliver_shim import Bare
 
 from _uws.core import Loop
@@ -392,3 +392,19 @@ def test_messages_of_those_who_end_while_others_wait_for_their_turn_go_to_nobody
         wait_until(lambda: len(came) >= n + 1, "everybody who is left has said something")
         assert [message for _, message in came] == [payload] + [b"late"] * n
         assert len({id(conn) for conn, _ in came}) == n + 1
+
+
+def test_who_fills_every_batch_leaves_room_for_those_behind() -> None:
+    """Empty messages are short: one reading has ten thousand, and there is room for no second one."""
+    once = 65536 // len(raw.frame(BINARY, b""))
+    held = Held(max_inbox_messages=100_000)
+    with held.engine as engine:
+        flooders = [engine.connect() for _ in range(3)]
+        for client in flooders:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        other = engine.connect()
+        with held.while_it_is_kept(engine, 3 * 60_000 + 1):
+            for client in flooders:
+                client.send(raw.frame(BINARY, b"") * 60_000)
+            other.send_frame(TEXT, b"word")
+        assert held.by(other)[0] <= 3 * once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
 import random
@@ -10,14 +9,13 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import raw
 from live import each_mode, echo, expect_failure, ping, serve, take, wait, wait_until
-from loops import running
+from loops import Held, running
 from raw import BINARY, CONT, PONG, TEXT, TIMEOUT, Frame, RawClient
 
 import unlimitedws
@@ -376,49 +374,10 @@ def test_many_senders_of_bombs_are_held_back_while_nobody_takes_what_they_sent()
             ping(client)
 
 
-class Held:
-    """A loop that is kept in a callback while others send: what it found when it was let go, by who had sent it."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.order: list[tuple[int, int]] = []
-        self._held, self._go = threading.Event(), threading.Event()
-        # No other thread polls meanwhile.
-        self.engine = running(
-            compression=1, on_message=self._see, max_message_bytes=MIB, schedule_timeout_us=60_000_000, **settings
-        )
-
-    def _see(self, conn: Any, message: bytes | str) -> None:
-        if message == "hold":
-            self._held.set()
-            wait(self._go)
-        else:
-            self.order.append((conn.remote_addr[1], len(message)))
-
-    @contextlib.contextmanager
-    def while_it_is_kept(self, engine: Any, expected: int) -> Iterator[None]:
-        """What is sent in the block is there before any of it is read. Returns when that many messages have come."""
-        self.order.clear()
-        self._held.clear()
-        self._go.clear()
-        with engine.connect() as holder:
-            holder.send_frame(TEXT, b"hold")
-            wait(self._held)
-            try:
-                yield
-            finally:
-                self._go.set()
-            wait_until(lambda: len(self.order) == expected, "all of them")
-
-    def by(self, *clients: RawClient) -> list[int]:
-        """The places at which what these sent came."""
-        ports = {client.address[1] for client in clients}
-        return [place for place, (port, _) in enumerate(self.order) if port in ports]
-
-
 def test_who_sent_bombs_is_read_after_all_others_and_in_turn() -> None:
     # One fits what is read of such a client at a time.
     bomb, word = (raw.frame(BINARY, Peer().squeeze(data), rsv=4) for data in (bytes(900 << 10), b"word"))
-    held = Held()
+    held = Held(compression=1, max_message_bytes=MIB)
     with held.engine as engine:
         bombers = [engine.connect(headers=OFFER) for _ in range(8)]
         reformed = engine.connect(headers=OFFER)
@@ -443,7 +402,7 @@ def test_who_sent_bombs_is_read_after_all_others_and_in_turn() -> None:
 
 def test_of_bombs_that_nobody_expected_one_is_inflated_before_the_others_are_read() -> None:
     bomb = raw.frame(BINARY, Peer().squeeze(bytes(MIB)), rsv=4)
-    held = Held()
+    held = Held(compression=1, max_message_bytes=MIB)
     with held.engine as engine:
         bombers = [engine.connect(headers=OFFER) for _ in range(8)]
         plain = engine.connect()
