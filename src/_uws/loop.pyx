@@ -474,8 +474,8 @@ cdef void loop_turn(UwsLoop* l, UwsBatch* b) noexcept nogil:
     l.tick = <uint32_t>((l.now_ms - l.start_ms) // UWS_TICK_MS)
     enough = b.used_bytes + b.owned_bytes + TURN_BYTES
     room = not _full(b)
-    # Once it is full, the others are first in the next turn: epoll reports those who are not read in the same order each
-    # time, and whoever can fill a batch would leave nothing for those behind.
+    # Once it is full the others are first in the next turn: epoll names those who are not read in the same order again,
+    # and whoever can fill a batch would leave nothing for those behind.
     while l.poller.next < l.poller.n and b.used_bytes + b.owned_bytes < enough and not (room and _full(b)):
         i = l.poller.next
         l.poller.next += 1
