@@ -1,6 +1,6 @@
 """Honest clients beside those that mean no good: what the honest ones notice.
 
-    python bench/abuse.py [slowloris stopped descriptors storm] [--rounds 3] [--smoke]
+    python bench/abuse.py [slowloris stopped descriptors storm] [--rounds 3] [--write] [--smoke]
 
 slowloris: 10,000 clients send their requests byte by byte and never end. Meanwhile others come, a hundred a second, and
     talk. Then the handshake's deadline is over for the slow ones.
@@ -10,9 +10,9 @@ storm: thousands connect at once, again and again, more than the backlog holds, 
     others talk, and come.
 
 The server has a core, all clients together have the other one: where attackers keep it busy, that is part of what is
-measured of the honest. Rounds are interleaved; a figure is the median of them, with the lowest and the highest. Writes
-results/abuse.json and its part of RESULTS.md, and exits 1 if something was lost; a figure that misses its target is no
-failure, for it may be the machine's.
+measured of the honest. Rounds are interleaved; a figure is the median of them, with the lowest and the highest. --write
+records it: results/abuse.json and its part of RESULTS.md. Exits 1 if something was lost; a figure that misses its
+target is no failure, for it may be the machine's.
 """
 
 from __future__ import annotations
@@ -360,12 +360,17 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*abuse_report.PARTS, []], help="default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(abuse_report.PARTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--more", action="store_true", help="add the rounds to those that are recorded")
+    parser.add_argument("--more", action="store_true", help="add the rounds to those that are there")
     parser.add_argument("--only", nargs="+", default=[], help="only cases whose names contain one of these")
+    parser.add_argument("--write", action="store_true", help="record it in bench/, and not in build/bench/abuse")
     parser.add_argument("--smoke", action="store_true", help="one small round: does it run, and is nobody lost")
     args = parser.parse_args()
+    if unknown := set(args.parts) - set(abuse_report.PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(abuse_report.PARTS)}")
+    if args.smoke and args.write:
+        parser.error("--smoke says whether it runs; its figures are nothing to --write")
     parts = args.parts or list(abuse_report.PARTS)
     sizes, rounds = (SMALL, 1) if args.smoke else (Sizes(), args.rounds)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -374,7 +379,7 @@ def main() -> None:
         raise SystemExit(f"{needed} descriptors are needed, and {hard} allowed")
     facts = report.facts([server("inline", "back")], rounds, sizes.seconds, {})
     print("\n".join(facts.lines()), flush=True)
-    out = rig.ROOT / "build" / "bench" / "smoke" if args.smoke else rig.BENCH
+    out = rig.BENCH if args.write else rig.ROOT / "build" / "bench" / "abuse"
     recorded = abuse_report.recorded(out) or {}
     for part in parts:
         had = recorded.get(part, {}).get("samples", {}) if args.more else {}

@@ -1,6 +1,6 @@
 """An hour of ordinary life: connections of every kind come, talk and go, and the process stays as it is.
 
-    python bench/soak.py [--minutes 60] [--connections 10000] [--churn 0.1] [--every 40] [--smoke]
+    python bench/soak.py [--minutes 60] [--connections 10000] [--churn 0.1] [--every 40] [--write] [--smoke]
 
 The server, servers/soak.py, serves in every way that the library has, all in one process. The clients, soak_links.py,
 check each byte of each reply, the order of all, and that none is missing at a connection's end. A share of them ends
@@ -8,8 +8,8 @@ each minute, in all the ways in which connections end, and others take their pla
 hurry: together they take some tenths of a core.
 
 Every 15 s the server's resident memory, its descriptors and its processor time are noted. At the end all connections
-leave, and it is looked at what stays. Writes results/soak.json, results/soak.svg and its part of RESULTS.md, and exits
-1 if a target is missed.
+leave, and it is looked at what stays. --write records it: results/soak.json, results/soak.svg and its part of
+RESULTS.md. Exits 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ OTHER_DESCRIPTORS = 100
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the process has open, sorted; of sockets only that they are some."""
+    """What the process has open, sorted: files by their names, of sockets only that they are some."""
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         # The listing's own, of this process, is none of the server's; a socket may go while we look.
         try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}").partition(":")[0])
+            found.append(Path(os.readlink(f"/proc/{pid}/fd/{name}").partition(":")[0]).name)
         except FileNotFoundError:
             continue
     return sorted(found)
@@ -223,12 +223,13 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=40.0, help="seconds between two messages of a connection")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=rig.BENCH, help="where results/ and RESULTS.md are")
+    parser.add_argument("--write", action="store_true", help="record it in bench/, and not in build/bench/soak")
     parser.add_argument("--smoke", action="store_true", help="300 connections, all replaced, for some seconds")
     args = parser.parse_args()
+    if args.smoke and args.write:
+        parser.error("--smoke says whether it runs; its figures are nothing to --write")
     if args.smoke:
         args.minutes, args.connections, args.churn, args.every = 0.1, 300, 10.0, 0.5
-        args.out = rig.ROOT / "build" / "bench" / "smoke"
     needed = args.connections + OTHER_DESCRIPTORS
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -237,7 +238,7 @@ def main() -> None:
     soak = run(args)
     print()
     print(soak_report.render(soak))
-    write(soak, args.out)
+    write(soak, rig.BENCH if args.write else rig.ROOT / "build" / "bench" / "soak")
     # None is of what takes longer to be seen.
     if any(verdict.met is False for verdict in soak_report.verdicts(soak)):
         sys.exit(1)
