@@ -246,7 +246,7 @@ $(DEV)/documenting: $(DEV)/required
 
 # What a build that was interrupted leaves is newer than its sources, and may be half a file.
 $(DEV)/built: $(DEV)/required setup.py $(ENGINE) $(SHIMS)
-	if [ -e $(DEV)/building ]; then rm -rf build/lib.* build/temp.* build/cython; find src tests -name '*.so' -delete; fi
+	if [ -e $(DEV)/building ]; then rm -rf build/lib.* build/temp.* build/cython build/packaged; find src tests -name '*.so' -delete; fi
 	@touch $(DEV)/building
 	UWS_SHIMS=1 UWS_JOBS=$(JOBS) $(PY) setup.py --quiet build_ext --inplace --parallel $(JOBS)
 	@rm $(DEV)/building

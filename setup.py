@@ -155,7 +155,8 @@ def in_c() -> list[Extension]:
     return cythonize(
         extensions,
         include_path=["src"],
-        build_dir="build/cython",
+        # pip brings a Cython of its own, whose files are newer than our C: not to be what is built in place.
+        build_dir="build/cython" if "--inplace" in sys.argv else "build/packaged",
         compiler_directives=DIRECTIVES,
         # A sanitizer's reports name the lines that we wrote.
         emit_linenums=bool(SANITIZE),
