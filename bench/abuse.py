@@ -46,16 +46,10 @@ def server(kind: str, echoes: str, nofile: int | None = None, **options: Any) ->
     return rig.ours(f"ours, {kind}", "ours_abused.py", *args)
 
 
-def counters(peer: rig.Peer) -> dict[str, int]:
-    peer.say("counters")
-    got: dict[str, int] = json.loads(peer.hear(rig.PATIENCE_S))
-    return got
-
-
 def emptied(peer: rig.Peer) -> int:
     """Wait until the server has no connection of any kind, for some seconds at most. Returns how many it has."""
     end = time.monotonic() + EMPTIED_S
-    while (left := counters(peer)["descriptors"]) and time.monotonic() < end:
+    while (left := peer.ask("counters")["descriptors"]) and time.monotonic() < end:
         time.sleep(0.05)
     return left
 
@@ -126,7 +120,7 @@ def slowloris(sizes: Sizes, kind: str, slow: int) -> dict[str, Any]:
             with attacking(client_core, "slowloris", port, slow, "--seconds", limit) as attackers:
                 if slow and (said := attackers.hear(PATIENCE_S)) != "ready":
                     raise rig.Failed(f"attackers.py said {said!r}")
-                held = counters(peer)["descriptors"]
+                held = peer.ask("counters")["descriptors"]
                 cpu = sum(cpu_seconds(peer.pid))
                 client.say("now")
                 seen = json.loads(client.hear(seconds + PATIENCE_S))
@@ -184,12 +178,12 @@ def stopped(sizes: Sizes, kind: str, share: float, overflow: str = "drop-oldest"
     ):
         if (said := attackers.hear(PATIENCE_S)) != "ready":
             raise rig.Failed(f"attackers.py said {said!r}")
-        waiting = counters(peer)["buffered_bytes"]
+        waiting = peer.ask("counters")["buffered_bytes"]
         before = resident_mib(peer.pid)
         seen = broadcasting(client_core, port, sizes.readers - asleep, sizes)
         peak = peak_mib(peer.pid)
         still_there = emptied(peer)
-        after = counters(peer)
+        after = peer.ask("counters")
     ended = {key.removeprefix("closed_by_"): n for key, n in after.items() if key.startswith("closed_by_") and n}
     # The honest, at their end.
     ended.pop("peer", None)
@@ -239,10 +233,10 @@ def _descriptors(sizes: Sizes, kind: str, longer_s: float) -> dict[str, Any] | N
         with rig.probing(client_core, port, "echo", server_pid=peer.pid, **talk) as client:
             with attacking(client_core, "crowd", port, sizes.nofile, "--pause", "0.01") as attackers:
                 inside = int(attackers.hear(PATIENCE_S))
-                before, cpu = counters(peer), sum(cpu_seconds(peer.pid))
+                before, cpu = peer.ask("counters"), sum(cpu_seconds(peer.pid))
                 time.sleep(sizes.starved_s)
                 cpu = (sum(cpu_seconds(peer.pid)) - cpu) / sizes.starved_s
-                after = counters(peer)
+                after = peer.ask("counters")
                 if client.process.poll() is not None or after["connections"] < before["connections"]:
                     return None
                 attackers.say("let go")
@@ -286,7 +280,7 @@ def storm(sizes: Sizes, kind: str, what: str) -> dict[str, Any]:
             if (said := attackers.hear(PATIENCE_S)) != "ready":
                 raise rig.Failed(f"attackers.py said {said!r}")
             with rig.probing(client_core, port, "echo", server_pid=peer.pid, **talk) as talking:
-                before, begun = counters(peer), time.monotonic()
+                before, begun = peer.ask("counters"), time.monotonic()
                 coming.say("now")
                 if what != "none":
                     attackers.say("now")
@@ -294,7 +288,7 @@ def storm(sizes: Sizes, kind: str, what: str) -> dict[str, Any]:
                 came = json.loads(coming.hear(sizes.seconds + PATIENCE_S))
                 waves = {} if what == "none" else json.loads(attackers.hear(sizes.seconds + PATIENCE_S))
                 took = time.monotonic() - begun
-                after = counters(peer)
+                after = peer.ask("counters")
         left = emptied(peer)
     return {
         "accepts_per_s": (after["accepted"] - before["accepted"]) / took,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rig
-from flooded import counters, flooded, settled
+from flooded import flooded, settled
 from processes import cpu_seconds, descriptors, resident_bytes
 
 MAX_GROWTH_PERCENT = 5.0
@@ -75,11 +75,11 @@ def run(
         files = descriptors(server.pid)
         error = wscycle(port, warmup, at_once, client_core)["error"]
         settled(server, server.pid, files)
-        before, memory, cpu = counters(server), resident_bytes(server.pid), sum(cpu_seconds(server.pid))
+        before, memory, cpu = server.ask("counters"), resident_bytes(server.pid), sum(cpu_seconds(server.pid))
         told = wscycle(port, cycles, at_once, client_core)
         left = settled(server, server.pid, files)
         spent = sum(cpu_seconds(server.pid)) - cpu
-        after, files_after, memory_after = counters(server), descriptors(server.pid), resident_bytes(server.pid)
+        after, files_after, memory_after = server.ask("counters"), descriptors(server.pid), resident_bytes(server.pid)
     return Cycles(
         cycles=told.get("cycles", 0),
         warmup=warmup,

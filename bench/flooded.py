@@ -47,12 +47,6 @@ def flooded(hook: str, options: dict[str, Any]) -> rig.Server:
     return rig.ours("ours", "ours_flooded.py", hook, json.dumps(options))
 
 
-def counters(server: rig.Peer) -> dict[str, int]:
-    server.say("counters")
-    told: dict[str, int] = json.loads(server.hear(rig.PATIENCE_S))
-    return told
-
-
 # What nobody has left who is gone.
 NOTHING = (
     "connections",
@@ -69,7 +63,7 @@ def settled(server: rig.Peer, pid: int, files: int) -> dict[str, int]:
     """Wait until nobody is left, for as long as a close may take; return what is left then: nothing, it is hoped."""
     end = time.monotonic() + SETTLE_TIMEOUT_S
     while True:
-        now = counters(server)
+        now = server.ask("counters")
         left = {name: now[name] for name in NOTHING if now[name]}
         if now["opened"] != now["ended"]:
             left["opened, not ended"] = now["opened"] - now["ended"]

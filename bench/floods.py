@@ -265,13 +265,6 @@ def honest(core: int, port: int) -> contextlib.AbstractContextManager[rig.Peer]:
     return rig.probing(core, port, "echo", **options)
 
 
-def round_trips(client: rig.Peer) -> dict[str, Any]:
-    """Tell the honest clients to stop; what they saw."""
-    client.say("stop")
-    told: dict[str, Any] = json.loads(client.hear(rig.PATIENCE_S))
-    return told
-
-
 def trips_ms(told: dict[str, Any]) -> tuple[float, float, float]:
     histogram = told["round_trip"]
     return (histogram["p50_us"] / 1000, histogram["p99_us"] / 1000, histogram["max_us"] / 1000)
@@ -314,7 +307,7 @@ def run(flood: Flood, quiet_s: float = QUIET_S) -> Figures:
         files = descriptors(server.pid)
         with honest(client_core, port) as client:
             time.sleep(quiet_s)
-            quiet = round_trips(client)
+            quiet = client.ask("stop")
         if left := settled(server, server.pid, files):
             raise rig.Failed(f"{flood.key}: before the flood there is left {left}")
         forget_peak(server.pid)
@@ -322,7 +315,7 @@ def run(flood: Flood, quiet_s: float = QUIET_S) -> Figures:
         with honest(client_core, port) as client:
             told = wsflood(flood, port, client_core)
             spent = sum(cpu_seconds(server.pid)) - cpu
-            during = round_trips(client)
+            during = client.ask("stop")
         left = settled(server, server.pid, files)
         (most,) = status_bytes(server.pid, "VmHWM")
     return Figures(

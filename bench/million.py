@@ -183,8 +183,7 @@ def run(connections: int, *, echoes: int = 2, talk: bool = True) -> Figures:
                 echoed.append(memory_of(server.pid))
                 say(f"all have echoed after {echo_s[-1]:.1f} s; {echoed[-1].resident / 1e6:.1f} MB")
             kernel_echoed = kernel()
-            server.say("counters")
-            counters: dict[str, int] = json.loads(server.hear(rig.PATIENCE_S))
+            counters = server.ask("counters")
             assert counters["connections"] == connections, counters
             assert counters["messages_in"] == connections * echoes, counters
             _tell(client, "close")

@@ -241,6 +241,12 @@ class Peer:
         line, _, self._heard = self._heard.partition(b"\n")
         return line.decode().strip()
 
+    def ask(self, line: str) -> dict[str, Any]:
+        """Say something that is answered with one line of JSON. Raises as `say` and `hear` do."""
+        self.say(line)
+        told: dict[str, Any] = json.loads(self.hear(PATIENCE_S))
+        return told
+
     def end(self) -> None:
         self.process.kill()
         self.process.wait()

@@ -66,9 +66,7 @@ class Soak:
         self.n_told = 0
 
     def figures(self) -> dict[str, int]:
-        self.server.say("figures")
-        got: dict[str, int] = json.loads(self.server.hear(rig.PATIENCE_S))
-        return got
+        return self.server.ask("figures")
 
     def sample(self) -> None:
         links, figures = self.links, self.figures()
