@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import asan
 import pytest
+import sanitizing
 import tsan
+from sanitizing import Sanitizer
+from sources import ROOT
 
 LEAKS = """
 =================================================================
@@ -75,14 +81,14 @@ def test_sanitizers_that_miss_one_of_them_are_not_relied_on(monkeypatch: pytest.
 def test_a_leak_is_ours_where_our_code_asked_for_it(tmp_path: Path, function: str, module: str, is_ours: bool) -> None:
     (tmp_path / "address.1").write_text(LEAKS.format(function=function, module=module))
     ours, others = asan.found(tmp_path)
-    assert (len(ours), others) == ((1, 0) if is_ours else (0, 1))
+    assert (len(ours), len(others)) == ((1, 0) if is_ours else (0, 1))
 
 
 def test_what_is_reported_before_the_leaks_counts_as_well(tmp_path: Path) -> None:
     text = "src/_uws/x.pyx:1:2: runtime error: signed integer overflow\n    #0 0x1 in f src/_uws/x.pyx:1\n"
     (tmp_path / "address.1").write_text(text + LEAKS.format(function="PyMem_RawMalloc", module="Objects/obmalloc.c:85"))
     ours, others = asan.found(tmp_path)
-    assert len(ours) == 1 and "runtime error" in ours[0] and others == 1
+    assert len(ours) == 1 and "runtime error" in ours[0] and len(others) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,3 +107,97 @@ def test_a_number_in_two_tables_of_descriptors_is_no_race(
     (tmp_path / "report.2").write_text("ThreadSanitizer: reported 1 warnings\n")
     ours, others = tsan.found(tmp_path)
     assert (len(ours), len(others)) == ((1, 0) if is_ours else (0, 1))
+
+
+@pytest.mark.parametrize("sanitizer", [asan.ASAN, tsan.TSAN], ids=["asan", "tsan"])
+def test_what_is_left_out_is_there(sanitizer: Sanitizer) -> None:
+    for name in [*sanitizer.tests, *sanitizer.unfit]:
+        file, _, test = name.partition("::")
+        assert (ROOT / file).exists(), name
+        if test:
+            assert f"def {test.partition('[')[0]}(" in (ROOT / file).read_text(), name
+
+
+# Of a project whose tests run under a sanitizer: what each file comes to.
+TESTS = {
+    "tests/test_well.py": "def test_it(): pass\n",
+    "tests/test_skips.py": "import pytest\ndef test_it(): pytest.skip('not here')\n",
+    "tests/test_fails.py": "def test_it(): assert not 'this'\n",
+    "tests/test_reports.py": "import os\ndef test_it(): open(os.environ['REPORTS'] + '/1', 'w').write('an error')\n",
+    "tests/test_crashes.py": "import os\ndef test_it(): os.abort()\n",
+    "tests/test_hangs.py": "import signal\ndef test_it(): signal.pause()\n",
+    "tests/more/test_unfit.py": "def test_it(): assert not 'to be run'\n",
+    "tests/more/test_partly.py": "def test_it(): pass\ndef test_unfit(): assert not 'to be run'\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs main() for TESTS, with a sanitizer that reports what is in a file."""
+    for name, text in TESTS.items():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_text(text)
+
+    def found(reports: Path) -> tuple[list[str], list[str]]:
+        return [path.read_text() for path in reports.iterdir()], []
+
+    sanitizer = Sanitizer(
+        home=tmp_path,
+        description="",
+        python=[sys.executable, "-m", "pytest"],
+        environment=lambda reports: {**os.environ, "REPORTS": str(reports), "PYTEST_ADDOPTS": ""},
+        found=found,
+        building={},
+        tests=["tests"],
+        unfit={"tests/more/test_unfit.py": "time", "tests/more/test_partly.py::test_unfit": "memory"},
+    )
+    monkeypatch.setattr(sanitizing, "renew", lambda tree: None)
+    monkeypatch.setattr(sanitizing, "build", lambda *args, **env: None)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["a tool", *arguments])
+        return sanitizing.main(sanitizer, lambda: None)
+
+    return run
+
+
+def test_the_run_is_good_where_all_have_passed_and_nothing_was_reported(
+    project: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert project("tests/test_well.py", "tests/test_skips.py", "tests/more") == 0
+    out = capfd.readouterr().out
+    assert (
+        "\ncannot run under it:\n  tests/more/test_unfit.py: time\n  tests/more/test_partly.py::test_unfit: memory\n"
+        in out
+    )
+    assert "\nskipped:\n  1 x not here\n3 files: " in out
+    assert "2 passed" in out and "1 skipped" in out and "\n0 reports on our code, 0 elsewhere" in out
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("tests/test_fails.py", "1 failure, pytest's status 1; "),
+        ("tests/test_reports.py", "1 passed, 1 reports on our code; "),
+        ("tests/test_crashes.py", "no test, pytest's status -6; "),
+        ("tests/more/test_unfit.py", "1 failure, pytest's status 1; "),
+    ],
+)
+def test_the_run_is_bad_where_one_has_failed(
+    project: Callable[..., int], capfd: pytest.CaptureFixture[str], file: str, said: str
+) -> None:
+    assert project("tests/test_well.py", file) == 1
+    assert f"\nfailed:\n  {file}: {said}" in capfd.readouterr().out
+
+
+def test_a_file_that_hangs_is_ended_and_bad(
+    project: Callable[..., int], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sanitizing, "LIMIT_S", 3.0)
+    assert project("tests/test_hangs.py") == 1
+    assert "\nfailed:\n  tests/test_hangs.py: no test, pytest's status -9; " in capfd.readouterr().out
+
+
+def test_a_run_of_nothing_is_no_good_run(project: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert project("tests/test_well.py", "-k", "nothing of that name") == 1
+    assert "\n1 files: \n" in capfd.readouterr().out

@@ -1,6 +1,6 @@
 """Builds the engine with AddressSanitizer and UndefinedBehaviorSanitizer and runs the tests; fails where one reports.
 
-    python tools/asan.py [--jobs N] [--build-only] [arguments for pytest]      by default all tests but those of UNFIT
+    python tools/asan.py [--jobs N] [--build-only] [tests, and arguments for pytest]     by default all but UNFIT
 
 Of the slab the sanitizer is told which bytes are nobody's (src/_uws/c/poison.h): what is written behind a block, or
 into one that was given back, is found as with malloc. The build keeps the engine's own assertions (UWS_DEBUG), and
@@ -14,19 +14,16 @@ what comes from the slab. Reports, of whatever process, end up in build/asan/rep
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from sources import ROOT, build, renew, runtime
+from sanitizing import Sanitizer, compile_probe, main, watched
+from sources import ROOT, runtime
 
 HOME = ROOT / "build" / "asan"
-TREE = HOME / "tree"
-REPORTS = HOME / "reports"
 SANITIZERS = "address,undefined,float-cast-overflow"
 
 # What the sanitizer itself changes, or takes, is what these look at.
@@ -43,6 +40,7 @@ UNFIT = {
             "destroying_unmaps_live_blocks",
         )
     },
+    "tests/engine/test_deflate.py::test_the_kernel_agrees_on_what_a_bomb_costs": "resident memory",
     "tests/engine/test_hot_path.py": "the C that is compiled for everybody",
     "tests/engine/test_memory.py": "the process's maps",
     "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib": "a process's memory",
@@ -136,22 +134,15 @@ def environment(reports: Path) -> dict[str, str]:
     }
 
 
-def watched(command: list[str], reports: Path, **more: Path) -> int:
-    """Run a command under the sanitizers."""
-    shutil.rmtree(reports, ignore_errors=True)
-    reports.mkdir(parents=True)
-    return subprocess.run(command, env=environment(reports), **more).returncode
-
-
 def _is_our_leak(leak: str) -> bool:
     """Whether our code, or zlib, asked for it: below the sanitizer's malloc it is the first."""
     frames = [frame for frame in FRAME.findall(leak) if "libsanitizer" not in frame and "libasan" not in frame]
     return bool(frames) and bool(OURS.search(frames[0]) or ZLIB.search(frames[0]))
 
 
-def found(reports: Path) -> tuple[list[str], int]:
-    """(reports on our code, how many leaks are others')."""
-    ours, others = [], 0
+def found(reports: Path) -> tuple[list[str], list[str]]:
+    """(reports on our code, others' leaks)."""
+    ours, others = [], []
     for path in sorted(reports.iterdir()):
         text = STACKS.sub("", path.read_text(errors="replace")).strip()
         if "LeakSanitizer: detected memory leaks" not in text:
@@ -162,22 +153,15 @@ def found(reports: Path) -> tuple[list[str], int]:
         if FRAME.search(before):
             ours.append(before)
         for leak in LEAK.findall(leaks):
-            if _is_our_leak(leak):
-                ours.append(leak)
-            else:
-                others += 1
+            (ours if _is_our_leak(leak) else others).append(leak)
     return ours, others
 
 
 def probe(compiler: str = "gcc") -> None:
     """Make sure that an overrun, an overflow and a leak are reported once, and nothing else is."""
     place = HOME / "probe"
-    place.mkdir(parents=True, exist_ok=True)
+    module = compile_probe(place, PROBE, [f"-fsanitize={SANITIZERS}", "-fno-wrapv"], compiler)
     _stream(compiler)
-    source, module = place / "probe.c", place / "probe.so"
-    source.write_text(PROBE)
-    command = [compiler, "-g", "-O0", f"-fsanitize={SANITIZERS}", "-fno-wrapv", "-fPIC", "-shared"]
-    subprocess.run([*command, str(source), "-o", str(module)], check=True)
     calls = {
         "over 15": 0,
         "over 16": 1,
@@ -189,31 +173,23 @@ def probe(compiler: str = "gcc") -> None:
     for call, n_errors in calls.items():
         for who in ([], ["child"]):
             reports = place / "-".join([*call.split(), *who])
-            watched([sys.executable, "-c", PROBING, *who, str(module), *call.split()], reports)
+            watched([sys.executable, "-c", PROBING, *who, str(module), *call.split()], environment, reports)
             ours, _ = found(reports)
             if len(ours) != n_errors:
                 print("\n".join(ours))
                 raise SystemExit(f"the sanitizers are not to be relied on here: {call}, {who}, {len(ours)} reports")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="The tests under AddressSanitizer and UndefinedBehaviorSanitizer.")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="of the build")
-    parser.add_argument("--build-only", action="store_true")
-    args, pytest = parser.parse_known_args()
-    probe()
-    renew(TREE)
-    build(sys.executable, TREE, args.jobs, UWS_SANITIZE=SANITIZERS, UWS_DEBUG="1")
-    if args.build_only:
-        return 0
-    usual = ["-q", "tests", *(f"--{'deselect' if '::' in name else 'ignore'}={name}" for name in UNFIT)]
-    status = watched([sys.executable, "-m", "pytest", *(pytest or usual)], REPORTS, cwd=TREE)
-    ours, others = found(REPORTS)
-    for report in ours:
-        print(report, end="\n\n")
-    print(f"sanitizers: {len(ours)} reports on our code (build/asan/reports); {others} leaks of the interpreter's")
-    return 1 if ours or status != 0 else 0
-
+ASAN = Sanitizer(
+    home=HOME,
+    description="The tests under AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer.",
+    python=[sys.executable, "-m", "pytest"],
+    environment=environment,
+    found=found,
+    building={"UWS_SANITIZE": SANITIZERS, "UWS_DEBUG": "1"},
+    tests=["tests"],
+    unfit=UNFIT,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ASAN, probe))

@@ -1,6 +1,6 @@
 """Builds the engine with ThreadSanitizer and runs the tests that have threads; fails where a report names our code.
 
-    python tools/tsan.py [--jobs N] [arguments for pytest]      by default the tests of THREADED
+    python tools/tsan.py [--jobs N] [--build-only] [tests, and arguments for pytest]      by default THREADED
 
 The interpreter is an ordinary one, and so is what else it loads: ThreadSanitizer sees our code, and of the others what
 they ask of the C library. That is enough to see who waited for whom: the GIL is handed over with a mutex and a
@@ -11,20 +11,16 @@ Reports end up in build/tsan/reports.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from sources import ROOT, build, renew, runtime
+from sanitizing import Sanitizer, compile_probe, main, watched
+from sources import ROOT, runtime
 
 HOME = ROOT / "build" / "tsan"
-TREE = HOME / "tree"
-REPORTS = HOME / "reports"
 
 # What has threads that send, answer, close, take over from one another, start and stop.
 THREADED = [
@@ -34,11 +30,11 @@ THREADED = [
     *(f"tests/wire/test_{name}.py" for name in ("api_behaviour", "hooks", "many_at_once", "streaming")),
     "tests/faults",
 ]
-# These look at what the sanitizer itself has: the memory of a process, and the room for libraries loaded late.
-UNFIT = [
-    "tests/library/test_door.py::test_asyncio_is_imported_for_those_who_use_it_only",
-    "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib",
-]
+# What the sanitizer itself has, or takes, is what these look at.
+UNFIT = {
+    "tests/library/test_door.py::test_asyncio_is_imported_for_those_who_use_it_only": "room for libraries loaded late",
+    "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib": "a process's memory",
+}
 OPTIONS = {
     "halt_on_error": "0",
     # Tests look at what their programs exit with, and read what they say. The reports are what counts here.
@@ -51,6 +47,8 @@ OPTIONS = {
     # The interpreter's own handler of signals allocates nothing, but is not made of our code either.
     "report_signal_unsafe": "0",
 }
+# It wants its own places in memory, where a random one may be.
+FIXED = ["setarch", platform.machine(), "--addr-no-randomize"]
 # The file of the reports is opened by the first of them: to a test that counts descriptors, a leak of its own.
 BEGIN = """
 import ctypes, os, sys
@@ -109,14 +107,6 @@ def environment(reports: Path) -> dict[str, str]:
     }
 
 
-def watched(command: list[str], reports: Path, **more: Path) -> int:
-    """Run a command under ThreadSanitizer. setarch: it wants its own places in memory, where a random one may be."""
-    shutil.rmtree(reports, ignore_errors=True)
-    reports.mkdir(parents=True)
-    fixed = ["setarch", platform.machine(), "--addr-no-randomize"]
-    return subprocess.run([*fixed, *command], env=environment(reports), **more).returncode
-
-
 def found(reports: Path) -> tuple[list[str], list[str]]:
     """(reports on our code, others)."""
     ours, others = [], []
@@ -136,14 +126,10 @@ def found(reports: Path) -> tuple[list[str], list[str]]:
 def probe(compiler: str = "gcc") -> None:
     """Make sure that a race is reported, and that what the GIL keeps in order is none."""
     place = HOME / "probe"
-    place.mkdir(parents=True, exist_ok=True)
-    source, module = place / "probe.c", place / "probe.so"
-    source.write_text(PROBE)
-    command = [compiler, "-g", "-O0", "-fsanitize=thread", "-fPIC", "-shared", str(source), "-o", str(module)]
-    subprocess.run(command, check=True)
+    module = compile_probe(place, PROBE, ["-fsanitize=thread"], compiler)
     for kind, is_race in (("CDLL", True), ("PyDLL", False)):
         reports = place / kind
-        status = watched([sys.executable, "-c", PROBING, kind, str(module)], reports)
+        status = watched([*FIXED, sys.executable, "-c", PROBING, kind, str(module)], environment, reports)
         ours, _ = found(reports)
         if status != 0 or bool(ours) != is_race:
             print("\n".join(ours))
@@ -152,26 +138,18 @@ def probe(compiler: str = "gcc") -> None:
             )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="The threaded tests under ThreadSanitizer.")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="of the build")
-    parser.add_argument("--build-only", action="store_true")
-    args, pytest = parser.parse_known_args()
-    probe()
-    renew(TREE)
-    build(sys.executable, TREE, args.jobs, UWS_SANITIZE="thread")
-    if args.build_only:
-        return 0
+TSAN = Sanitizer(
+    home=HOME,
+    description="The threaded tests under ThreadSanitizer.",
+    python=[*FIXED, sys.executable, "-c", BEGIN],
+    environment=environment,
+    found=found,
+    building={"UWS_SANITIZE": "thread"},
+    tests=THREADED,
+    unfit=UNFIT,
     # After a fork() among threads the sanitizer itself may crash in the child.
-    usual = ["-q", *THREADED, *(f"--deselect={name}" for name in UNFIT), "-k", "not fork and not child"]
-    command = [sys.executable, "-c", BEGIN, *(pytest or usual)]
-    status = watched(command, REPORTS, cwd=TREE)
-    ours, others = found(REPORTS)
-    for report in ours:
-        print(report, end="\n\n")
-    print(f"ThreadSanitizer: {len(ours)} reports in our code, {len(others)} elsewhere (build/tsan/reports)")
-    return 1 if ours or status != 0 else 0
-
+    arguments=["-k", "not fork and not child"],
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(TSAN, probe))
