@@ -37,7 +37,8 @@ def test_enfile_is_waited_for_without_spinning(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starved = tmp_path / "starved"
-    preload = [str(rig.native_library("starved")), *os.environ.get("LD_PRELOAD", "").split()]
+    # What has to be loaded first, a sanitizer say, stays first.
+    preload = [*os.environ.get("LD_PRELOAD", "").split(), str(rig.native_library("starved"))]
     monkeypatch.setenv("LD_PRELOAD", " ".join(preload))
     monkeypatch.setenv("STARVED", str(starved))
     with ServerProcess(ECHO.format(kind=kind)) as process, process.connect() as early:

@@ -41,6 +41,12 @@ def test_a_job_has_no_rights_but_those_it_names(path: Path) -> None:
     assert text.count("actions/checkout@") == text.count("persist-credentials: false")
 
 
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_what_a_job_makes_is_a_target(path: Path) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"run: make ([\w-]+)", path.read_text())) <= set(targets)
+
+
 def test_the_identity_is_the_publishers_alone() -> None:
     before, publish = RELEASE.split("\n  publish:\n")
     assert "id-token" not in before
