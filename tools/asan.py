@@ -42,7 +42,7 @@ UNFIT = {
     },
     "tests/engine/test_deflate.py::test_the_kernel_agrees_on_what_a_bomb_costs": "resident memory",
     "tests/engine/test_hot_path.py": "the C that is compiled for everybody",
-    "tests/engine/test_memory.py": "the process's maps",
+    "tests/engine/test_memory.py::test_the_account_is_the_kernels": "resident memory",
     "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib": "a process's memory",
     "tests/packaging": "wheels and archives, which are not built with it",
     "tests/peers": "programs of others: browsers, nginx, node",

@@ -32,7 +32,6 @@ THREADED = [
 ]
 # What the sanitizer itself has, or takes, is what these look at.
 UNFIT = {
-    "tests/library/test_door.py::test_asyncio_is_imported_for_those_who_use_it_only": "room for libraries loaded late",
     "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib": "a process's memory",
 }
 OPTIONS = {

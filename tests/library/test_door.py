@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -675,9 +676,8 @@ def test_asyncio_is_imported_for_those_who_use_it_only() -> None:
         "    server.on_request = lambda request: None\n"
         "assert 'asyncio' not in sys.modules\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True
-    )
+    env = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True)
     assert (result.returncode, result.stderr) == (0, b"")
 
 

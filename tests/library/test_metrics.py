@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import urllib.request
@@ -164,9 +165,8 @@ def test_library_does_without_prometheus_client() -> None:
         "else:\n"
         "    raise AssertionError('imported')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True
-    )
+    env = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True)
     assert (result.returncode, result.stderr) == (0, b"")
 
 

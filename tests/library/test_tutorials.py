@@ -117,7 +117,9 @@ def test_last_program_of_the_tutorial_under_systemd(tmp_path: Path) -> None:
     program.write_text(titled("tutorial.md", "chat.py")[-1])
     token = "a-token-of-some-length"
     # As /etc/chat.env has them.
-    settings = {"CHAT_ADDR": "systemd", "CHAT_TOKENS": json.dumps({token: "ann"}), "PYTHONPATH": str(ROOT / "src")}
+    settings = {"CHAT_ADDR": "systemd", "CHAT_TOKENS": json.dumps({token: "ann"})}
+    # Of its own systemd passes on nothing: of ours the interpreter may want something, under a sanitizer say.
+    settings = {**os.environ, **settings, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(
         [
             ACTIVATE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -197,7 +198,7 @@ def test_more_connections_than_this_process_may_have_descriptors(tmp_path: Path)
         done = subprocess.run(
             [sys.executable, "-c", program, "bench", f"ws://127.0.0.1:{server.local_addr.port}/", "-c", "300",
              "-d", "0.3", "-w", "0", "--json", "-q"],
-            env={"PYTHONPATH": str(SRC), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(SRC)}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
     finally:
         server.stop(5)
