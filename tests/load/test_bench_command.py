@@ -15,7 +15,7 @@ from fixtures import EchoServer
 from raw_server import RawServer, Talk, echo
 
 SRC = Path(__file__).resolve().parents[2] / "src"
-ENV = {"PYTHONPATH": str(SRC), "PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "200"}
+ENV = {**os.environ, "PYTHONPATH": str(SRC), "TERM": "xterm", "COLUMNS": "200"}
 COMMAND = [sys.executable, "-m", "unlimitedws", "bench"]
 
 

@@ -67,6 +67,8 @@ def run(loop: str, work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
         made.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         made.run_until_complete(made.shutdown_asyncgens())
+        # Its threads may still be about to let go of what they have run.
+        made.run_until_complete(made.shutdown_default_executor())
     finally:
         asyncio.set_event_loop(None)
         made.close()
