@@ -125,6 +125,7 @@ TESTS = {
     "tests/test_fails.py": "def test_it(): assert not 'this'\n",
     "tests/test_reports.py": "import os\ndef test_it(): open(os.environ['REPORTS'] + '/1', 'w').write('an error')\n",
     "tests/test_crashes.py": "import os\ndef test_it(): os.abort()\n",
+    "tests/test_exits.py": "import os\ndef test_it(): os._exit(0)\n",
     "tests/test_hangs.py": "import signal\ndef test_it(): signal.pause()\n",
     "tests/more/test_unfit.py": "def test_it(): assert not 'to be run'\n",
     "tests/more/test_partly.py": "def test_it(): pass\ndef test_unfit(): assert not 'to be run'\n",
@@ -179,7 +180,8 @@ def test_the_run_is_good_where_all_have_passed_and_nothing_was_reported(
     [
         ("tests/test_fails.py", "1 failure, pytest's status 1; "),
         ("tests/test_reports.py", "1 passed, 1 reports on our code; "),
-        ("tests/test_crashes.py", "no test, pytest's status -6; "),
+        ("tests/test_crashes.py", "1 unfinished, pytest's status -6; "),
+        ("tests/test_exits.py", "1 unfinished; "),
         ("tests/more/test_unfit.py", "1 failure, pytest's status 1; "),
     ],
 )
@@ -195,7 +197,7 @@ def test_a_file_that_hangs_is_ended_and_bad(
 ) -> None:
     monkeypatch.setattr(sanitizing, "LIMIT_S", 3.0)
     assert project("tests/test_hangs.py") == 1
-    assert "\nfailed:\n  tests/test_hangs.py: no test, pytest's status -9; " in capfd.readouterr().out
+    assert "\nfailed:\n  tests/test_hangs.py: 1 unfinished, pytest's status -9; " in capfd.readouterr().out
 
 
 def test_a_run_of_nothing_is_no_good_run(project: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:

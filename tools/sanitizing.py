@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def is_bad(self) -> bool:
-        return self.status not in (0, NONE_SELECTED) or bool(self.ours)
+        return self.status not in (0, NONE_SELECTED) or bool(self.ours) or "unfinished" in self.counts
 
     def __str__(self) -> str:
         what = [f"{number} {kind}" for kind, number in self.counts.items()] or ["no test"]
@@ -145,8 +145,9 @@ def to_run(root: Path, tests: Sequence[str], unfit: Mapping[str, str]) -> list[s
 
 
 def _read(junit: Path, outcome: Outcome) -> None:
-    """What pytest has written of the tests, where it came to that."""
+    """What pytest has written of the tests. Where it did not come to that, the status may be 0 all the same."""
     if not junit.exists():
+        outcome.counts["unfinished"] = 1
         return
     for case in ElementTree.parse(junit).iter("testcase"):
         unusual = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
