@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -52,9 +53,11 @@ def browser(url: str, profile: Path, *options: str) -> Iterator[None]:
         *options,
         url,
     ]
+    # What is preloaded, a sanitizer say, is for us; a browser has an allocator of its own.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     with (
         (profile.parent / "chromium.log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment) as process,
     ):
         try:
             yield

@@ -32,8 +32,11 @@ def activated(place: Path) -> Iterator[subprocess.Popen[str]]:
     assert ACTIVATE is not None
     program = place.parent / "chat.py"
     program.write_text(documented("/srv/chat/chat.py"))
+    # Of its own it passes on nothing: of ours the interpreter may want something, under a sanitizer say.
+    settings = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    setenv = (f"--setenv={name}={value}" for name, value in settings.items())
     process = subprocess.Popen(
-        [ACTIVATE, f"--listen={place}", f"--setenv=PYTHONPATH={ROOT / 'src'}", sys.executable, str(program)],
+        [ACTIVATE, f"--listen={place}", *setenv, sys.executable, str(program)],
         stderr=subprocess.PIPE,
         text=True,
         env={"PATH": os.environ.get("PATH", "")},
