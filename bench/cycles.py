@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rig
-from flooded import flooded, settled
+from flooded import files_at_rest, flooded, settled
 from processes import cpu_seconds, descriptors, resident_bytes
 
 MAX_GROWTH_PERCENT = 5.0
@@ -72,7 +72,7 @@ def run(
     usable = sorted(os.sched_getaffinity(0))
     server_core, client_core = usable[0], usable[-1]
     with rig.serving(flooded(hook, options or {}), server_core) as (server, port):
-        files = descriptors(server.pid)
+        files = files_at_rest(server, port)
         error = wscycle(port, warmup, at_once, client_core)["error"]
         settled(server, server.pid, files)
         before, memory, cpu = server.ask("counters"), resident_bytes(server.pid), sum(cpu_seconds(server.pid))

@@ -35,8 +35,8 @@ from typing import Any
 import cycles
 import rig
 import vanished
-from flooded import allowed_bytes, flooded, settled
-from processes import cpu_seconds, descriptors, forget_peak, resident_bytes, status_bytes
+from flooded import allowed_bytes, files_at_rest, flooded, settled
+from processes import cpu_seconds, forget_peak, resident_bytes, status_bytes
 
 RESULTS = rig.BENCH / "results"
 MIB = 1 << 20
@@ -304,7 +304,7 @@ def run(flood: Flood, quiet_s: float = QUIET_S) -> Figures:
     """Flood a server of its own, with honest clients beside, before and meanwhile. Raises rig.Failed if it ended."""
     server_core, client_core = rig.cores()
     with rig.serving(flooded(flood.hook, flood.options), server_core) as (server, port):
-        files = descriptors(server.pid)
+        files = files_at_rest(server, port)
         with honest(client_core, port) as client:
             time.sleep(quiet_s)
             quiet = client.ask("stop")

@@ -191,7 +191,9 @@ def test_loop_that_drains_leaves_a_shared_listener_alone_though_epoll_has_report
         else:
             engine.loop.drain(20_000, 1012, False, 20_000)
 
-    with running(start=False, runners=1, on_message=drain_with_the_second) as engine, listener() as shared:
+    # Nobody takes the loop over meanwhile and lets him in, however long the callback is held up.
+    options = {"runners": 1, "schedule_timeout_us": 60_000_000, "on_message": drain_with_the_second}
+    with running(start=False, **options) as engine, listener() as shared:
         engine.loop.listen(shared.fileno(), shared=True)
         engine.start()
         client = engine.connect()
