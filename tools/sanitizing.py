@@ -115,7 +115,7 @@ def watched(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output and subprocess.STDOUT,
-        # What it has started ends with it.
+        # To be ended together with what it has started.
         start_new_session=True,
     )
     _running.add(process)

@@ -1,7 +1,7 @@
 """Copies of the sources under build/, where the engine is built with other flags, or for another Python.
 
-In place, as the tests want it, and yet not in the way of the build that `make test` uses. Used by asan.py, fuzz.py,
-tsan.py and freethreaded.py; versions.py takes its list of what is no source.
+In place, as the tests want it, and yet not in the way of the build that `make test` uses. Used by sanitizing.py (of
+asan.py and tsan.py), fuzz.py and freethreaded.py; versions.py takes its list of what is no source.
 """
 
 from __future__ import annotations
