@@ -27,7 +27,7 @@ THREADED = [
     *(f"tests/engine/test_{name}.py" for name in ("conn", "core", "deliver", "exchange", "post", "role", "tend")),
     *(f"tests/engine/test_{name}.py" for name in ("hold", "settle")),
     *(f"tests/library/test_{name}.py" for name in ("door", "pool", "private_fds", "server_api")),
-    *(f"tests/wire/test_{name}.py" for name in ("api_behaviour", "hooks", "many_at_once", "streaming")),
+    *(f"tests/wire/test_{name}.py" for name in ("api_behaviour", "backpressure", "hooks", "many_at_once", "streaming")),
     "tests/faults",
 ]
 # What the sanitizer itself has, or takes, is what these look at.
