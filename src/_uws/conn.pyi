@@ -80,7 +80,8 @@ class Conn(Hashable):
     @property
     def close_code(self) -> int | None:
         """Why it was closed (RFC 6455, section 7.1.5): the peer's code, 1005 where its close frame had none,
-        1006 where there was no close frame. None while open.
+        1006 where there was no close frame of its, whatever ours said. Where we failed it (`CloseCause.PROTOCOL`,
+        `LIMIT`, `CALLBACK`, `MEMORY`) our code: nobody waits for the peer's then. None while open.
         """
 
     @property
@@ -92,6 +93,11 @@ class Conn(Hashable):
         """What ended it, more exactly than a code can: the peer, the application, a limit, a deadline ... None
         while open.
         """
+
+    @property
+    def _sent(self) -> tuple[int, str] | None:
+        """Code and reason of the close frame with which the application, a deadline or the server's end closed it.
+        None where nobody of them did."""
 
     @property
     def buffered_amount(self) -> int:
@@ -140,7 +146,7 @@ class Conn(Hashable):
         """
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Start the close handshake (RFC 6455, section 7.1.2). What was sent before goes out first.
+        """Start the close handshake (RFC 6455, section 7.1.2). What was sent before goes out first, to who reads it.
 
         Returns at once; `on_close` runs when the peer has answered, or after `close_timeout`. Closing a
         connection that is closing or closed does nothing.
@@ -165,8 +171,8 @@ class Conn(Hashable):
         Meanwhile its pings and its close frame are not seen either, so it is not taken for vanished. It ends with
         the connection: `close`, `abort`, `Server.disconnect`, `idle_timeout`, `max_lifetime`, an expiry,
         `send_timeout`, the server's end, and RST. Then `on_close` comes, where the peer has its rights behind the
-        messages that wait. Where the peer has closed already, and messages of it still wait, it does nothing: they
-        are delivered, and `on_close` comes.
+        messages that wait. Where the peer has closed already, or one of these deadlines has, and messages of it still
+        wait, it does nothing: they are delivered, and `on_close` comes.
 
         Raises:
             unlimitedws.ConnectionClosed: The connection is closed, or we are closing it.

@@ -7,7 +7,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from _uws.clock cimport clock_us
 from _uws.deflate cimport deflater_run
@@ -26,7 +26,7 @@ from _uws.frame cimport (
 from _uws.hold cimport conn_hold, conn_release
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.keeper cimport keeper_addresses
-from _uws.life cimport conn_abort, conn_close
+from _uws.life cimport conn_abort, conn_close, conn_end, conn_words
 from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.lock cimport conn_lock, conn_unlock
 from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW
@@ -44,11 +44,13 @@ from _uws.send cimport (
     send_own,
     send_straight,
 )
-from _uws.slot cimport conn_at, conn_held, conn_takes, conn_trim
+from _uws.slot cimport conn_at, conn_held, conn_mute, conn_takes, conn_trim
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
+    UWS_C_LIMIT,
     UWS_C_LOCAL,
+    UWS_F_CLOSE_OUT,
     UWS_F_GONE,
     UWS_F_OUT_ON,
     UWS_F_PINNED,
@@ -228,10 +230,26 @@ cdef class Conn:
         return self._known(KNOWN_REMOTE)
 
     cdef object _gone(self):
-        """The exception for a use after the end."""
+        """The exception for a use after the end. The lock is not held."""
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef uint8_t reason[UWS_MAX_CONTROL_BYTES]
+        cdef size_t len_bytes = 0
+        cdef int code = 0
         cdef tuple end
+        # What the peer has said, though on_close has not been called yet. First: it is told before the slot is free.
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL and c.flags & UWS_F_CLOSE_OUT:
+            code = <int>c.proto.heard
+            if c.side != NULL and c.side.reply_code != 0:
+                len_bytes = c.side.control_len
+                memcpy(reason, c.side.control, len_bytes)
+        conn_unlock(l)
         with cython.critical_section(self):
             end = self.end if self.end is not None else self.said
+            if self.end is None and code != 0:
+                end = (code, (<char*>reason)[:len_bytes].decode())
         return ConnectionClosed() if end is None else ConnectionClosed(end[0], end[1])
 
     @property
@@ -326,6 +344,24 @@ cdef class Conn:
     def close_cause(self):
         end = self._how()
         return None if end is None else CAUSES[end[2]]
+
+    @property
+    def _sent(self):
+        cdef UwsLoop* l = self.l
+        cdef const uint8_t* reason = NULL
+        cdef uint16_t code = 0
+        cdef size_t len_bytes
+        cdef tuple end, said
+        with cython.critical_section(self):
+            end = self.end
+            said = self.said
+        if said is not None or end is None:
+            return said
+        conn_lock(l)
+        len_bytes = conn_words(l, end[2], &code, &reason)
+        conn_unlock(l)
+        # What a server says at its end is written once.
+        return None if code == 0 else (code, (<char*>reason)[:len_bytes].decode())
 
     @property
     def buffered_amount(self):
@@ -544,7 +580,12 @@ cdef class Conn:
             if c != NULL:
                 if conn_takes(c):
                     self.said = said
-                status = conn_close(l, c, cause, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
+                if cause == UWS_C_LIMIT and c.state == UWS_S_OPEN:
+                    # It is failed (RFC 6455, section 7.1.7), as where the engine finds it above a limit.
+                    conn_mute(l, c)
+                    conn_end(l, c, cause, number, number, NULL, 0)
+                else:
+                    status = conn_close(l, c, cause, number, <const uint8_t*>PyBytes_AS_STRING(text), len(text))
             if status != UWS_OK:
                 self.said = _before
             conn_unlock(l)

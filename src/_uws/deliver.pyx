@@ -6,6 +6,7 @@ from posix.time cimport timespec
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_OK
 from _uws.inbox cimport inbox_put_back, inbox_take, note_give
+from _uws.life cimport conn_left
 from _uws.post cimport (
     post_apart,
     post_call,
@@ -40,6 +41,7 @@ from _uws.state cimport (
     UWS_M_MUTE,
     UWS_O_RUNNER,
     UWS_S_DEAD,
+    UWS_S_LEAVING,
     UWS_S_OPEN,
     UwsConn,
     UwsExtra,
@@ -206,6 +208,17 @@ cdef inline void _ease_later(UwsLoop* l) noexcept nogil:
         loop_nudge(l)
 
 
+cdef bint _goes_on(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Callbacks of c, which is not open any more, have returned. True: it may be free now."""
+    if c.state == UWS_S_DEAD:
+        conn_settle(l, c)
+        return True
+    if c.state == UWS_S_LEAVING and not (c.flags & UWS_F_PENDING):
+        conn_left(l, c)
+        return True
+    return False
+
+
 cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     """The delivery's callbacks have returned: its payloads go back, and the connection may be taken again."""
     cdef UwsConn* c = conn_at(l, d.index, d.generation)
@@ -233,10 +246,10 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
                                                       and c.side.inbox.count <= l.limits.max_inbox_messages >> 1)):
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
-    if c.state == UWS_S_DEAD:
-        conn_settle(l, c)
-    else:
-        conn_trim(l, c)
+    if c.state != UWS_S_OPEN and _goes_on(l, c):
+        _ease_later(l)
+        return
+    conn_trim(l, c)
     _ease_later(l)
 
 

@@ -22,7 +22,7 @@ from _uws.deliver cimport (
 )
 from _uws.exchange cimport Exchange, exchange_fail, exchange_make
 from _uws.frame cimport UWS_OP_TEXT
-from _uws.life cimport conn_consumed, conn_end, conn_goodbye
+from _uws.life cimport conn_consumed, conn_goodbye, conn_raised
 from _uws.lock cimport conn_lock, conn_unlock
 from _uws.messages cimport event_fragment, event_goes_on, event_payload, event_text
 from _uws.proto cimport (
@@ -36,12 +36,10 @@ from _uws.proto cimport (
     UWS_EVF_FINAL,
     UwsEvent,
 )
-from _uws.slot cimport conn_at, conn_mute
+from _uws.slot cimport conn_at
 from _uws.state cimport (
     UWS_CAUSES,
-    UWS_C_CALLBACK,
     UWS_F_PINNED,
-    UWS_S_OPEN,
     UWS_W_CLOSE,
     UWS_W_DRAIN,
     UWS_W_MESSAGE,
@@ -326,10 +324,7 @@ cdef class Dispatch:
         conn_lock(l)
         c = conn_at(l, d.index, d.generation)
         if c != NULL:
-            conn_mute(l, c)
-            # Where the application has closed it before, its close frame is on the way and the peer's is awaited.
-            if c.state == UWS_S_OPEN:
-                conn_end(l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
+            conn_raised(l, c)
         conn_unlock(l)
         return 0
 
@@ -349,7 +344,7 @@ cdef class Dispatch:
             c = conn_at(l, d.index, d.generation)
             if c != NULL:
                 # Where there was no memory to tell anybody.
-                conn_goodbye(l, c, d.event)
+                conn_goodbye(l, c)
                 conn_consumed(l, c)
             conn_unlock(l)
         return 0
@@ -377,7 +372,7 @@ cdef class Dispatch:
         conn_lock(l)
         c = conn_at(l, d.index, d.generation)
         if c != NULL:
-            conn_goodbye(l, c, event)
+            conn_goodbye(l, c)
             c.conn = NULL
             pinned = (c.flags & UWS_F_PINNED) != 0
             c.flags &= ~UWS_F_PINNED

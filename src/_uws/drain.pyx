@@ -114,7 +114,7 @@ cdef void drain_step(UwsLoop* l) noexcept nogil:
         return
     for i in range(l.table_top):
         if l.table[i].state == UWS_S_OPEN:
-            conn_leave(l, &l.table[i], UWS_C_DRAIN, l.drain_code, NULL, 0)
+            conn_leave(l, &l.table[i], UWS_C_DRAIN)
     loop_stop(l, l.drain_code, NULL, 0, l.drain_stop_ms)
 
 
@@ -161,7 +161,7 @@ cdef void stop_all(UwsLoop* l) noexcept nogil:
         if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
             conn_abort(l, c, UWS_C_SHUTDOWN)
         elif c.state == UWS_S_OPEN:
-            conn_leave(l, c, UWS_C_SHUTDOWN, l.stop_code, l.stop_reason, l.stop_reason_len)
+            conn_leave(l, c, UWS_C_SHUTDOWN)
         if l.kept and i % FLUSH_EVERY == FLUSH_EVERY - 1:
             # Twenty thousand close frames at a time, in each of many loops, would be memory that nobody else needs.
             conn_flush_all(l)

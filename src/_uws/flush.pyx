@@ -6,7 +6,7 @@ from _uws.errs cimport UWS_E_SYS, UWS_MORE, UWS_OK
 from _uws.frame cimport UWS_OP_PONG
 from _uws.hold cimport conn_release
 from _uws.keeper cimport keeper_wait
-from _uws.outq cimport outq_drop, outq_flush, outq_put_frame
+from _uws.outq cimport outq_cut, outq_drop, outq_flush, outq_put_frame
 from _uws.post cimport post_drained, post_nudge
 from _uws.settle cimport conn_drop, conn_part, conn_settle
 from _uws.slot cimport (
@@ -132,8 +132,8 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
             status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
             if status == UWS_OK and side.pong_waits and side.pong_at == 0:
                 side.pong_waits = 0
-                if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, side.pong,
-                                                                 side.pong_len) == UWS_OK:
+                if not (c.marks & UWS_M_SAID) and outq_put_frame(&side.out, &l.slab, UWS_OP_PONG, 0, side.control,
+                                                                 side.control_len) == UWS_OK:
                     status = outq_flush(&side.out, &l.slab, l.io, conn_index(l, c))
         if status == UWS_E_SYS:
             # What the peer sent before its RST may still be unread: reading finds the end by itself. Where it is not
@@ -142,6 +142,8 @@ cdef void conn_flush(UwsLoop* l, UwsConn* c) noexcept nogil:
             c.flags |= UWS_F_GONE
             outq_drop(&side.out, &l.slab)
             conn_release(l, c)
+        elif status == UWS_MORE and side.is_cut:
+            outq_cut(&side.out, &l.slab)
         if side.waiters != 0:
             pthread_cond_broadcast(&l.wait_cond)
         side_count(l, side)

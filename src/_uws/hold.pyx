@@ -10,17 +10,20 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_M_MUTE,
     UWS_PING_WINDOW,
+    UWS_S_LEAVING,
     UWS_S_OPEN,
     UwsSide,
 )
 
 
 cdef void conn_rest(UwsLoop* l, UwsConn* c, uint32_t ticks) noexcept nogil:
-    """Do not read an open connection until its timer has looked whether it may be read on."""
+    """Do not read an open connection until its timer has looked whether it may be read on; one that is leaving,
+    until it has left."""
     c.flags |= UWS_F_PAUSED
     l.count.pauses += 1
     conn_reading(l, c)
-    conn_sooner(l, c, l.tick + ticks)
+    if c.state == UWS_S_OPEN:
+        conn_sooner(l, c, l.tick + ticks)
 
 
 cdef inline bint _has_room(const UwsLoop* l, const UwsSide* side) noexcept nogil:
@@ -34,7 +37,7 @@ cdef int conn_hold(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.state != UWS_S_OPEN or c.flags & UWS_F_GONE:
         if c.marks & UWS_M_MUTE or c.conn == NULL:
             return UWS_E_ARG
-        return UWS_OK if c.state == UWS_S_OPEN or c.flags & UWS_F_CLOSE_OUT else UWS_E_ARG
+        return UWS_OK if c.state == UWS_S_OPEN or c.state == UWS_S_LEAVING or c.flags & UWS_F_CLOSE_OUT else UWS_E_ARG
     if conn_side(l, c) == NULL:
         return UWS_E_NOMEM
     if not c.side.held:

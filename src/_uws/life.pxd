@@ -3,7 +3,6 @@
 
 from libc.stdint cimport uint8_t, uint16_t
 
-from _uws.proto cimport UwsEvent
 from _uws.state cimport UwsConn, UwsLoop
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
@@ -13,12 +12,14 @@ cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* re
 cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil
 cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
                     size_t len_bytes) noexcept nogil
-cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
-                     size_t len_bytes) noexcept nogil
+cdef size_t conn_words(UwsLoop* l, int cause, uint16_t* code, const uint8_t** reason) noexcept nogil
+cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause) noexcept nogil
+cdef void conn_left(UwsLoop* l, UwsConn* c) noexcept nogil
+cdef void conn_raised(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
                    const uint8_t* reason, size_t len_bytes) noexcept nogil
 cdef void conn_starve(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil
+cdef void conn_goodbye(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_consumed(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_eof(UwsLoop* l, UwsConn* c, bint gone) noexcept nogil
 cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil

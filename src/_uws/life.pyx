@@ -11,7 +11,11 @@
 #             Python answers otherwise                       LINGER        conn_answered
 #             deadline, the server drains: 503 queued        LINGER        conn_refuse
 #             error                                          DEAD          conn_eof
-# OPEN        conn.close(), a deadline, a drain; close frame CLOSE_SENT    conn_close
+# OPEN        conn.close(), a deadline, a drain; close frame CLOSE_SENT    conn_close, conn_leave
+#             a deadline, a drain; messages of it wait       LEAVING       conn_leave
+#             close frame, broken rule, EOF, error           ENDING        conn_end
+# LEAVING     these are dealt with, or take too long         CLOSE_SENT    conn_left, conn_expired
+#             conn.close(), its credential's end             CLOSE_SENT    conn_close
 #             close frame, broken rule, EOF, error           ENDING        conn_end
 # CLOSE_SENT  the peer's close frame, EOF, error             ENDING        conn_end
 #             deadline                                       DEAD          conn_expired
@@ -25,27 +29,29 @@
 # DEAD        the CLOSE event has been consumed              FREE          conn_settle
 #             there was no memory for the CLOSE event        DEAD          conn_expired, which tries again
 
-from libc.stdint cimport uint32_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
 
 from _uws.errs cimport UWS_E_HTTP_408, UWS_E_HTTP_503, UWS_E_NOMEM, UWS_OK, err_http_status
 from _uws.flush cimport conn_dirty, conn_flush
-from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, close_frame
+from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_CLOSE, close_frame
 from _uws.hold cimport conn_release
-from _uws.outq cimport outq_put
+from _uws.outq cimport outq_put, outq_put_frame
 from _uws.poller cimport EPOLLIN, UWS_TAG_CONN, poll_tag, poller_add
 from _uws.post cimport post_event, post_nudge, post_untold
-from _uws.proto cimport UWS_EVF_OWNED, UWS_EV_CLOSE, proto_reset
+from _uws.proto cimport UWS_EVF_OWNED, UWS_EV_CLOSE, UwsEvent, proto_reset
 from _uws.response cimport UWS_MAX_REFUSAL_BYTES, response_refuse
 from _uws.settle cimport conn_drop, conn_settle
 from _uws.slab cimport slab_give, slab_take
 from _uws.slot cimport (
     conn_deadline,
     conn_ending_cause,
+    conn_extra,
     conn_index,
     conn_mute,
     conn_reading,
     conn_side,
+    conn_sooner,
     conn_unpoll,
     conn_untold,
     loop_foreign,
@@ -58,12 +64,15 @@ from _uws.state cimport (
     UWS_C_CALLBACK,
     UWS_C_CLOSE_TIMEOUT,
     UWS_C_DRAIN,
+    UWS_C_EXPIRED,
     UWS_C_IDLE,
     UWS_C_LIFETIME,
     UWS_C_LOCAL,
     UWS_C_LOST,
     UWS_C_MEMORY,
+    UWS_C_REVOKED,
     UWS_C_SHUTDOWN,
+    UWS_C_UNAUTHENTICATED,
     UWS_F_CLOSE_DONE,
     UWS_F_CLOSE_OUT,
     UWS_F_COUNTED,
@@ -72,6 +81,7 @@ from _uws.state cimport (
     UWS_F_OUT_ON,
     UWS_F_PAUSED,
     UWS_F_PENDING,
+    UWS_M_EXTRA,
     UWS_M_HEARD,
     UWS_M_LISTEN,
     UWS_M_RESET,
@@ -81,10 +91,12 @@ from _uws.state cimport (
     UWS_S_DEAD,
     UWS_S_ENDING,
     UWS_S_FREE,
+    UWS_S_LEAVING,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
     UWS_W_CLOSE,
+    UwsExtra,
     UwsSide,
 )
 from _uws.wheel cimport UWS_TICK_MS, wheel_cancel
@@ -92,7 +104,10 @@ from _uws.wheel cimport UWS_TICK_MS, wheel_cancel
 
 cdef enum:
     LAST_WORDS_MS = 1000          # for the replies to messages that came before a close frame
+    PACE_BYTES = 4096             # in a second: who reads more slowly what is queued at the end does not get all of it
+    GOING_AWAY = 1001
     INTERNAL_ERROR = 1011
+    UNAUTHORIZED = 3000           # registered with IANA beside those of RFC 6455, section 7.4.2
 
 
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil:
@@ -164,19 +179,66 @@ cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* re
     return True
 
 
-cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
-                    size_t len_bytes) noexcept nogil:
-    """OPEN -> CLOSE_SENT: start the closing handshake (RFC 6455, section 7.1.2). Messages that wait for their callback
-    are dropped. A connection that is ENDING gets this close frame instead of the one it would have got. Nothing
-    happens in another state. UWS_OK or UWS_E_NOMEM."""
-    cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
-    cdef size_t n
-    if c.marks & UWS_M_SAID or (c.state != UWS_S_OPEN and c.state != UWS_S_ENDING):
-        return UWS_OK
-    n = close_frame(frame, code, reason, len_bytes)
-    if conn_side(l, c) == NULL or outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
-        return UWS_E_NOMEM
+# ---- how long the end may take
+
+cdef inline bint _is_distrusted(int cause) noexcept nogil:
+    """Is the peer not, or not any more, who it has to be?"""
+    return cause == UWS_C_REVOKED or cause == UWS_C_EXPIRED or cause == UWS_C_UNAUTHENTICATED
+
+
+cdef inline uint32_t _ticks(uint64_t ms) noexcept nogil:
+    return <uint32_t>min(ms // UWS_TICK_MS + 2, <uint64_t>1 << 30)
+
+
+cdef inline void _forget_term(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Its lifetime does not count any more."""
+    if c.marks & UWS_M_EXTRA and (c.state == UWS_S_OPEN or c.state == UWS_S_LEAVING):
+        l.extra[conn_index(l, c)].ends = 0
+
+
+cdef void _ends_in(UwsLoop* l, UwsConn* c, uint64_t ms) noexcept nogil:
+    """Whatever the peer still reads, and however often it gets on: it is over in ms, or when it would have been."""
+    cdef UwsExtra* x = conn_extra(l, c)
+    cdef uint32_t tick = tick_now(l) + _ticks(ms)
+    if x.ends == 0 or <int32_t>(x.ends - tick) > 0:
+        x.ends = tick if tick != 0 else 1
+
+
+cdef void _wait(UwsLoop* l, UwsConn* c, uint32_t timeout_ms) noexcept nogil:
+    """Let the timer run in timeout_ms, or when it is over."""
+    conn_deadline(l, c, timeout_ms)
+    if c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].ends != 0:
+        conn_sooner(l, c, l.extra[conn_index(l, c)].ends)
+
+
+cdef inline bint _is_over(UwsLoop* l, const UwsConn* c) noexcept nogil:
+    return (c.marks & UWS_M_EXTRA and l.extra[conn_index(l, c)].ends != 0
+            and <int32_t>(l.extra[conn_index(l, c)].ends - tick_now(l)) <= 0)
+
+
+cdef void _distrust(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """Let c get no message any more: what the kernel does not take at once is dropped, but for the rest of a frame that
+    has begun, and the end takes no longer for being read slowly. What it sent is dropped, too."""
     conn_mute(l, c)
+    _ends_in(l, c, l.limits.close_timeout_ms)
+    if c.side != NULL and c.side.out.head != NULL:
+        c.side.is_cut = 1
+        conn_dirty(l, c)
+    if c.link.deadline != 0:
+        conn_sooner(l, c, l.extra[conn_index(l, c)].ends)
+        post_nudge(l)
+
+
+# ---- closing
+
+cdef int _say_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
+                    size_t len_bytes) noexcept nogil:
+    """Queue our close frame, and await the peer's where it has not come. UWS_OK or UWS_E_NOMEM."""
+    cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
+    cdef size_t n = close_frame(frame, code, reason, len_bytes)
+    # A frame among frames, from behind its header of two bytes: those before it can still be told apart, and dropped.
+    if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, UWS_OP_CLOSE, 0, frame + 2, n - 2) != UWS_OK:
+        return UWS_E_NOMEM
     c.marks |= UWS_M_SAID
     conn_dirty(l, c)
     if c.state == UWS_S_ENDING:
@@ -188,24 +250,102 @@ cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint
         # The peer's answer is what we wait for now.
         c.flags &= ~UWS_F_PAUSED
         conn_reading(l, c)
-    conn_deadline(l, c, l.limits.close_timeout_ms)
+    _wait(l, c, l.limits.close_timeout_ms)
     return UWS_OK
 
 
-cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
-                     size_t len_bytes) noexcept nogil:
-    """End an open connection for a reason of our own. Where the cause leaves the peer its rights, its messages are
-    delivered and answered first, and the close frame leaves behind the answers."""
-    if c.flags & UWS_F_PENDING and _keeps_to_protocol(cause):
-        conn_end(l, c, cause, code, code, reason, len_bytes)
-    elif conn_close(l, c, cause, code, reason, len_bytes) != UWS_OK:
+cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
+                    size_t len_bytes) noexcept nogil:
+    """OPEN or LEAVING -> CLOSE_SENT: start the closing handshake (RFC 6455, section 7.1.2). Messages that wait for
+    their callback are dropped. A connection that is ENDING gets this close frame instead of the one it would have got.
+    Nothing happens in another state, but that a peer which is distrusted gets no message any more in any. UWS_OK or
+    UWS_E_NOMEM."""
+    cdef int status
+    if c.marks & UWS_M_SAID or (c.state != UWS_S_OPEN and c.state != UWS_S_LEAVING and c.state != UWS_S_ENDING):
+        if _is_distrusted(cause) and (c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER
+                                      or c.state == UWS_S_ENDING):
+            _distrust(l, c)
+        return UWS_OK
+    _forget_term(l, c)
+    status = _say_close(l, c, cause, code, reason, len_bytes)
+    if _is_distrusted(cause):
+        if status == UWS_OK:
+            _distrust(l, c)
+        else:
+            # Rather without a word than not at all.
+            conn_abort(l, c, cause)
+        return UWS_OK
+    if status == UWS_OK:
+        conn_mute(l, c)
+    return status
+
+
+cdef size_t conn_words(UwsLoop* l, int cause, uint16_t* code, const uint8_t** reason) noexcept nogil:
+    """What the close frame says where the engine ends an open connection for cause, one of conn_leave()'s: its code and
+    reason. Returns the reason's length; code is 0 for another cause."""
+    cdef const char* text = b""
+    code[0] = 0
+    if cause == UWS_C_SHUTDOWN:
+        code[0] = l.stop_code
+        reason[0] = l.stop_reason
+        return l.stop_reason_len
+    if cause == UWS_C_DRAIN:
+        code[0] = l.drain_code
+    elif cause == UWS_C_IDLE:
+        code[0] = GOING_AWAY
+        text = b"idle"
+    elif cause == UWS_C_LIFETIME:
+        code[0] = GOING_AWAY
+        text = b"maximum lifetime"
+    elif cause == UWS_C_EXPIRED:
+        code[0] = UNAUTHORIZED
+        text = b"credential expired"
+    elif cause == UWS_C_UNAUTHENTICATED:
+        code[0] = UNAUTHORIZED
+        text = b"authentication timeout"
+    reason[0] = <const uint8_t*>text
+    return strlen(text)
+
+
+cdef void conn_leave(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
+    """End an open connection for a reason of our own. Unless the peer is distrusted, its messages are delivered and
+    answered first, and the close frame leaves behind the answers."""
+    cdef const uint8_t* reason = NULL
+    cdef uint16_t code = 0
+    cdef size_t n
+    if c.flags & UWS_F_PENDING and not _is_distrusted(cause):
+        _forget_term(l, c)
+        c.state = UWS_S_LEAVING
+        c.proto.spare = <uint8_t>cause
+        conn_release(l, c)
+        conn_deadline(l, c, min(l.limits.close_timeout_ms, LAST_WORDS_MS))
+        post_nudge(l)
+        return
+    n = conn_words(l, cause, &code, &reason)
+    if conn_close(l, c, cause, code, reason, n) != UWS_OK:
         conn_abort(l, c, cause)
 
 
-cdef inline bint _keeps_to_protocol(int cause) noexcept nogil:
-    """Does the peer's close frame still come, perhaps, though we ended the connection?"""
-    return (cause == UWS_C_CALLBACK or cause == UWS_C_SHUTDOWN or cause == UWS_C_IDLE or cause == UWS_C_LIFETIME
-            or cause == UWS_C_DRAIN)
+cdef void conn_left(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """LEAVING -> CLOSE_SENT: the messages before the end are dealt with, or take too long; then they are delivered all
+    the same, and not answered."""
+    cdef const uint8_t* reason = NULL
+    cdef uint16_t code = 0
+    cdef int cause = c.proto.spare
+    cdef size_t n = conn_words(l, cause, &code, &reason)
+    if _say_close(l, c, cause, code, reason, n) != UWS_OK:
+        conn_abort(l, c, cause)
+
+
+cdef void conn_raised(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """A callback of c has raised: its messages are dropped, and the peer is told 1011, also where its close frame has
+    been read before: what came before that has not been dealt with. Only where our close frame is on the way it says
+    what it says."""
+    conn_mute(l, c)
+    if c.state == UWS_S_OPEN or c.state == UWS_S_LEAVING:
+        conn_end(l, c, UWS_C_CALLBACK, INTERNAL_ERROR, INTERNAL_ERROR, NULL, 0)
+    elif c.state == UWS_S_ENDING and c.marks & UWS_M_HEARD and c.side != NULL and c.side.reply_code != 0:
+        c.side.reply_code = INTERNAL_ERROR
 
 
 cdef inline void _close_event(UwsEvent* event, int cause, uint16_t code) noexcept nogil:
@@ -217,26 +357,30 @@ cdef inline void _close_event(UwsEvent* event, int cause, uint16_t code) noexcep
 
 cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_code,
                    const uint8_t* reason, size_t len_bytes) noexcept nogil:
-    """OPEN or CLOSE_SENT -> ENDING: make the CLOSE event, the connection's last.
+    """OPEN, LEAVING or CLOSE_SENT -> ENDING: make the CLOSE event, the connection's last.
 
-    The close frame that we owe (reply_code; 0: none) leaves when the event is consumed, behind the replies to the
+    code, reason: of the peer's close frame, or the code that we fail the connection with; 1006: there is neither. The
+    close frame that we owe (reply_code; 0: none) leaves when the event is consumed, behind the replies to the
     messages before it; at once where nothing waits and nobody asks.
     """
     cdef UwsEvent event
-    if c.state != UWS_S_OPEN and c.state != UWS_S_CLOSE_SENT:
+    if c.state != UWS_S_OPEN and c.state != UWS_S_LEAVING and c.state != UWS_S_CLOSE_SENT:
         return
+    _forget_term(l, c)
     conn_release(l, c)
     if c.side != NULL:
         # Whoever waits for on_drain gets on_close.
         c.side.drain_due = 0
     wheel_cancel(&l.wheel, conn_index(l, c))
-    if _keeps_to_protocol(cause):
+    if cause == UWS_C_CALLBACK:
+        # The peer keeps to the protocol: its close frame comes, perhaps.
         c.marks |= UWS_M_LISTEN
     else:
         proto_reset(&c.proto, &l.env)
     c.state = UWS_S_ENDING
-    # From here on it is post_untold's.
+    # From here on this is post_untold's; and the code is here for who uses the connection before it is told of its end.
     c.proto.spare = 0
+    c.proto.heard = code
     if c.flags & UWS_F_COUNTED:
         c.flags &= ~UWS_F_COUNTED
         l.n_open -= 1
@@ -248,14 +392,18 @@ cdef void conn_end(UwsLoop* l, UwsConn* c, int cause, uint16_t code, int reply_c
     _close_event(&event, cause, code)
     if reply_code != 0 and conn_side(l, c) != NULL:
         c.side.reply_code = <uint16_t>reply_code
+        c.side.pong_waits = 0
+        c.side.control_len = <uint8_t>len_bytes
+        if len_bytes != 0:
+            memcpy(c.side.control, reason, len_bytes)
         # The callbacks of earlier messages may still answer, but a peer that closes is not kept waiting for ever. Where
         # one of them has raised, its thread says so, while the one that polls sleeps until the timers that it knew.
-        conn_deadline(l, c, min(l.limits.close_timeout_ms, LAST_WORDS_MS))
+        _wait(l, c, min(l.limits.close_timeout_ms, LAST_WORDS_MS))
         post_nudge(l)
     c.flags |= UWS_F_CLOSE_OUT
     if not (l.want & UWS_W_CLOSE) and c.conn == NULL and not (c.flags & UWS_F_PENDING):
         c.flags |= UWS_F_CLOSE_DONE
-        conn_goodbye(l, c, &event)
+        conn_goodbye(l, c)
         return
     if len_bytes != 0:
         # reason lives in somebody's buffer; the event outlives it.
@@ -287,13 +435,10 @@ cdef void _tell_again(UwsLoop* l, UwsConn* c) noexcept nogil:
         post_untold(l, c, event.cause, event.code)
 
 
-cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept nogil:
-    """ENDING -> LINGER: the messages before the end are dealt with, so say what is left to say.
-
-    event: the CLOSE event; NULL where it is still on its way."""
+cdef void conn_goodbye(UwsLoop* l, UwsConn* c) noexcept nogil:
+    """ENDING -> LINGER: the messages before the end are dealt with, or take too long, so say what is left to say."""
     cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
-    cdef const uint8_t* reason = NULL
-    cdef size_t n, len_bytes = 0
+    cdef size_t n
     if c.state != UWS_S_ENDING:
         return
     c.state = UWS_S_LINGER
@@ -303,23 +448,24 @@ cdef void conn_goodbye(UwsLoop* l, UwsConn* c, const UwsEvent* event) noexcept n
     # There is one close frame from each side (section 5.5.1).
     if c.side.reply_code != 0 and not (c.marks & UWS_M_SAID) and not (c.flags & UWS_F_GONE):
         c.marks |= UWS_M_SAID
-        if event != NULL and _keeps_to_protocol(event.cause):
-            reason = event.data
-            len_bytes = event.len_bytes
-        n = close_frame(frame, c.side.reply_code, reason, len_bytes)
-        if outq_put(&c.side.out, &l.slab, frame, n) != UWS_OK:
+        n = close_frame(frame, c.side.reply_code, NULL, 0)
+        if outq_put_frame(&c.side.out, &l.slab, UWS_OP_CLOSE, 0, frame + 2, n - 2) != UWS_OK:
             conn_drop(l, c)
             return
-    c.side.reply_code = 0
+    if c.flags & UWS_F_CLOSE_DONE:
+        c.side.reply_code = 0
     c.flags &= ~UWS_F_PAUSED
     conn_reading(l, c)
-    conn_deadline(l, c, l.limits.close_timeout_ms)
+    _wait(l, c, l.limits.close_timeout_ms)
     conn_dirty(l, c)
 
 
 cdef void conn_consumed(UwsLoop* l, UwsConn* c) noexcept nogil:
     """The CLOSE event's callback has returned."""
     c.flags |= UWS_F_CLOSE_DONE
+    if c.side != NULL:
+        # It has kept the peer's words until now.
+        c.side.reply_code = 0
     if c.state == UWS_S_DEAD:
         conn_settle(l, c)
 
@@ -334,7 +480,7 @@ cdef void conn_eof(UwsLoop* l, UwsConn* c, bint gone) noexcept nogil:
         conn_reading(l, c)
     if c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING:
         conn_drop(l, c)
-    elif c.state == UWS_S_OPEN:
+    elif c.state == UWS_S_OPEN or c.state == UWS_S_LEAVING:
         if not gone:
             l.count.half_closed += 1
         conn_end(l, c, UWS_C_LOST, 1006, 0, NULL, 0)
@@ -362,8 +508,8 @@ cdef void conn_abort(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
 
 cdef bint _still_reads(UwsLoop* l, UwsConn* c) noexcept nogil:
     """Does the peer still take what is queued before the end? Then it has not come to our close frame yet, and its time
-    to answer has not begun: what was accepted for sending is delivered, however slowly it is read. The slot may be
-    free afterwards, and then it does."""
+    to answer has not begun: what was accepted for sending is delivered, though it is read slowly, but for at less than
+    PACE_BYTES a second. The slot may be free afterwards, and then it does."""
     cdef uint32_t generation = c.generation
     if (c.state != UWS_S_CLOSE_SENT and c.state != UWS_S_LINGER) or not (c.flags & UWS_F_OUT_ON):
         return False
@@ -373,9 +519,13 @@ cdef bint _still_reads(UwsLoop* l, UwsConn* c) noexcept nogil:
         return True
     if c.flags & UWS_F_OUT_ON and tick_now(l) - c.side.stuck >= l.limits.close_timeout_ms // UWS_TICK_MS:
         return False
+    if _is_over(l, c):
+        return False
+    if c.flags & UWS_F_OUT_ON and conn_extra(l, c).ends == 0:
+        _ends_in(l, c, l.limits.close_timeout_ms + <uint64_t>c.side.out.bytes * 1000 // PACE_BYTES)
     # Where flushing has come to the end it has set the deadline for the peer's FIN.
     if c.link.deadline == 0 and (c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER):
-        conn_deadline(l, c, l.limits.close_timeout_ms)
+        _wait(l, c, l.limits.close_timeout_ms)
     return True
 
 
@@ -386,15 +536,21 @@ cdef void conn_expired(UwsLoop* l, UwsConn* c) noexcept nogil:
         return
     if _still_reads(l, c):
         return
-    if c.state != UWS_S_ENDING and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
+    if c.state != UWS_S_LEAVING and c.state != UWS_S_ENDING \
+            and not (c.state == UWS_S_LINGER and c.marks & UWS_M_HEARD):
         l.count.timeouts += 1
     if c.state == UWS_S_UPGRADING:
         conn_refuse(l, c, UWS_E_HTTP_408)
     elif c.state == UWS_S_ASKING:
         conn_refuse(l, c, UWS_E_HTTP_503)
+    elif c.state == UWS_S_LEAVING:
+        conn_left(l, c)
     elif c.state == UWS_S_CLOSE_SENT:
-        conn_abort(l, c, conn_ending_cause(c) if c.proto.spare != UWS_C_LOCAL else UWS_C_CLOSE_TIMEOUT)
+        conn_end(l, c, conn_ending_cause(c) if c.proto.spare != UWS_C_LOCAL else UWS_C_CLOSE_TIMEOUT, 1006, 0, NULL, 0)
+        # conn_end may have freed the slot, where nobody waited for the event.
+        if c.state != UWS_S_FREE and c.state != UWS_S_DEAD:
+            conn_drop(l, c)
     elif c.state == UWS_S_ENDING:
-        conn_goodbye(l, c, NULL)
+        conn_goodbye(l, c)
     elif c.state == UWS_S_LINGER:
         conn_drop(l, c)

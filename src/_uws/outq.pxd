@@ -12,5 +12,6 @@ cdef int outq_put(UwsOutq* q, UwsSlab* slab, const uint8_t* data, size_t len_byt
 cdef int outq_put_frame(UwsOutq* q, UwsSlab* slab, int opcode, int rsv, const uint8_t* data,
                         size_t len_bytes) noexcept nogil
 cdef uint32_t outq_make_room(UwsOutq* q, UwsSlab* slab, size_t below_bytes, bint keep_deflated) noexcept nogil
+cdef void outq_cut(UwsOutq* q, UwsSlab* slab) noexcept nogil
 cdef int outq_flush(UwsOutq* q, UwsSlab* slab, const UwsTransport* io, int fd) noexcept nogil
 cdef void outq_drop(UwsOutq* q, UwsSlab* slab) noexcept nogil

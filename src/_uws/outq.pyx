@@ -3,7 +3,7 @@
 from libc.string cimport memcpy, memmove
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK
-from _uws.frame cimport UWS_MAX_HEAD_BYTES, UWS_OP_BINARY, UWS_OP_TEXT, frame_head
+from _uws.frame cimport UWS_MAX_HEAD_BYTES, UWS_OP_BINARY, UWS_OP_CLOSE, UWS_OP_TEXT, frame_head
 from _uws.slab cimport slab_give, slab_take
 from _uws.sock cimport UWS_SOCK_AGAIN, iovec
 from _uws.state cimport UwsChunk
@@ -15,6 +15,10 @@ cdef enum:
     # Of the first byte of a frame.
     FIN = 0x80
     RSV1 = 0x40
+    # Which frames of which nothing has left may go.
+    MESSAGES = 0
+    PLAIN_MESSAGES = 1
+    ALL_BUT_CLOSE = 2
 
 
 cdef inline uint8_t* _bytes(UwsChunk* c) noexcept nogil:
@@ -143,12 +147,15 @@ cdef inline size_t _frame_bytes(const uint8_t* frame) noexcept nogil:
     return 10 + n
 
 
-cdef inline bint _may_go(const uint8_t* frame, bint keep_deflated) noexcept nogil:
+cdef inline bint _may_go(const uint8_t* frame, int which) noexcept nogil:
     """Is it a whole message, which the peer can do without? Its control frames are not ours to drop, and a message
-    compressed in a context that is kept is needed to understand the next."""
+    compressed in a context that is kept is needed to understand the next. Or, of a connection that is closed, is it
+    anything before our close frame?"""
     cdef uint8_t opcode = frame[0] & 15
+    if which == ALL_BUT_CLOSE:
+        return opcode != UWS_OP_CLOSE
     return (frame[0] & FIN and (opcode == UWS_OP_TEXT or opcode == UWS_OP_BINARY)
-            and not (keep_deflated and frame[0] & RSV1))
+            and not (which == PLAIN_MESSAGES and frame[0] & RSV1))
 
 
 cdef size_t _cut(UwsOutq* q, UwsChunk* c, size_t first, size_t stop) noexcept nogil:
@@ -166,44 +173,44 @@ cdef size_t _cut(UwsOutq* q, UwsChunk* c, size_t first, size_t stop) noexcept no
     return first
 
 
-cdef bint _can_make_room(UwsOutq* q, size_t below_bytes, bint keep_deflated) noexcept nogil:
+cdef inline void _pass_begun(UwsChunk* c) noexcept nogil:
+    """Let c.frame be past the frame whose beginning has left, if there is one. A frame lies in one chunk."""
+    while c.frame < c.begin:
+        c.frame += _frame_bytes(_bytes(c) + c.frame)
+
+
+cdef bint _can_make_room(UwsOutq* q, size_t below_bytes, int which) noexcept nogil:
     """Is there enough that may go?"""
     cdef size_t n, at, left = q.bytes
     cdef UwsChunk* c = q.head
     while c != NULL and left >= below_bytes:
-        # A frame lies in one chunk. One whose beginning has left is passed over, and not looked at again.
-        while c.frame < c.begin:
-            c.frame += _frame_bytes(_bytes(c) + c.frame)
+        # One that is passed over is not looked at again.
+        _pass_begun(c)
         at = c.frame
         while at < c.end and left >= below_bytes:
             n = _frame_bytes(_bytes(c) + at)
-            if _may_go(_bytes(c) + at, keep_deflated):
+            if _may_go(_bytes(c) + at, which):
                 left -= n
             at += n
         c = c.next
     return left < below_bytes
 
 
-cdef uint32_t outq_make_room(UwsOutq* q, UwsSlab* slab, size_t below_bytes, bint keep_deflated) noexcept nogil:
-    """Drop messages of which nothing has left, the oldest first and no more than it takes, so that fewer than
-    below_bytes are queued. Where that cannot be, nothing is dropped.
-
-    keep_deflated: a compressed message may not go, because the next ones build on it.
-    Returns how many were dropped.
-    """
+cdef uint32_t _thin(UwsOutq* q, UwsSlab* slab, size_t below_bytes, int which) noexcept nogil:
+    """Drop frames that may go, the oldest first, until fewer than below_bytes are queued or there is none left. Returns
+    how many were dropped."""
     cdef UwsChunk* before = NULL
     cdef UwsChunk* c = q.head
     cdef UwsChunk* next_chunk
     cdef size_t first, stop
     cdef uint32_t dropped = 0
-    if not _can_make_room(q, below_bytes, keep_deflated):
-        return 0
     while c != NULL and q.bytes >= below_bytes:
+        _pass_begun(c)
         first = c.frame
         while first < c.end and q.bytes >= below_bytes:
             stop = first
             while stop < c.end and q.bytes - (stop - first) >= below_bytes \
-                    and _may_go(_bytes(c) + stop, keep_deflated):
+                    and _may_go(_bytes(c) + stop, which):
                 stop += _frame_bytes(_bytes(c) + stop)
                 dropped += 1
             if stop != first:
@@ -223,6 +230,23 @@ cdef uint32_t outq_make_room(UwsOutq* q, UwsSlab* slab, size_t below_bytes, bint
             before = c
         c = next_chunk
     return dropped
+
+
+cdef uint32_t outq_make_room(UwsOutq* q, UwsSlab* slab, size_t below_bytes, bint keep_deflated) noexcept nogil:
+    """Drop messages of which nothing has left, the oldest first and no more than it takes, so that fewer than
+    below_bytes are queued. Where that cannot be, nothing is dropped.
+
+    keep_deflated: a compressed message may not go, because the next ones build on it.
+    Returns how many were dropped.
+    """
+    cdef int which = PLAIN_MESSAGES if keep_deflated else MESSAGES
+    return _thin(q, slab, below_bytes, which) if _can_make_room(q, below_bytes, which) else 0
+
+
+cdef void outq_cut(UwsOutq* q, UwsSlab* slab) noexcept nogil:
+    """Drop every frame of which nothing has left, but for a close frame. What is no frame stays: a response, and the
+    rest of a frame that left from where it was."""
+    _thin(q, slab, 0, ALL_BUT_CLOSE)
 
 
 cdef void outq_drop(UwsOutq* q, UwsSlab* slab) noexcept nogil:

@@ -20,6 +20,7 @@ from _uws.state cimport (
     UWS_PING_WINDOW,
     UWS_READ_BYTES,
     UWS_S_CLOSE_SENT,
+    UWS_S_LEAVING,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
 )
@@ -70,7 +71,7 @@ cdef void conn_read(UwsLoop* l, UwsBatch* b, UwsConn* c) noexcept nogil:
     """Receive once and deal with what came. b has room for it; the slot may be free afterwards."""
     cdef uint8_t* data = b.arena + b.used_bytes
     cdef ssize_t n
-    if c.state == UWS_S_OPEN and post_flooded(l) and _would_grow(c):
+    if (c.state == UWS_S_OPEN or c.state == UWS_S_LEAVING) and post_flooded(l) and _would_grow(c):
         conn_rest(l, c, UWS_FLOODED_TICKS)
         return
     n = l.io.recv(conn_index(l, c), data, _want(l, c))
@@ -88,6 +89,6 @@ cdef void conn_read(UwsLoop* l, UwsBatch* b, UwsConn* c) noexcept nogil:
         c.proto.heard = l.tick
         c.marks &= ~UWS_M_PINGED
         conn_frames(l, b, c, data, <size_t>n)
-    elif c.state == UWS_S_CLOSE_SENT or c.marks & UWS_M_LISTEN:
+    elif c.state == UWS_S_LEAVING or c.state == UWS_S_CLOSE_SENT or c.marks & UWS_M_LISTEN:
         conn_frames(l, b, c, data, <size_t>n)
     # Otherwise it is over, and what still comes is dropped.

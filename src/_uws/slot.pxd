@@ -16,6 +16,7 @@ from _uws.state cimport (
     UWS_S_DEAD,
     UWS_S_ENDING,
     UWS_S_FREE,
+    UWS_S_LEAVING,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UwsConn,
@@ -94,8 +95,8 @@ cdef inline UwsConn* conn_at(UwsLoop* l, int32_t index, uint32_t generation) noe
 
 cdef inline bint conn_takes(const UwsConn* c) noexcept nogil:
     """May a frame still be queued? Also while the end waits for the replies to the messages before it."""
-    return (c != NULL and (c.state == UWS_S_OPEN or c.state == UWS_S_ENDING) and not (c.flags & UWS_F_GONE)
-            and not (c.marks & UWS_M_SAID))
+    return (c != NULL and (c.state == UWS_S_OPEN or c.state == UWS_S_ENDING or c.state == UWS_S_LEAVING)
+            and not (c.flags & UWS_F_GONE) and not (c.marks & UWS_M_SAID))
 
 
 cdef inline void conn_order(UwsLoop* l) noexcept nogil:

@@ -55,7 +55,7 @@ cdef UwsSide* conn_side(UwsLoop* l, UwsConn* c) noexcept nogil:
         c.side = <UwsSide*>slab_take(&l.slab, sizeof(UwsSide), NULL)
         if c.side != NULL:
             # But for its last member, which nobody reads before it is written.
-            memset(c.side, 0, <size_t>(<uint8_t*>&c.side.pong - <uint8_t*>c.side))
+            memset(c.side, 0, <size_t>(<uint8_t*>&c.side.control - <uint8_t*>c.side))
     return c.side
 
 

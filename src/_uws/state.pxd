@@ -35,6 +35,7 @@ cdef enum UwsState:
     UWS_S_LINGER = 5          # nothing more to say: flush, FIN, drop what still comes in, until the peer's FIN
     UWS_S_DEAD = 6            # the transport is gone; the CLOSE event has not been consumed
     UWS_S_ASKING = 7          # the request is complete, and Python has been asked what to answer
+    UWS_S_LEAVING = 8         # we end it, but messages that came before are not delivered yet: replies still leave
 
 cdef enum UwsConnFlag:
     UWS_F_DIRTY = 1           # on the list of connections with something to flush
@@ -59,7 +60,7 @@ cdef enum UwsMark:
     UWS_M_SAID = 2            # our close frame is queued or sent: nothing may follow it
     UWS_M_HEARD = 4           # the peer's close frame has come
     UWS_M_RESET = 16          # RST has been sent
-    UWS_M_LISTEN = 8          # ... or is still looked for: we ended a connection that keeps to the protocol
+    UWS_M_LISTEN = 8          # ... or is still looked for: a callback raised, and the peer keeps to the protocol
     UWS_M_PINGED = 32         # our ping is out, and nothing has come since
     UWS_M_EXTRA = 64          # it has a row in UwsLoop.extra
     UWS_M_STRANGER = 128      # upgraded, but not authenticated yet
@@ -126,14 +127,15 @@ cdef struct UwsSide:
     int32_t slow_prev
     uint32_t waiters          # threads that wait for a message or for room
     uint32_t pong_at          # tick before which the pong that was put off may not leave; 0: any time
-    uint16_t reply_code       # of the close frame that we still owe; 0: none
+    uint16_t reply_code       # of the close frame that we owe; 0: none. It stays until on_close has been told
     uint8_t behind            # in the line of those whose queue waits for the kernel
     uint8_t high              # the queue has been above the high mark, and not down to the low one since
     uint8_t drain_due         # ... it is, and on_drain is to be called
     uint8_t held              # conn.pause(): no reading, no delivery
+    uint8_t is_cut            # what the kernel does not take at once is dropped, whole frames of it
     uint8_t pong_waits        # a pong was put off: the queue does not drain, or there were too many pings
-    uint8_t pong_len
-    uint8_t pong[125]
+    uint8_t control_len
+    uint8_t control[125]      # that pong's payload; at the end, while there is a reply_code, the peer's reason
 
 # The slot: all that an idle connection costs us.
 cdef struct UwsConn:
@@ -152,7 +154,7 @@ cdef struct UwsConn:
 cdef struct UwsExtra:
     UwsDeflate* deflate       # its own compression contexts; NULL: none is kept
     uint64_t expires_ms       # clock_ms at which its credential does, or a stranger has to be known: may be years ahead
-    uint32_t ends             # tick of max_lifetime; while draining, of its leaving
+    uint32_t ends             # tick of max_lifetime; while draining, of its leaving; then of its end, however it reads
     uint32_t spoke            # ... of its last message either way, where idle_timeout is set
     uint32_t subprotocol      # ids in the intern table: the subprotocol agreed on,
     uint32_t peer             # the address that a PROXY header gave: a sockaddr, and a byte that is 1 for TLS;

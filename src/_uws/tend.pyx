@@ -15,8 +15,7 @@
 # A request that is late, a close frame that is not answered and a FIN that does not come are life's: they belong to
 # other states. All of this goes on while Python is busy.
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
-from libc.string cimport strlen
+from libc.stdint cimport int32_t, uint64_t
 
 from _uws.clock cimport clock_ms
 from _uws.errs cimport UWS_OK
@@ -62,8 +61,6 @@ from _uws.wheel cimport UWS_TICK_MS, wheel_cancel, wheel_set
 
 cdef enum:
     NEVER = 0x7FFFFFFF            # ticks
-    GOING_AWAY = 1001
-    UNAUTHORIZED = 3000           # registered with IANA beside those of RFC 6455, section 7.4.2
 
 
 cdef inline uint32_t _ticks(uint32_t ms) noexcept nogil:
@@ -101,8 +98,8 @@ cdef int32_t _ticks_left(uint64_t at_ms) noexcept nogil:
     return <int32_t>min((at_ms - now) // UWS_TICK_MS + 1, <uint64_t>NEVER - 1)
 
 
-cdef bint _leave(UwsLoop* l, UwsConn* c, int cause, int code, const char* reason) noexcept nogil:
-    conn_leave(l, c, cause, <uint16_t>code, <const uint8_t*>reason, strlen(reason))
+cdef bint _leave(UwsLoop* l, UwsConn* c, int cause) noexcept nogil:
+    conn_leave(l, c, cause)
     return True
 
 
@@ -114,20 +111,16 @@ cdef bint _terms_end(UwsLoop* l, UwsConn* c, uint32_t now, int32_t* wait) noexce
     if x.expires_ms != 0:
         left = _ticks_left(x.expires_ms)
         if left <= 0:
-            if c.marks & UWS_M_STRANGER:
-                return _leave(l, c, UWS_C_UNAUTHENTICATED, UNAUTHORIZED, b"authentication timeout")
-            return _leave(l, c, UWS_C_EXPIRED, UNAUTHORIZED, b"credential expired")
+            return _leave(l, c, UWS_C_UNAUTHENTICATED if c.marks & UWS_M_STRANGER else UWS_C_EXPIRED)
         wait[0] = min(wait[0], left)
     if x.ends != 0:
         if _until(x.ends, now) <= 0:
-            if l.draining:
-                return _leave(l, c, UWS_C_DRAIN, l.drain_code, b"")
-            return _leave(l, c, UWS_C_LIFETIME, GOING_AWAY, b"maximum lifetime")
+            return _leave(l, c, UWS_C_DRAIN if l.draining else UWS_C_LIFETIME)
         wait[0] = min(wait[0], _until(x.ends, now))
     if l.limits.idle_timeout_ms != 0:
         idle = x.spoke + _ticks(l.limits.idle_timeout_ms)
         if _until(idle, now) <= 0:
-            return _leave(l, c, UWS_C_IDLE, GOING_AWAY, b"idle")
+            return _leave(l, c, UWS_C_IDLE)
         wait[0] = min(wait[0], _until(idle, now))
     return False
 

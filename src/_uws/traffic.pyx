@@ -51,6 +51,7 @@ from _uws.state cimport (
     UWS_S_CLOSE_SENT,
     UWS_S_ENDING,
     UWS_S_FREE,
+    UWS_S_LEAVING,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_W_MESSAGE,
@@ -70,21 +71,24 @@ cdef void _pong(UwsLoop* l, UwsConn* c, const UwsEvent* ping) noexcept nogil:
     cdef UwsSide* side
     cdef bint too_many
     l.count.pings += 1
-    if c.state != UWS_S_OPEN or c.flags & UWS_F_GONE:
+    if (c.state != UWS_S_OPEN and c.state != UWS_S_LEAVING) or c.flags & UWS_F_GONE:
         return
     side = conn_side(l, c)
     if side == NULL:
         conn_starve(l, c)
         return
-    too_many = l.limits.max_pings != 0 and c.proto.spare >= l.limits.max_pings
-    if too_many or side.out.bytes > PONG_BACKLOG_BYTES:
+    # Who is leaving has no count of his pings any more, and one pong for those that come together.
+    too_many = c.state == UWS_S_OPEN and l.limits.max_pings != 0 and c.proto.spare >= l.limits.max_pings
+    if too_many or c.state == UWS_S_LEAVING or side.out.bytes > PONG_BACKLOG_BYTES:
         # A peer that pings and does not read, or does little else than ping, gets one pong for all of its pings.
         side.pong_waits = 1
-        side.pong_len = <uint8_t>ping.len_bytes
-        memcpy(side.pong, ping.data, ping.len_bytes)
+        side.control_len = <uint8_t>ping.len_bytes
+        memcpy(side.control, ping.data, ping.len_bytes)
         l.count.pongs_put_off += 1
         if too_many:
             conn_remind(l, c)
+        elif c.state == UWS_S_LEAVING:
+            conn_dirty(l, c)
         return
     if l.limits.max_pings != 0:
         c.proto.spare += 1
@@ -117,7 +121,7 @@ cdef void _message(UwsLoop* l, UwsBatch* b, UwsConn* c, UwsEvent* event) noexcep
         l.count.messages_in += 1
     if c.marks & UWS_M_EXTRA:
         l.extra[c - l.table].spoke = l.tick
-    if c.state != UWS_S_OPEN or not (l.want & UWS_W_MESSAGE):
+    if (c.state != UWS_S_OPEN and c.state != UWS_S_LEAVING) or not (l.want & UWS_W_MESSAGE):
         if event.flags & UWS_EVF_OWNED:
             slab_give(&l.slab, event.data)
         return

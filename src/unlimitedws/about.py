@@ -172,8 +172,11 @@ class Roll:
                 if session is not None and about.session != session:
                     continue
                 conn = about.conn
-                if conn is not None and conn.is_open:
+                if conn is not None:
+                    # Also one that is closing: what is still queued for it is dropped.
                     conns.append(conn)
+                if conn is not None and conn.is_open:
+                    count += 1
                 elif not about._settled and about.revoked is None:
                     # Not open yet: it ends as soon as it is.
                     count += 1
@@ -181,7 +184,7 @@ class Roll:
             self._remember((user, session), now)
         for conn in conns:
             conn._end(CloseCause.REVOKED, code, reason)
-        return count + len(conns)
+        return count
 
     def _was_revoked(self, user: object, session: object, since: float) -> bool:
         if since < time.monotonic() - self.window:

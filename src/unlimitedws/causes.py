@@ -23,7 +23,7 @@ class CloseCause(IntEnum):
     LIMIT = 4
     """The peer went above a limit, or its incomplete message did for all together: 1009, 1008 or 1013."""
     CALLBACK = 5
-    """A callback raised: closed with 1011."""
+    """A callback raised: closed with 1011. Where the peer's close frame had been read by then it is `PEER`."""
     LOST = 6
     """The transport ended without a close frame: FIN, RST, or an error of the network."""
     ABORT = 7
@@ -44,9 +44,10 @@ class CloseCause(IntEnum):
     UNAUTHENTICATED = 14
     """It did not say in time who it is: closed with 3000."""
     EXPIRED = 15
-    """Its credential expired: closed with 3000."""
+    """Its credential expired: closed with 3000. What was queued for it and had not begun to leave was dropped."""
     REVOKED = 16
-    """`Server.disconnect` was called: closed with 3000, or the code that was given."""
+    """`Server.disconnect` was called: closed with 3000, or the code that was given. What was queued for it and had not
+    begun to leave was dropped."""
     MEMORY = 17
     """The server had no memory for it: closed with 1011."""
     DRAIN = 18

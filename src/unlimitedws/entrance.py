@@ -198,6 +198,11 @@ class Entrance:
         First take the credential out of force, then call this: whoever is being decided on meanwhile does not get
         in either, though the decision may have looked at what was in force before.
 
+        What was sent before leaves as far as the kernel takes it at once, and a message that has begun to leave is
+        finished. What else waits for a peer that does not read is dropped, as is what it sent and no callback has seen;
+        then comes the close frame, and all of it takes `close_timeout` at most. Connections that are closing already
+        lose their queue as well, until their `on_close`.
+
         Args:
             user, session: As `Accept` or `identify` said; equality counts. At least one.
             code: Close code, 3000 ("unauthorized") by default.

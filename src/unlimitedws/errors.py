@@ -17,8 +17,9 @@ class ConnectionClosed(UnlimitedWSError):
     """A connection was used that is closed, or whose close handshake has begun.
 
     Attributes:
-        code: Close code (RFC 6455, section 7.4.1); 1005 where the close frame had none, 1006 where there was
-            none.
+        code: Close code (RFC 6455, section 7.4.1): `Conn.close_code`, also where the end is known and `on_close` has
+            not been called yet. 1005 where the close frame had none, 1006 where there was none; while the peer's answer
+            is awaited, what `Conn.close` or `Server.disconnect` was called with.
         reason: What came with the code, often ``""``.
     """
 

@@ -243,8 +243,10 @@ class Options:
     # Closing
 
     close_timeout: Duration = 10.0
-    """From our close frame to the peer's, 10 s; then the connection is dropped. Also how long `stop` and
-    `run` give all connections together."""
+    """From our close frame to the peer's, 10 s; then the connection is dropped. Who still reads what was sent
+    before has longer, as long as some of it leaves within this time, and 4 KiB a second on average; who was
+    disconnected, or whose credential has expired, has not. Also how long `stop` and `run` give all connections
+    together."""
 
     drain_time: Duration = 20.0
     """Over which the connections are asked to leave when SIGTERM comes to `run`, 20 s: Kubernetes kills after 30, and

@@ -179,13 +179,13 @@ def test_what_was_sent_before_is_delivered_and_answered_first() -> None:
         conn.send(message)
 
     with running(on_message=slow) as engine:
-        client = engine.connect()
+        client, conn = engine.connect_conn()
         client.send_frame(TEXT, "one")
         wait(inside)
         client.send_frame(TEXT, "two")
         engine.wait_for(messages_in=2)
         engine.loop.drain(0, RESTART, True, 5000)
-        engine.wait_for(draining=1, connections=0)
+        wait_until(lambda: not conn.is_open, "it is asked to leave")
         gate.set()
         assert client.recv_message() == "one"
         assert client.recv_message() == "two"

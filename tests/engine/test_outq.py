@@ -361,3 +361,43 @@ def test_random_sends_drops_and_short_writes_leave_the_frames_of_a_plain_list(se
     assert queue.flush() == OK
     assert queue.sent() == b"".join(data for data, _ in model)[gone:]
     assert_clean(queue)
+
+
+# --- cutting ---
+
+
+def test_of_a_queue_that_is_cut_the_frame_that_has_begun_and_the_close_frame_are_left() -> None:
+    frames = [wire(2, blob(100, 1)), wire(9, b"ping"), wire(1, blob(300, 2)), wire(2, blob(20_000, 3))]
+    close = wire(8, b"\x03\xe8bye")
+    for left in (*range(420), 5_000, sum(map(len, frames)) - 1):
+        queue = Outq()
+        for opcode, payload in ((2, blob(100, 1)), (9, b"ping"), (1, blob(300, 2)), (2, blob(20_000, 3))):
+            queue.put_frame(opcode, payload)
+        queue.put_frame(8, b"\x03\xe8bye")
+        if left:
+            assert queue.flush([left]) == MORE
+        queue.cut()
+        begun = end = 0
+        while end < left:
+            end += len(frames[begun])
+            begun += 1
+        assert queue.queued == end - left + len(close)
+        assert queue.flush() == OK
+        assert queue.sent() == b"".join(frames[:begun]) + close
+        assert_clean(queue)
+
+
+@pytest.mark.parametrize("rest", [10, 40_000])
+def test_cutting_leaves_what_is_no_frame(rest: int) -> None:
+    queue = Outq()
+    # A response, or the end of a frame whose beginning left from where it was.
+    queue.put(blob(7))
+    queue.put(blob(rest, 1))
+    for i in range(50):
+        queue.put_frame(2, blob(500, i))
+    queue.cut()
+    assert queue.flush() == OK
+    assert queue.sent() == blob(7) + blob(rest, 1)
+    assert_clean(queue)
+    queue.cut()
+    assert_clean(queue)

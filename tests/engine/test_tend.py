@@ -184,15 +184,16 @@ def test_messages_that_wait_when_a_lifetime_ends_are_delivered_and_answered() ->
         conn.send(message)
 
     with running(max_lifetime_ms=300, on_message=slow) as engine:
-        client = engine.connect()
+        client, conn = engine.connect_conn()
         for i in range(3):
             client.send_frame(TEXT, str(i))
         wait(inside)
-        engine.wait_for(closed_by_lifetime=1)
+        wait_until(lambda: not conn.is_open, "the lifetime ends")
         gate.set()
         assert [client.recv_message() for _ in range(3)] == ["0", "1", "2"]
         assert client.recv_close().code == 1001
         client.close()
+        engine.wait_for(closed_by_lifetime=1)
         engine.wait_empty()
 
 

@@ -1,5 +1,5 @@
 # Window of the tests onto _uws.post and _uws.deliver: one loop without threads, whose every step the test takes.
-# Imported by tests/engine/test_post.py, test_deliver.py and test_loop.py.
+# Imported by tests/engine/test_post.py, test_deliver.py, test_life.py and test_loop.py.
 
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -24,23 +24,25 @@ from _uws.deliver cimport (
 from _uws.drain cimport loop_drain
 from _uws.errs cimport UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush, conn_flush_all
+from _uws.frame cimport UWS_OP_BINARY
 from _uws.hold cimport conn_hold, conn_release
-from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_end, conn_upgraded
+from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_leave, conn_raised, conn_upgraded
 from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init, loop_next_ms
 from _uws.memory cimport UWS_R_SLAB, UwsRange, memory_ranges
-from _uws.outq cimport outq_put
+from _uws.outq cimport outq_put, outq_put_frame
 from _uws.poller cimport poller_wait
 from _uws.post cimport post_drained, post_event, post_nudge, post_spill
 from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_DRAIN, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EVF_OWNED, UwsEvent
 from _uws.slab cimport slab_give, slab_held_bytes, slab_take
-from _uws.slot cimport conn_blocks, conn_index, conn_mute, conn_side
+from _uws.slot cimport conn_blocks, conn_index, conn_side, tick_now
 from _uws.slow cimport slow_first, slow_got_on, slow_leave
-from _uws.sock cimport UwsTransport, sock_writable
+from _uws.sock cimport UwsTransport, iovec, sock_writable
 from _uws.state cimport (
     UWS_BATCH_EVENTS,
     UWS_C_ABORT,
-    UWS_C_CALLBACK,
+    UWS_C_EXPIRED,
     UWS_C_LOCAL,
+    UWS_C_REVOKED,
     UWS_F_BUSY,
     UWS_F_PAUSED,
     UWS_F_PENDING,
@@ -58,7 +60,8 @@ from _uws.state cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from _uws.tend cimport tend_queues
+from _uws.tend cimport conn_timer, tend_queues
+from _uws.wheel cimport wheel_expire
 
 BATCH_EVENTS = UWS_BATCH_EVENTS
 DELIVER_NOTES = UWS_DELIVER_NOTES
@@ -86,6 +89,17 @@ cdef ssize_t _send_and_be_sent(int fd, const uint8_t* data, size_t len_bytes) no
     return <ssize_t>len_bytes
 
 
+# What a peer that reads slowly is to a loop: it takes so many bytes at a time.
+cdef size_t sip_bytes
+
+cdef ssize_t _sip(int fd, const uint8_t* data, size_t len_bytes) noexcept nogil:
+    return <ssize_t>min(len_bytes, sip_bytes)
+
+
+cdef ssize_t _sipv(int fd, iovec* parts, int n) noexcept nogil:
+    return <ssize_t>min(parts[0].iov_len, sip_bytes)
+
+
 cdef void _note_sent(int fd) noexcept nogil:
     global n_sent
     if n_sent < 64:
@@ -106,6 +120,7 @@ cdef class Delivery:
 cdef class Bare:
     cdef UwsLoop l
     cdef UwsBatch b
+    cdef UwsTransport slow
 
     def __cinit__(self, size_t max_inbox_bytes=1 << 20, uint32_t max_inbox_messages=1000,
                   size_t max_inbox_total_bytes=1 << 30, size_t max_buffered_bytes=1 << 20):
@@ -230,6 +245,14 @@ cdef class Bare:
         self.queue_bytes(fd, data)
         conn_dirty(&self.l, self.at(fd))
 
+    def queue_message(self, int fd, size_t len_bytes):
+        """A message of so many zero bytes."""
+        cdef UwsConn* c = self.at(fd)
+        cdef bytes data = bytes(len_bytes)
+        assert outq_put_frame(&conn_side(&self.l, c).out, &self.l.slab, UWS_OP_BINARY, 0, <const uint8_t*>data,
+                              len_bytes) == UWS_OK
+        conn_dirty(&self.l, c)
+
     def flush(self, int fd):
         conn_flush(&self.l, self.at(fd))
 
@@ -251,13 +274,42 @@ cdef class Bare:
     def close(self, int fd):
         assert conn_close(&self.l, self.at(fd), UWS_C_LOCAL, 1000, NULL, 0) == UWS_OK
 
+    def revoke(self, int fd):
+        """As server.disconnect() does."""
+        assert conn_close(&self.l, self.at(fd), UWS_C_REVOKED, 3000, NULL, 0) == UWS_OK
+
+    def expire(self, int fd):
+        conn_leave(&self.l, self.at(fd), UWS_C_EXPIRED)
+
+    def sip(self, size_t n):
+        """From now on peers take n bytes at a time."""
+        global sip_bytes
+        sip_bytes = n
+        self.slow = self.l.io[0]
+        self.slow.send = _sip
+        self.slow.sendv = _sipv
+        self.l.io = &self.slow
+
+    def queued_for(self, int fd):
+        cdef UwsConn* c = self.at(fd)
+        return 0 if c.side == NULL else c.side.out.bytes
+
+    def later(self, uint64_t ms):
+        """As if so much time had passed: run the timers that run out."""
+        cdef int32_t index
+        self.l.start_ms -= ms
+        tick_now(&self.l)
+        index = wheel_expire(&self.l.wheel, self.l.tick)
+        while index >= 0:
+            conn_timer(&self.l, &self.l.table[index])
+            index = wheel_expire(&self.l.wheel, self.l.tick)
+
     def abort(self, int fd):
         conn_abort(&self.l, self.at(fd), UWS_C_ABORT)
 
     def fail(self, int fd):
         """As where a callback of it has raised."""
-        conn_mute(&self.l, self.at(fd))
-        conn_end(&self.l, self.at(fd), UWS_C_CALLBACK, 1011, 1011, NULL, 0)
+        conn_raised(&self.l, self.at(fd))
 
     def drain(self, uint32_t over_ms):
         loop_drain(&self.l, over_ms, 1012, False, 1000)

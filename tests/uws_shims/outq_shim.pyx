@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from _uws.errs cimport UWS_E_NOMEM, UWS_E_SYS, UWS_MORE, UWS_OK
-from _uws.outq cimport outq_drop, outq_flush, outq_make_room, outq_put, outq_put_frame, outq_room
+from _uws.outq cimport outq_cut, outq_drop, outq_flush, outq_make_room, outq_put, outq_put_frame, outq_room
 from _uws.slab cimport UwsSlab, slab_destroy, slab_init, slab_used_bytes
 from _uws.sock cimport UWS_SOCK_AGAIN, UWS_SOCK_LOST, UwsTransport, iovec
 from _uws.state cimport UwsOutq
@@ -178,6 +178,9 @@ cdef class Outq:
     def make_room(self, size_t below_bytes, bint keep_deflated=False):
         """How many messages were dropped."""
         return outq_make_room(&self.q, &self.slab, below_bytes, keep_deflated)
+
+    def cut(self):
+        outq_cut(&self.q, &self.slab)
 
     def drop(self):
         outq_drop(&self.q, &self.slab)

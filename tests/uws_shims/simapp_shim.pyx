@@ -20,7 +20,7 @@ from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_OP_PING
 from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking, conn_peer
 from _uws.hold cimport conn_hold, conn_release
-from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_end, conn_goodbye, conn_refuse
+from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_goodbye, conn_raised, conn_refuse
 from _uws.outq cimport outq_put_frame
 from _uws.proto cimport (
     UWS_EVF_FINAL,
@@ -48,7 +48,7 @@ from _uws.send cimport (
     send_own,
     send_straight,
 )
-from _uws.slot cimport conn_at, conn_mute, conn_side, conn_takes, conn_trim
+from _uws.slot cimport conn_at, conn_side, conn_takes, conn_trim
 from _uws.sock cimport sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
@@ -56,8 +56,10 @@ from _uws.state cimport (
     UWS_C_LIMIT,
     UWS_C_LOCAL,
     UWS_C_LOST,
+    UWS_C_MEMORY,
     UWS_C_PEER,
     UWS_C_PROTOCOL,
+    UWS_C_REVOKED,
     UWS_M_MUTE,
     UWS_OVERFLOW_BLOCK,
     UWS_OVERFLOW_DROP_OLDEST,
@@ -72,6 +74,7 @@ from _uws.tend cimport conn_expires_in
 
 from uws_shims.simpeer_shim cimport (
     ASKS_WELL,
+    DISTRUSTED,
     NAMED_IN_BYTES,
     NAMED_IN_TEXT,
     PEER_LONGEST_BYTES,
@@ -220,7 +223,7 @@ cdef void _expire(World* w, Peer* p) noexcept nogil:
 
 
 cdef void _end(World* w, Peer* p, int how) noexcept nogil:
-    """conn.close(), conn.abort(), or a callback that raises."""
+    """conn.close(), conn.abort(), a callback that raises, or server.disconnect()."""
     cdef UwsConn* c
     pthread_mutex_lock(&w.l.lock)
     c = conn_at(&w.l, p.index, p.generation)
@@ -232,11 +235,15 @@ cdef void _end(World* w, Peer* p, int how) noexcept nogil:
         elif how == 1:
             w.k.trace("  abort of client %d", p.id)
             conn_abort(&w.l, c, UWS_C_ABORT)
-        else:
+        elif how == 2:
             w.k.trace("  a callback of client %d raises", p.id)
-            conn_mute(&w.l, c)
-            if c.state == UWS_S_OPEN:
-                conn_end(&w.l, c, UWS_C_CALLBACK, 1011, 1011, NULL, 0)
+            conn_raised(&w.l, c)
+        else:
+            w.k.trace("  client %d is disconnected", p.id)
+            if not conn_takes(c):
+                # Its close frame says why it was closed before, and what it has not got of the queue it does not get.
+                p.may_skip = 1
+            conn_close(&w.l, c, UWS_C_REVOKED, DISTRUSTED, NULL, 0)
     pthread_mutex_unlock(&w.l.lock)
 
 
@@ -295,7 +302,7 @@ cdef void _receive(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
 
 cdef void app_act(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
     """Something out of the ordinary; d: by a callback of it."""
-    cdef uint32_t which = w.k.below(13), _
+    cdef uint32_t which = w.k.below(14), _
     if which == 0:
         _end(w, p, 0)
     elif which == 1:
@@ -310,6 +317,8 @@ cdef void app_act(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
         _ping(w, p)
     elif which == 12:
         _expire(w, p)
+    elif which == 13:
+        _end(w, p, 3)
     elif which < 9 and d != NULL:
         _receive(w, p, d)
     else:
@@ -355,6 +364,11 @@ cdef uint32_t _said_by(const Peer* p, uint32_t sent) noexcept nogil:
     return n
 
 
+cdef inline bint _is_failed(int cause) noexcept nogil:
+    """Has the connection been failed, with a code of ours?"""
+    return cause == UWS_C_PROTOCOL or cause == UWS_C_LIMIT or cause == UWS_C_CALLBACK or cause == UWS_C_MEMORY
+
+
 cdef void _told_end(World* w, Peer* p, const UwsEvent* event, const UwsConn* c) noexcept nogil:
     """on_close: once, and for a reason that is one."""
     cdef bint ours = c.marks & UWS_M_MUTE or w.is_scarce
@@ -369,6 +383,8 @@ cdef void _told_end(World* w, Peer* p, const UwsEvent* event, const UwsConn* c) 
     w.totals.causes[event.cause] += 1
     if event.cause == UWS_C_PROTOCOL and not p.said_wrong:
         w.k.fail("client %d broke no rule, and is told %u", p.id, event.code)
+    if event.code != 1006 and not _is_failed(event.cause) and (not p.said_close or event.code != p.said_code):
+        w.k.fail("client %d: told %u, where it has said %u", p.id, event.code, p.said_code)
     if event.cause == UWS_C_LIMIT and not p.said_wrong and w.l.limits.max_partial_bytes > 1 << 20:
         w.k.fail("client %d went above no limit, and is told %u", p.id, event.code)
     if event.cause == UWS_C_PEER:
@@ -393,14 +409,14 @@ cdef void _closed(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     if c == NULL:
         w.k.fail("client %d: the slot is free before on_close", p.id)
     _told_end(w, p, event, c)
-    conn_goodbye(&w.l, c, event)
+    conn_goodbye(&w.l, c)
     pthread_mutex_unlock(&w.l.lock)
     if w.k.mishap(w.oddness):
         app_act(w, p, NULL)
     pthread_mutex_lock(&w.l.lock)
     c = conn_at(&w.l, d.index, d.generation)
     if c != NULL:
-        conn_goodbye(&w.l, c, event)
+        conn_goodbye(&w.l, c)
         conn_consumed(&w.l, c)
     pthread_mutex_unlock(&w.l.lock)
 

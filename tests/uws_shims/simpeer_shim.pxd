@@ -9,6 +9,7 @@ cdef enum:
     PEER_MESSAGES = 32            # at most
     PEER_LONGEST_BYTES = 20000
     PEER_OUT_BYTES = 65536        # of what it has composed and not sent: one message with its pings
+    DISTRUSTED = 3000             # close code of a credential's end
 
 cdef enum PeerPhase:
     PEER_TO_COME = 0
@@ -76,6 +77,7 @@ cdef struct Peer:
     uint8_t asked
     uint8_t finale_begun
     uint8_t said_close
+    uint16_t said_code
     uint32_t before_close         # messages
     uint8_t said_wrong
     uint8_t has_fin

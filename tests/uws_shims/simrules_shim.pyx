@@ -8,14 +8,18 @@ from _uws.post cimport post_near
 from _uws.state cimport (
     UWS_F_BUSY,
     UWS_F_COUNTED,
+    UWS_F_DIRTY,
     UWS_F_EOF,
     UWS_F_GONE,
+    UWS_F_OUT_ON,
     UWS_F_PAUSED,
     UWS_F_READY,
     UWS_O_RUNNER,
     UWS_S_ASKING,
     UWS_S_CLOSE_SENT,
+    UWS_S_ENDING,
     UWS_S_FREE,
+    UWS_S_LEAVING,
     UWS_S_LINGER,
     UWS_S_OPEN,
     UWS_S_UPGRADING,
@@ -34,6 +38,7 @@ cdef enum:
     # A client that compresses may say all that it ever says in one read.
     ALL_BYTES = PEER_MESSAGES * PEER_LONGEST_BYTES
     QUEUE_SLACK_BYTES = 40000     # a message beyond the limit, pongs, two close frames, the 101
+    CUT_BYTES = PEER_LONGEST_BYTES + 1024     # the rest of one message, the 101, a close frame
 
 
 cdef inline bint _waits_for_nothing(const UwsConn* c, const Peer* p) noexcept nogil:
@@ -98,7 +103,8 @@ cdef void rules_between_turns(World* w) noexcept nogil:
         if c.link.deadline != 0 and <int32_t>(c.link.deadline - w.l.wheel.now) <= 0:
             w.k.fail("descriptor %d has a timer for tick %u, and it is %u", i, c.link.deadline, w.l.wheel.now)
         if c.link.deadline == 0 and (c.state == UWS_S_UPGRADING or c.state == UWS_S_ASKING
-                                     or c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER):
+                                     or c.state == UWS_S_CLOSE_SENT or c.state == UWS_S_LINGER
+                                     or c.state == UWS_S_LEAVING):
             w.k.fail("descriptor %d is in state %u without a deadline", i, c.state)
         if c.side == NULL:
             continue
@@ -109,6 +115,13 @@ cdef void rules_between_turns(World* w) noexcept nogil:
         if c.side.out.bytes != _queued(c.side.out.head):
             w.k.fail("descriptor %d: %zu bytes are queued, %zu are counted", i, _queued(c.side.out.head),
                      c.side.out.bytes)
+        if c.side.is_cut:
+            if not (c.flags & UWS_F_DIRTY) and c.side.out.bytes > CUT_BYTES:
+                w.k.fail("descriptor %d: %zu bytes are queued for who is not trusted", i, c.side.out.bytes)
+            if c.link.deadline != 0 and c.flags & UWS_F_OUT_ON and c.state != UWS_S_ENDING \
+                    and <int32_t>(c.link.deadline - w.l.extra[i].ends) > 0:
+                w.k.fail("descriptor %d: who is not trusted stays until tick %u, and not %u", i, c.link.deadline,
+                         w.l.extra[i].ends)
         if c.side.out.bytes > w.l.limits.max_buffered_bytes + QUEUE_SLACK_BYTES:
             w.k.fail("descriptor %d: %zu bytes are queued", i, c.side.out.bytes)
         if c.side.inbox.bytes > w.l.limits.max_inbox_bytes + TWO_READS_BYTES + ALL_BYTES * w.l.limits.deflate.enabled:

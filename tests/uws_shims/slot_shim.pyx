@@ -98,7 +98,7 @@ cdef class Table:
 
     def side(self, int32_t index):
         """Whether the block is the one that was there before; None if there was none and it is all zero, but for the
-        pong that is written before it is read."""
+        payload that is written before it is read."""
         cdef UwsConn* c = self._conn(index)
         cdef UwsSide* before = c.side
         cdef UwsSide* side = conn_side(self.loop, c)
@@ -106,7 +106,7 @@ cdef class Table:
         assert side != NULL and c.side == side
         if before != NULL:
             return side == before
-        for i in range(<size_t>(<uint8_t*>&side.pong - <uint8_t*>side)):
+        for i in range(<size_t>(<uint8_t*>&side.control - <uint8_t*>side)):
             assert (<uint8_t*>side)[i] == 0, i
         return None
 
@@ -115,8 +115,8 @@ cdef class Table:
         cdef UwsSide* side = self._conn(index).side
         assert side != NULL
         side.dirty_next = side.ready_next = -1
-        side.pong_len = 125
-        memset(side.pong, 0xEE, sizeof(side.pong))
+        side.control_len = 125
+        memset(side.control, 0xEE, sizeof(side.control))
 
     def has_side(self, int32_t index):
         return self._conn(index).side != NULL
