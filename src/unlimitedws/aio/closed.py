@@ -28,15 +28,6 @@ __all__ = [
 _OK = frozenset({1000, 1001, 1005})
 _NO_CLOSE_FRAME = 1006
 
-# With which code the engine closes connections by itself, and goes on listening for the peer's answer.
-_ENGINES = {
-    CloseCause.SHUTDOWN: 1001,
-    CloseCause.IDLE: 1001,
-    CloseCause.LIFETIME: 1001,
-    CloseCause.EXPIRED: 3000,
-    CloseCause.REVOKED: 3000,
-    CloseCause.UNAUTHENTICATED: 3000,
-}
 # Where the peer is failed (RFC 6455, section 7.1.7): the code is ours, and nobody waits for an answer.
 _FAILED = frozenset({CloseCause.PROTOCOL, CloseCause.LIMIT, CloseCause.CALLBACK, CloseCause.MEMORY})
 
@@ -109,25 +100,20 @@ def closed_by(conn: Conn, said: Close | None) -> ConnectionClosed:
     code = _NO_CLOSE_FRAME if conn.close_code is None else conn.close_code
     reason = conn.close_reason or ""
     cause = conn.close_cause
-    peers = None if code == _NO_CLOSE_FRAME else Close(code, reason)
-    rcvd: Close | None = None
     sent = said
+    if sent is None and conn._sent is not None:
+        # `conn.close`, `Server.disconnect`, a deadline, the server's end.
+        sent = Close(*conn._sent)
+    rcvd: Close | None = None
     first: bool | None = None
-    if cause is CloseCause.PEER:
-        rcvd = peers
-        # The engine repeats the peer's code (RFC 6455, section 5.5.1).
-        sent = None if peers is None else Close(code, "")
-        first = None if peers is None else True
-    elif cause is CloseCause.LOCAL or cause is CloseCause.DRAIN or cause in _ENGINES:
-        rcvd = peers
-        if cause is CloseCause.DRAIN:
-            # With whatever code `drain` was asked for: the peer's answer repeats it.
-            sent = Close(1012 if peers is None else peers.code, "")
-        elif sent is None and cause in _ENGINES:
-            sent = Close(_ENGINES[cause], "")
-        first = None if rcvd is None or sent is None else False
-    elif cause in _FAILED:
-        sent = Close(code, reason)
+    if cause in _FAILED:
+        sent = sent or Close(code, reason)
+    elif code != _NO_CLOSE_FRAME:
+        rcvd = Close(code, reason)
+        first = cause is CloseCause.PEER
+        if sent is None:
+            # The engine repeats the peer's code (RFC 6455, section 5.5.1).
+            sent = Close(code, "")
     is_ok = rcvd is not None and sent is not None and rcvd.code in _OK and sent.code in _OK
     kind = ConnectionClosedOK if is_ok else ConnectionClosedError
     return kind(rcvd, sent, first, code, reason)

@@ -256,6 +256,78 @@ def test_drained_connection_tells_both_close_frames(loop: str, code: int) -> Non
     run(loop, main())
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["answers", "never answers"])
+@pytest.mark.parametrize("unread", [0, 60], ids=["nothing unread", "messages unread"])
+def test_handler_hears_what_the_client_said_when_its_lifetime_ends(unread: int, answers: bool) -> None:
+    async def main() -> None:
+        ends: asyncio.Queue[ConnectionClosed] = asyncio.Queue()
+        late = asyncio.Event()
+        received = 0
+
+        async def handler(connection: ServerConnection) -> None:
+            nonlocal received
+            await late.wait()
+            with pytest.raises(ConnectionClosed) as raised:
+                while True:
+                    await connection.recv()
+                    received += 1
+            ends.put_nowait(raised.value)
+
+        async with serve(handler, "127.0.0.1", 0, max_lifetime=0.3, close_timeout=0.3 if not answers else 60) as server:
+            ws = await asyncio.to_thread(RawClient, port_of(server))
+            for _ in range(unread):
+                ws.send_frame(TEXT, "x")
+            # Where it may wait, the engine is not read beyond `max_queue`, and the rest is unread in the engine.
+            assert await asyncio.to_thread(ws.recv_close) == (1001, "maximum lifetime")
+            if answers:
+                ws.send_close(1001, "so be it")
+            late.set()
+            end = await ends.get()
+            ws.close()
+        assert received == unread
+        assert end.sent == Close(1001, "maximum lifetime")
+        assert (end.rcvd, end.rcvd_then_sent) == ((Close(1001, "so be it"), False) if answers else (None, None))
+        assert (end.code, end.reason) == ((1001, "so be it") if answers else (1006, ""))
+        assert isinstance(end, ConnectionClosedOK) == answers
+
+    run("asyncio", main())
+
+
+@pytest.mark.parametrize("how", ["disconnect", "drain", "close", "expiry"])
+def test_exception_says_what_we_have_sent_where_the_client_never_answers(how: str) -> None:
+    words = {
+        "disconnect": (4001, "out"),
+        "drain": (1001, ""),
+        "close": (4000, "done"),
+        "expiry": (3000, "credential expired"),
+    }
+
+    async def main() -> None:
+        ends: asyncio.Queue[ConnectionClosed] = asyncio.Queue()
+
+        async def handler(connection: ServerConnection) -> None:
+            expires = time.time() + 0.1 if how == "expiry" else None
+            server.server.identify(connection.conn, user="alice", expires=expires)
+            if how == "disconnect":
+                server.server.disconnect(user="alice", code=4001, reason="out")
+            elif how == "drain":
+                server.server.drain(over=0, code=1001, jitter=False, wait=False)
+            elif how == "close":
+                await connection.close(4000, "done")
+            with pytest.raises(ConnectionClosed) as raised:
+                await connection.recv()
+            ends.put_nowait(raised.value)
+
+        async with serve(handler, "127.0.0.1", 0, close_timeout=0.2) as server:
+            ws = await asyncio.to_thread(RawClient, port_of(server))
+            assert await asyncio.to_thread(ws.recv_close) == words[how]
+            end = await ends.get()
+            ws.close()
+        assert (end.rcvd, end.sent, end.rcvd_then_sent, end.code) == (None, Close(*words[how]), None, 1006)
+
+    run("asyncio", main())
+
+
 def test_a_server_that_was_not_closed_is_when_its_loop_ends(script: Callable[[str], Program]) -> None:
     program = script(
         """
