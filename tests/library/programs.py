@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds after which a test has failed: long, because it costs nothing while all is well."""
 
 # A shell that runs the tests in the background has SIGINT ignored, and its children inherit that.
