@@ -13,6 +13,8 @@ import pytest
 import unlimitedws
 from unlimitedws import loadgen
 
+pytest.importorskip("hdrh", reason="the load generator needs hdrhistogram")
+
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pty
@@ -17,6 +18,9 @@ from raw_server import RawServer, Talk, echo
 SRC = Path(__file__).resolve().parents[2] / "src"
 ENV = {**os.environ, "PYTHONPATH": str(SRC), "TERM": "xterm", "COLUMNS": "200"}
 COMMAND = [sys.executable, "-m", "unlimitedws", "bench"]
+needs_histogram = pytest.mark.skipif(
+    importlib.util.find_spec("hdrh") is None, reason="the load generator needs hdrhistogram"
+)
 
 
 def bench(*args: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +31,7 @@ def url_of(server: EchoServer) -> str:
     return f"ws://127.0.0.1:{server.port}/"
 
 
+@needs_histogram
 def test_a_person_gets_a_summary_and_lines_of_progress(echo_server: EchoServer) -> None:
     done = bench(
         url_of(echo_server), "-c", "20", "-d", "200ms", "-w", "0.1s", "-p", "2", "-s", "1k", "--text"
@@ -42,6 +47,7 @@ def test_a_person_gets_a_summary_and_lines_of_progress(echo_server: EchoServer) 
     assert phases[0] == "connecting" and "measuring" in phases
 
 
+@needs_histogram
 def test_a_program_gets_an_object(echo_server: EchoServer) -> None:
     done = bench(url_of(echo_server), "-c", "5", "-d", "200ms", "-w", "0", "--json", "-q", "--rate", "200")
     assert (done.returncode, done.stderr) == (0, "")
@@ -52,6 +58,7 @@ def test_a_program_gets_an_object(echo_server: EchoServer) -> None:
     assert result["offered"] == int(200 * result["seconds"])
 
 
+@needs_histogram
 def test_the_handshake_is_told_what_it_says() -> None:
     heads: list[bytes] = []
 
@@ -73,6 +80,7 @@ def test_the_handshake_is_told_what_it_says() -> None:
         assert line in heads[0].split(b"\r\n")
 
 
+@needs_histogram
 def test_errors_are_listed_and_end_with_1() -> None:
     def serve(talk: Talk) -> None:
         talk.hear_request()
@@ -84,6 +92,7 @@ def test_errors_are_listed_and_end_with_1() -> None:
     assert done.stdout.splitlines()[-1] == "errors        3 refused with 403 Forbidden"
 
 
+@needs_histogram
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -103,6 +112,7 @@ def test_what_is_wrong_is_said_and_ends_with_2(args: list[str], says: str) -> No
     assert says in done.stderr and "Traceback" not in done.stderr
 
 
+@needs_histogram
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_it_in_order_with_what_there_is(number: signal.Signals) -> None:
     closes: list[int] = []
@@ -132,6 +142,7 @@ def test_ctrl_c_ends_it_in_order_with_what_there_is(number: signal.Signals) -> N
     assert closes == [1000] * 4
 
 
+@needs_histogram
 def test_on_a_terminal_there_is_a_bar() -> None:
     ours, theirs = pty.openpty()
     with RawServer(echo) as server:

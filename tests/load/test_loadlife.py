@@ -9,6 +9,8 @@ from raw_server import RawServer, Talk
 
 from unlimitedws import loadgen
 
+pytest.importorskip("hdrh", reason="the load generator needs hdrhistogram")
+
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
 

@@ -15,6 +15,8 @@ from raw_server import RawServer, Talk, echo, frame
 import unlimitedws
 from unlimitedws import loadgen
 
+pytest.importorskip("hdrh", reason="the load generator needs hdrhistogram")
+
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 QUICK = {"connections": 3, "duration": 0.1, "warmup": 0.0, "reply_timeout": 5.0}
 

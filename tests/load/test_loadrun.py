@@ -17,6 +17,8 @@ from raw_server import RawServer, Talk, frame
 import unlimitedws
 from unlimitedws import loadgen
 
+pytest.importorskip("hdrh", reason="the load generator needs hdrhistogram")
+
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 SRC = Path(__file__).resolve().parents[2] / "src"
 

@@ -13,6 +13,8 @@ from raw_server import RawServer, Talk, echo, frame
 
 from unlimitedws import loadgen
 
+pytest.importorskip("hdrh", reason="the load generator needs hdrhistogram")
+
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 QUICK: dict[str, Any] = {"connections": 2, "duration": 0.2, "warmup": 0.0, "reply_timeout": 5.0}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import Any
 
@@ -9,6 +10,10 @@ import pytest
 
 from unlimitedws.loadgen import LoadError, LoadOptions, Run, Target
 from unlimitedws.loadgen.target import addresses, request, spread
+
+needs_histogram = pytest.mark.skipif(
+    importlib.util.find_spec("hdrh") is None, reason="the load generator needs hdrhistogram"
+)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], says: str) -> 
         LoadOptions("ws://h/", **options)
 
 
+@needs_histogram
 def test_what_cannot_be_done_from_here_is_said_before_it_begins() -> None:
     with pytest.raises(LoadError, match="--source"):
         Run(LoadOptions("ws://192.0.2.1/", connections=200_000))

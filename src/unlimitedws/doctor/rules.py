@@ -3,6 +3,7 @@ what the figures rest on stands in docs/tuning.md."""
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -30,8 +31,9 @@ LOOP_DESCRIPTORS = 24
 TABLE_BYTES = 96
 """Address space that a loop reserves for each descriptor its process may ever have, at the start."""
 
-BASE_BYTES = 128 << 20
-"""Address space of a server beside its table, its thread stacks not counted."""
+BASE_BYTES = (128 << 20) + ((1 << 30) if sysconfig.get_config_var("Py_GIL_DISABLED") else 0)
+"""Address space of a server beside its table, its thread stacks not counted. Without a GIL Python has an allocator that
+reserves a GiB at once."""
 
 MEMORY_SHARE = 0.9
 """Of the memory that can be had: the rest is for what is sent and received, and for everybody else."""
