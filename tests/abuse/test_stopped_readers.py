@@ -5,6 +5,8 @@ from __future__ import annotations
 import abuse
 import pytest
 
+pytest.importorskip("hdrh", reason="the load generator needs hdrhistogram")
+
 # What may wait for one of them and the chunk that it is in, twice, for what is not used of both; and what a process
 # that sends that much needs anyway.
 MOST_MIB_EACH = 2 * (128 + 16) / 1024
