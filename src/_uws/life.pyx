@@ -339,10 +339,10 @@ cdef void conn_left(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef void conn_raised(UwsLoop* l, UwsConn* c) noexcept nogil:
     """A callback of c has raised: its messages are dropped, and the peer is told 1011, also where its close frame has
-    been read before: what came before that has not been dealt with. Only where our close frame is on the way it says
-    what it says."""
+    been read before: what came before that has not been dealt with. Where we end it already, and say why, that stands:
+    SystemExit stops the server first, and whoever raised it is told 1001 like all others."""
     conn_mute(l, c)
-    if c.state == UWS_S_OPEN or c.state == UWS_S_LEAVING:
+    if c.state == UWS_S_OPEN:
         conn_end(l, c, UWS_C_CALLBACK, INTERNAL_ERROR, INTERNAL_ERROR, NULL, 0)
     elif c.state == UWS_S_ENDING and c.marks & UWS_M_HEARD and c.side != NULL and c.side.reply_code != 0:
         c.side.reply_code = INTERNAL_ERROR

@@ -66,7 +66,6 @@ from _uws.state cimport (
     UWS_SCRATCH_EVENTS,
     UWS_S_ASKING,
     UWS_S_FREE,
-    UWS_S_OPEN,
     UWS_TOLD_DRAIN,
     UWS_TOLD_LEAVE,
     UWS_TOLD_LOOK,
@@ -385,8 +384,7 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
 
 cdef inline bint _has_time(const UwsLoop* l, const UwsConn* c) noexcept nogil:
     """May what c sent be read now, or has it to wait until everybody else's has been?"""
-    return (not (c.proto.flags & UWS_P_WINDOW) or c.state != UWS_S_OPEN
-            or (l.inflating < UWS_HEAVY_BYTES and not conn_heavy(l, c)))
+    return not (c.proto.flags & UWS_P_WINDOW) or (l.inflating < UWS_HEAVY_BYTES and not conn_heavy(l, c))
 
 
 cdef void _catch_up(UwsLoop* l, UwsBatch* b) noexcept nogil:

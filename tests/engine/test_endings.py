@@ -126,7 +126,7 @@ def test_callback_that_does_not_return_holds_our_close_frame_up_for_a_second_and
 # --- a callback that raises ---
 
 
-@pytest.mark.parametrize("when", ["before", "behind", "leaving"])
+@pytest.mark.parametrize("when", ["before", "behind"])
 def test_peer_hears_1011_whether_its_close_frame_was_read_before_the_callback_raised_or_not(when: str) -> None:
     inside, gate = threading.Event(), threading.Event()
 
@@ -135,16 +135,13 @@ def test_peer_hears_1011_whether_its_close_frame_was_read_before_the_callback_ra
         wait(gate)
         raise ValueError(message)
 
-    lifetime_ms = 200 if when == "leaving" else 0
-    with running(on_message=fail, max_lifetime_ms=lifetime_ms, expect_failures=True) as engine:
+    with running(on_message=fail, expect_failures=True) as engine:
         client, conn = engine.connect_conn()
         client.send(raw.frame(TEXT, "1") + raw.frame(TEXT, "2"))
         wait(inside)
         if when == "before":
             client.send_close(4321, "bye")
             engine.wait_for(closed_by_peer=1)
-        elif when == "leaving":
-            wait_until(lambda: not conn.is_open, "the lifetime ends")
         gate.set()
         assert client.recv_close().code == 1011
         client.send_close(4321, "bye")
@@ -156,6 +153,29 @@ def test_peer_hears_1011_whether_its_close_frame_was_read_before_the_callback_ra
         assert engine.failures.empty()
         client.close()
         engine.wait_empty()
+
+
+def test_who_is_asked_to_leave_is_told_why_though_a_callback_raises() -> None:
+    inside, gate = threading.Event(), threading.Event()
+
+    def fail(conn: Any, message: Any) -> None:
+        inside.set()
+        wait(gate)
+        raise ValueError(message)
+
+    with running(on_message=fail, max_lifetime_ms=200, expect_failures=True) as engine:
+        client, conn = engine.connect_conn()
+        client.send(raw.frame(TEXT, "1") + raw.frame(TEXT, "2"))
+        wait(inside)
+        wait_until(lambda: not conn.is_open, "the lifetime ends")
+        gate.set()
+        assert client.recv_close() == (1001, "maximum lifetime")
+        client.send_close(4321, "bye")
+        assert engine.end() == (4321, "bye")
+        assert conn.close_cause is CloseCause.LIFETIME
+        # What came behind the message is dropped.
+        assert str(take(engine.failures).exc) == "1"
+        assert engine.failures.empty()
 
 
 def test_close_frame_that_is_ours_already_says_what_it_says_when_a_callback_raises() -> None:
