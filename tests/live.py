@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -239,9 +240,24 @@ class Live:
 
     def connect(self, **options: Any) -> RawClient:
         """Return a raw client that has done its handshake (options: see RawClient)."""
-        client = RawClient(self.port, **options)
+        handshake, path = options.pop("handshake", True), options.pop("path", "/")
+        headers = options.pop("headers", ())
+        client = RawClient(self.port, handshake=False, **options)
         self._clients.append(client)
+        self._forget(client.address)
+        if handshake:
+            client.handshake(path, headers)
         return client
+
+    def _forget(self, address: tuple[str, int]) -> None:
+        """Drop what was noted of an earlier client with this address, of whom nobody has asked: the kernel gives ports
+        out again, and a server that several tests share has seen many."""
+        with self.opened.mutex:
+            left = [conn for conn in self.opened.queue if tuple(conn.remote_addr) != address]
+            self.opened.queue = deque(left)
+        with self.ended.mutex:
+            ended = [one for one in self.ended.queue if tuple(one.conn.remote_addr) != address]
+            self.ended.queue = deque(ended)
 
     def connect_conn(self, **options: Any) -> tuple[RawClient, Any]:
         """Return a client and the server's conn for it."""
