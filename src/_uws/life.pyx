@@ -231,13 +231,18 @@ cdef void _distrust(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 # ---- closing
 
-cdef int _say_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
-                    size_t len_bytes) noexcept nogil:
-    """Queue our close frame, and await the peer's where it has not come. UWS_OK or UWS_E_NOMEM."""
+cdef int _put_close(UwsLoop* l, UwsConn* c, uint16_t code, const uint8_t* reason, size_t len_bytes) noexcept nogil:
+    """Queue a close frame; the caller has made sure of the side block. UWS_OK or UWS_E_NOMEM."""
     cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
     cdef size_t n = close_frame(frame, code, reason, len_bytes)
     # A frame among frames, from behind its header of two bytes: those before it can still be told apart, and dropped.
-    if conn_side(l, c) == NULL or outq_put_frame(&c.side.out, &l.slab, UWS_OP_CLOSE, 0, frame + 2, n - 2) != UWS_OK:
+    return outq_put_frame(&c.side.out, &l.slab, UWS_OP_CLOSE, 0, frame + 2, n - 2)
+
+
+cdef int _say_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
+                    size_t len_bytes) noexcept nogil:
+    """Queue our close frame, and await the peer's where it has not come. UWS_OK or UWS_E_NOMEM."""
+    if conn_side(l, c) == NULL or _put_close(l, c, code, reason, len_bytes) != UWS_OK:
         return UWS_E_NOMEM
     c.marks |= UWS_M_SAID
     conn_dirty(l, c)
@@ -437,8 +442,6 @@ cdef void _tell_again(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 cdef void conn_goodbye(UwsLoop* l, UwsConn* c) noexcept nogil:
     """ENDING -> LINGER: the messages before the end are dealt with, or take too long, so say what is left to say."""
-    cdef uint8_t frame[UWS_CLOSE_FRAME_BYTES]
-    cdef size_t n
     if c.state != UWS_S_ENDING:
         return
     c.state = UWS_S_LINGER
@@ -448,8 +451,7 @@ cdef void conn_goodbye(UwsLoop* l, UwsConn* c) noexcept nogil:
     # There is one close frame from each side (section 5.5.1).
     if c.side.reply_code != 0 and not (c.marks & UWS_M_SAID) and not (c.flags & UWS_F_GONE):
         c.marks |= UWS_M_SAID
-        n = close_frame(frame, c.side.reply_code, NULL, 0)
-        if outq_put_frame(&c.side.out, &l.slab, UWS_OP_CLOSE, 0, frame + 2, n - 2) != UWS_OK:
+        if _put_close(l, c, c.side.reply_code, NULL, 0) != UWS_OK:
             conn_drop(l, c)
             return
     if c.flags & UWS_F_CLOSE_DONE:
