@@ -101,9 +101,9 @@ def closed_by(conn: Conn, said: Close | None) -> ConnectionClosed:
     reason = conn.close_reason or ""
     cause = conn.close_cause
     sent = said
-    if sent is None and conn._sent is not None:
+    if sent is None and (ours := conn._sent) is not None:
         # `conn.close`, `Server.disconnect`, a deadline, the server's end.
-        sent = Close(*conn._sent)
+        sent = Close(*ours)
     rcvd: Close | None = None
     first: bool | None = None
     if cause in _FAILED:
