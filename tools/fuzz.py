@@ -8,8 +8,8 @@ clang compiles what Cython makes of the floors, and the harnesses, with coverage
 UndefinedBehaviorSanitizer; a program around Python and libFuzzer (tests/fuzz/driver.c) loads them. Wanted: clang and
 its libraries of the sanitizers (Debian 12: clang-14, libclang-rt-14-dev). CLANG names another one.
 
-In build/fuzz: corpora that grow from run to run, logs, and in findings/ the inputs on which something was wrong.
-Exits 1 where there is such a one.
+In build/fuzz: corpora that grow from run to run, logs, and in findings/ the inputs on which something was wrong, which
+are printed in hex as well. Exits 1 where there is such a one.
 """
 
 from __future__ import annotations
@@ -222,11 +222,15 @@ def described(outcome: Outcome) -> str:
     return f"{outcome.name:10} {done:>12} {rate_text:>9} {edges:>6} {features:>9} {inputs:>7}  {finding}"
 
 
+ARTIFACT = re.compile(r"Test unit written to (.*)")
+
+
 def complaint(outcome: Outcome) -> str:
-    """What was wrong, as the log has it."""
+    """What was wrong, as the log has it, and with which input: the machine that found it may be gone tomorrow."""
     text = outcome.log.read_text(errors="replace")
-    begin = BEGINNING.search(text)
-    return text[begin.start() if begin else -4000 :][:8000]
+    begin, artifact = BEGINNING.search(text), ARTIFACT.search(text)
+    data = Path(artifact[1]).read_bytes().hex() if artifact else "none was written"
+    return f"{text[begin.start() if begin else -4000 :][:8000]}\ninput: {data}"
 
 
 def fuzz(names: list[str], seconds: int, jobs: int) -> int:

@@ -298,8 +298,10 @@ def client(_one: int, _two: int, seed: int, body: bytes) -> None:
 SLOW_BYTES = 4096
 
 
-def compare_inflated(status: int, message: bytes, raw: bytes, window: bytes, limit: int) -> reading.Inflated | None:
-    """None: the oracle would take too long."""
+def compare_inflated(
+    status: int, message: bytes, raw: bytes, window: bytes, limit: int, bits: int = 15
+) -> reading.Inflated | None:
+    """bits: of the window that was agreed on. None: the oracle would take too long."""
     said = reading.by_zlib(raw, window, limit)
     if len(said.payload) <= SLOW_BYTES:
         said = reading.inflated(raw, window, limit)
@@ -313,7 +315,8 @@ def compare_inflated(status: int, message: bytes, raw: bytes, window: bytes, lim
     else:
         # What zlib was shown behind a message that is cut may have made it longer than it is.
         is_whole = said.good and (not is_long or before_damage(raw, window)[1])
-        same((status, is_whole), (fuzz_frames_shim.E_DEFLATE, False), "damaged")
+        is_agreed = is_whole and inflate_oracle.inflate(raw, window).farthest <= 1 << bits
+        same((status, is_agreed), (fuzz_frames_shim.E_DEFLATE, False), "damaged")
     return said
 
 
@@ -336,7 +339,7 @@ def inflate(one: int, two: int, seed: int, body: bytes) -> None:
     window = b""
     said = fuzz_frames_shim.inflate_in_turn([body[:at], body[at:]], limit, bits)
     for raw, (status, message) in zip((body[:at], body[at:]), said, strict=False):
-        found = compare_inflated(status, message, raw, window, limit)
+        found = compare_inflated(status, message, raw, window, limit, bits)
         # Whether zlib sees that a match reaches back farther than was agreed hangs on where its window stands.
         if status != fuzz_frames_shim.OK or found is None or found.farthest > 1 << bits:
             break
