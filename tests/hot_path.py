@@ -8,7 +8,6 @@ which ones an echo really runs, and wants them all to be here.
 NO_PYTHON = {
     "accept.pyx": "accept_batch _take_in",
     "clock.pxd": "clock_us clock_ms",
-    "conn.pxd": "conn_io_timeout",
     "deliver.pyx": "deliver_begin deliver_done deliver_held deliver_look deliver_next_note",
     "deflate.pyx": "deflate_negotiate",
     "flush.pxd": "conn_flush_all",
@@ -50,11 +49,11 @@ PYTHON = {
     "conn.pyx": {
         "Conn.__dealloc__": (2, 4),
         "Conn.send": (3, 61),
-        "Conn._send": (5, 59),
         "conn_make": (2, 6),
         "conn_new": (3, 9),
-        "conn_write": (10, 80),
-        "_check": (0, 0),
+        "conn_write": (6, 12),
+        "_write": (1, 11),
+        "_write_buffer": (5, 41),
     },
     "conn.pxd": {"conn_runs_here": (0, 0)},
     "core.pyx": {"Loop.run": (8, 126), "Loop._staff": (1, 2)},
@@ -74,4 +73,6 @@ PYTHON = {
         "write_server_text": (2, 46),
         "write_server_binary": (2, 43),
     },
+    "write.pxd": {"write_io_timeout": (0, 0)},
+    "write.pyx": {"write_message": (4, 56)},
 }

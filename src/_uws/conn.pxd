@@ -3,26 +3,11 @@
 
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from _uws.atomic cimport atomic_read
 from _uws.deliver cimport UwsDelivery
 from _uws.state cimport UWS_F_PINNED, UwsConn, UwsLoop
-
-
-# Which messages are compressed, where the client has agreed to it.
-cdef enum:
-    COMPRESS_NEVER
-    COMPRESS_LONG                 # those above the threshold
-    COMPRESS_ALWAYS
-
-cdef enum:
-    UWS_FOR_EVER_SHIFT = 60       # 36,000 years of microseconds
-
-
-cdef inline uint64_t conn_io_timeout(const UwsLoop* l) noexcept nogil:
-    """In microseconds."""
-    return l.limits.io_timeout_us if l.limits.io_timeout_us != 0 else <uint64_t>1 << UWS_FOR_EVER_SHIFT
 
 
 cdef extern from *:
@@ -56,10 +41,6 @@ cdef class Conn:
     cdef tuple memory                 # what _known() knew, for those who hold it beyond the end
     cdef object about                 # who it is, of the library's
 
-    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes, int compress) except -1
-    cdef bint _has_nothing_to_follow(self) noexcept
-    cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept
-    cdef int _wait_room(self, uint64_t deadline_us) except -1
     cdef int _ended(self, tuple end) except -1
     cdef object _gone(self)
     cdef object _known(self, int what)

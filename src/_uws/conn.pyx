@@ -9,11 +9,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from _uws.clock cimport clock_us
-from _uws.deflate cimport deflater_run
-from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, deliver_wait_room
-from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_MORE, UWS_OK
-from _uws.flush cimport conn_flush
+from _uws.errs cimport UWS_E_ARG, UWS_E_NOMEM, UWS_OK
 from _uws.frame cimport (
     UWS_MAX_CONTROL_BYTES,
     UWS_MAX_REASON_BYTES,
@@ -29,21 +25,6 @@ from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_abort, conn_close, conn_end, conn_words
 from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.lock cimport conn_lock, conn_unlock
-from _uws.proto cimport UWS_P_OURS_KEPT, UWS_P_WINDOW
-from _uws.send cimport (
-    UWS_SEND_DROP,
-    UWS_SEND_FLUSH,
-    UWS_SEND_HIGH,
-    UWS_SEND_OLDER,
-    UWS_STRAIGHT_BYTES,
-    send_deflated,
-    send_frame,
-    send_leave,
-    send_may_go_straight,
-    send_overflow,
-    send_own,
-    send_straight,
-)
 from _uws.slot cimport conn_at, conn_held, conn_mute, conn_takes, conn_trim
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
@@ -52,27 +33,18 @@ from _uws.state cimport (
     UWS_C_LOCAL,
     UWS_F_CLOSE_OUT,
     UWS_F_GONE,
-    UWS_F_OUT_ON,
     UWS_F_PINNED,
     UWS_M_EXTRA,
     UWS_M_STRANGER,
-    UWS_OVERFLOW_BLOCK,
     UWS_S_OPEN,
     UwsConn,
     pthread_mutex_lock,
-    pthread_mutex_trylock,
 )
 from _uws.tend cimport conn_expires_in
 from _uws.utf8 cimport utf8_feed
+from _uws.write cimport COMPRESS_ALWAYS, COMPRESS_LONG, COMPRESS_NEVER, WRITE_GONE, WRITE_LATE, write_message
 
 cdef enum:
-    GIL_BYTES = 8192              # a longer message is compressed without the GIL: it takes 0.1 ms and more
-    KERNEL_GIL_BYTES = 65536      # a longer one is handed to the kernel without it: that takes 20 us and more
-    # Of _send(): unlimitedws.Sent has the same numbers.
-    SENT_DROPPED = 0
-    SENT_OK = 1
-    SENT_HIGH = 2
-    SENT_DROPPED_OLDER = 3
     KNOWN_LOCAL = 0
     KNOWN_REMOTE = 1
     KNOWN_TARGET = 2
@@ -394,128 +366,6 @@ cdef class Conn:
             # What was there goes when this is done: that may call others.
             _before, self._data = self._data, value
 
-    cdef int _wait_room(self, uint64_t deadline_us) except -1:
-        """Wait until the send queue has room, or raise. The lock is held on entry and not on return."""
-        cdef UwsLoop* l = self.l
-        cdef UwsConn* c = conn_at(l, self.index, self.generation)
-        cdef uint64_t role = 0
-        cdef int waited
-        if conn_runs_here(self):
-            role = self.delivery.role
-        with nogil:
-            if not (c.flags & UWS_F_OUT_ON):
-                # Perhaps it is only our own cork that is full.
-                conn_flush(l, c)
-            waited = deliver_wait_room(l, self.index, self.generation, role, deadline_us)
-            conn_unlock(l)
-        if waited == UWS_WAITED_CLOSED:
-            raise self._gone()
-        if waited != UWS_WAITED:
-            raise TimeoutError("the send buffer stayed full: the peer does not read")
-        return 0
-
-    cdef int _send(self, int opcode, const uint8_t* data, size_t len_bytes, int compress) except -1:
-        cdef UwsLoop* l = self.l
-        cdef UwsConn* c
-        cdef uint64_t deadline_us = 0
-        cdef int32_t index
-        cdef uint32_t generation = self.generation
-        cdef int status, sent = SENT_OK
-        while True:
-            conn_lock(l)
-            # Once the lock is let go of, whoever ends the connection may change what the object says.
-            index = self.index
-            c = conn_at(l, index, self.generation)
-            if not conn_takes(c):
-                conn_unlock(l)
-                raise self._gone()
-            if c.side != NULL and c.side.out.bytes >= l.limits.max_buffered_bytes:
-                # The room may be gone again by the time that it is our turn: others send too.
-                if l.limits.overflow != UWS_OVERFLOW_BLOCK:
-                    with nogil:
-                        status = send_overflow(l, c)
-                        conn_unlock(l)
-                    if status == UWS_SEND_DROP:
-                        return SENT_DROPPED
-                    if status == UWS_SEND_OLDER:
-                        sent = SENT_DROPPED_OLDER
-                    if status == UWS_E_ARG:
-                        break
-                    continue
-                if deadline_us == 0:
-                    deadline_us = clock_us() + conn_io_timeout(l)
-                self._wait_room(deadline_us)
-                continue
-            if compress != COMPRESS_NEVER and c.proto.flags & UWS_P_WINDOW and len_bytes != 0 \
-                    and (compress == COMPRESS_ALWAYS or len_bytes >= l.limits.deflate.threshold_bytes):
-                if not (c.proto.flags & UWS_P_OURS_KEPT):
-                    status = self._send_deflated(opcode, data, len_bytes, c.proto.flags & UWS_P_WINDOW)
-                    if status == UWS_MORE:
-                        continue
-                    break
-                if len_bytes > GIL_BYTES:
-                    with nogil:
-                        status = send_leave(l, index, generation, send_own(l, c, opcode, data, len_bytes))
-                    break
-                status = send_own(l, c, opcode, data, len_bytes)
-            elif len_bytes >= UWS_STRAIGHT_BYTES and send_may_go_straight(l, c) and self._has_nothing_to_follow():
-                if len_bytes > KERNEL_GIL_BYTES:
-                    with nogil:
-                        status = send_leave(l, index, generation, send_straight(l, c, opcode, data, len_bytes))
-                    break
-                status = send_straight(l, c, opcode, data, len_bytes)
-            else:
-                status = send_frame(l, c, opcode, 0, data, len_bytes, len_bytes)
-            if status != UWS_SEND_FLUSH:
-                conn_unlock(l)
-                break
-            # Much at once: others may compute while the kernel copies it.
-            with nogil:
-                status = send_leave(l, index, generation, status)
-            break
-        if status == UWS_E_NOMEM:
-            raise MemoryError
-        if status == UWS_E_ARG:
-            raise self._gone()
-        return SENT_HIGH if status == UWS_SEND_HIGH and sent == SENT_OK else sent
-
-    cdef bint _has_nothing_to_follow(self) noexcept:
-        """Replies to messages that came together leave together. This is none of them, or the last."""
-        return not conn_runs_here(self) or self.delivery.at == self.delivery.end
-
-    cdef int _send_deflated(self, int opcode, const uint8_t* data, size_t len_bytes, int window_bits) noexcept:
-        """Compress in a context that is not kept, and queue: as send_deflated(). The loop's lock is held on entry, and
-        let go of meanwhile: who compresses holds up others who do, and nobody else. It is not held on return."""
-        cdef UwsLoop* l = self.l
-        cdef const uint8_t* out = NULL
-        cdef size_t n = 0
-        cdef int32_t index = self.index
-        cdef uint32_t generation = self.generation
-        cdef int status, done
-        conn_unlock(l)
-        if len_bytes > GIL_BYTES or pthread_mutex_trylock(&l.deflate_lock) != 0:
-            with nogil:
-                pthread_mutex_lock(&l.deflate_lock)
-                done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
-                pthread_mutex_lock(&l.lock)
-                status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-                status = send_leave(l, index, generation, status)
-            return status
-        done = deflater_run(&l.deflater, window_bits, data, len_bytes, &out, &n)
-        if pthread_mutex_trylock(&l.lock) == 0:
-            status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-            if status != UWS_SEND_FLUSH:
-                conn_unlock(l)
-                return status
-            with nogil:
-                status = send_leave(l, index, generation, status)
-            return status
-        with nogil:
-            pthread_mutex_lock(&l.lock)
-            status = send_deflated(l, index, generation, opcode, done, data, len_bytes, out, n)
-            status = send_leave(l, index, generation, status)
-        return status
-
     def send(self, message, *, compress=None):
         cdef int how = COMPRESS_LONG
         if compress is not None:
@@ -645,34 +495,46 @@ cdef object conn_write(Conn conn, int opcode, object message, bint check_text, i
     compress: COMPRESS_*"""
     cdef const char* text
     cdef Py_ssize_t n = 0
-    cdef Py_buffer view
-    cdef bint control = opcode >= UWS_OP_CLOSE
     if type(message) is bytes:
         n = PyBytes_GET_SIZE(message)
         text = PyBytes_AS_STRING(message)
-        _check(opcode, control, check_text, <const uint8_t*>text, n)
-        return SENT[conn._send(opcode, <const uint8_t*>text, n, compress)]
-    if isinstance(message, str):
+    elif isinstance(message, str):
         text = PyUnicode_AsUTF8AndSize(message, &n)
-        _check(opcode, control, False, <const uint8_t*>text, n)
-        return SENT[conn._send(opcode, <const uint8_t*>text, n, compress)]
+        check_text = False
+    else:
+        return _write_buffer(conn, opcode, message, check_text, compress)
+    return _write(conn, opcode, <const uint8_t*>text, n, check_text, compress)
+
+
+cdef object _write_buffer(Conn conn, int opcode, object message, bint check_text, int compress):
+    cdef Py_buffer view
     if not PyObject_CheckBuffer(message):
         raise TypeError(f"a message is a str or a bytes-like object, not {type(message).__name__}")
     PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
     try:
-        _check(opcode, control, check_text, <const uint8_t*>view.buf, view.len)
-        return SENT[conn._send(opcode, <const uint8_t*>view.buf, view.len, compress)]
+        return _write(conn, opcode, <const uint8_t*>view.buf, view.len, check_text, compress)
     finally:
         PyBuffer_Release(&view)
 
 
-cdef inline int _check(int opcode, bint control, bint check_text, const uint8_t* data, Py_ssize_t n) except -1:
+cdef inline object _write(Conn conn, int opcode, const uint8_t* data, Py_ssize_t n, bint check_text, int compress):
+    cdef UwsDelivery* running = conn.delivery if conn_runs_here(conn) else NULL
     cdef uint8_t state = 0
-    if control and n > UWS_MAX_CONTROL_BYTES:
+    cdef int sent
+    if opcode >= UWS_OP_CLOSE and n > UWS_MAX_CONTROL_BYTES:
         raise ValueError(f"a control frame carries at most {UWS_MAX_CONTROL_BYTES} bytes, not {n}")
     if check_text and (utf8_feed(&state, data, n) != UWS_OK or state != 0):
         raise ValueError("a text message has to be UTF-8 (RFC 6455, section 5.6)")
-    return 0
+    conn_lock(conn.l)
+    # Whoever ends the connection, under the lock, may change what the object says.
+    sent = write_message(conn.l, conn.index, conn.generation, running, opcode, data, n, compress)
+    if sent >= 0:
+        return SENT[sent]
+    if sent == WRITE_GONE:
+        raise conn._gone()
+    if sent == WRITE_LATE:
+        raise TimeoutError("the send buffer stayed full: the peer does not read")
+    raise MemoryError
 
 
 # At the end, when every name of this module is there: the package `unlimitedws` takes them from here.

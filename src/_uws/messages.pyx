@@ -5,13 +5,14 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from _uws.clock cimport clock_us
-from _uws.conn cimport COMPRESS_LONG, COMPRESS_NEVER, Conn, conn_io_timeout, conn_runs_here, conn_write
+from _uws.conn cimport Conn, conn_runs_here, conn_write
 from _uws.deliver cimport UWS_WAITED, UWS_WAITED_CLOSED, UWS_WAITED_NOMEM, deliver_wait
 from _uws.errs cimport UWS_OK
 from _uws.frame cimport UWS_OP_BINARY, UWS_OP_CLOSE, UWS_OP_PING, UWS_OP_PONG, UWS_OP_TEXT, close_parse
 from _uws.lock cimport conn_lock, conn_unlock
 from _uws.proto cimport UWS_EV_FRAGMENT, UWS_EVF_FINAL, UWS_EVF_FIRST, UwsEvent
 from _uws.state cimport UWS_C_LIMIT, UwsLoop, pthread_mutex_lock
+from _uws.write cimport COMPRESS_LONG, COMPRESS_NEVER, write_io_timeout
 
 cdef object OP_TEXT
 cdef object OP_BINARY
@@ -91,21 +92,21 @@ cdef bytes _whole(Conn conn):
         pieces.append(event_payload(event))
         if event.flags & UWS_EVF_FINAL:
             return b"".join(pieces)
-        _next_piece(conn, conn_io_timeout(conn.l))
+        _next_piece(conn, write_io_timeout(conn.l))
         event = conn.delivery.event
 
 
 def read_client_data(Conn conn not None):
     """Read the message on_read was called for; called again, wait for the next one. See conn.pyi."""
     cdef object op
-    _next_message(conn, conn_io_timeout(conn.l))
+    _next_message(conn, write_io_timeout(conn.l))
     op = OP_TEXT if conn.delivery.event.opcode == UWS_OP_TEXT else OP_BINARY
     return (_whole(conn), op)
 
 
 cdef int _next_of(Conn conn, int opcode) except -1:
     """The next message of one kind; those of the other are dropped. One timeout for all of it."""
-    cdef uint64_t left = conn_io_timeout(conn.l)
+    cdef uint64_t left = write_io_timeout(conn.l)
     cdef uint64_t end = clock_us() + left, now
     while True:
         _next_message(conn, left)
@@ -131,7 +132,7 @@ def read_client_binary(Conn conn not None):
 
 def begin_message(Conn conn not None):
     """Begin to read a message piece by piece. See conn.pyi."""
-    _next_message(conn, conn_io_timeout(conn.l))
+    _next_message(conn, write_io_timeout(conn.l))
     return conn.reading, event_fragment(conn.delivery.event)
 
 
@@ -140,7 +141,7 @@ def next_fragment(Conn conn not None, uint32_t reading):
     _check_reader(conn)
     if reading != conn.reading or conn.unread:
         raise RuntimeError("the connection has gone on to another message")
-    _next_piece(conn, conn_io_timeout(conn.l))
+    _next_piece(conn, write_io_timeout(conn.l))
     return event_fragment(conn.delivery.event)
 
 

@@ -64,6 +64,7 @@ FLOORS = {
     "settings": (6, 0),
     "lock": (6, 0),
     "peer": (6, 1),
+    "write": (6, 1),
     "conn": (6, 2),
     "exchange": (6, 3),
     "messages": (6, 3),

@@ -116,7 +116,7 @@ cdef uint32_t _write(World* w, Peer* p, uint8_t* out) noexcept nogil:
 
 
 cdef int _send_deflated(World* w, Peer* p, int window_bits) noexcept nogil:
-    """As Conn._send_deflated() does. The lock is held on entry, and not on return."""
+    """As _deflated() of write does. The lock is held on entry, and not on return."""
     cdef const uint8_t* out = NULL
     cdef size_t made = 0
     cdef int opcode = said_opcode(p.id + OURS, p.accepted), status, done
@@ -142,7 +142,7 @@ cdef int _send_deflated(World* w, Peer* p, int window_bits) noexcept nogil:
 
 
 cdef void app_send(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
-    """As Conn._send() does."""
+    """As write_message() does."""
     cdef UwsConn* c
     cdef uint32_t n, number
     cdef bint is_deflated
