@@ -150,14 +150,14 @@ def broadcasting(core: int | None, port: int, connections: int, sizes: Sizes) ->
     command = [sys.executable, "-m", "unlimitedws", "bench", f"ws://127.0.0.1:{port}/", "--mode", "broadcast", "-c"]
     command += [str(connections), "-r", str(sizes.publications_per_s), "-d", str(seconds), "-w", "1", "-s"]
     command += [str(sizes.size), "--timeout", "60", "--json", "-q"]
-    done = subprocess.run(
-        command,
-        env=rig.environment([str(rig.ROOT / "src")] if rig.built_in_place() else []),
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=rig.pinned(core),
-        timeout=seconds + PATIENCE_S,
-    )
+    with rig.pinned(core):
+        done = subprocess.run(
+            command,
+            env=rig.environment([str(rig.ROOT / "src")] if rig.built_in_place() else []),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=seconds + PATIENCE_S,
+        )
     if done.returncode != 0:
         raise rig.Failed(f"unlimitedws bench: exit code {done.returncode}: {done.stdout.strip()}")
     result: dict[str, Any] = json.loads(done.stdout)

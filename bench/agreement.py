@@ -75,7 +75,8 @@ def other_client(program: Path) -> Callable[..., dict[str, float]]:
 
     def take(core: int, pid: int, port: int, flags: list[str]) -> dict[str, float]:
         command = [str(program), "-p", str(port), "-S", str(pid), "-d", "1.5", "-w", "0.3", *flags]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=rig.pinned(core), timeout=60)
+        with rig.pinned(core):
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
         said = dict(re.findall(r"(\S+)=([-0-9.]+)", done.stdout))
         if done.returncode != 0 or float(said["err"]) or float(said.get("bad", 0)):
             raise rig.Failed(f"{program.name} {' '.join(flags)}: {done.stdout.strip()}")

@@ -96,10 +96,8 @@ def many_sampled(connections: int) -> float | None:
         command = [str(rig.native_tool("wsload")), "--port", str(port), "--server-pid", str(server.pid)]
         command += ["--connections", str(connections // count), "--addresses", str(ADDRESSES)]
         command += ["--seconds", str(MANY_SECONDS), "--warmup", f"{1 + connections / OPENED_PER_S:.1f}"]
-        clients = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=rig.pinned(client_core))
-            for _ in range(count)
-        ]
+        with rig.pinned(client_core):
+            clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
         said = [client.communicate()[0] for client in clients]
         if any(client.returncode for client in clients):
             raise rig.Failed(f"{count} times wsload {' '.join(command[1:])}: {' '.join(said)}")

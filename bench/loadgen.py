@@ -83,13 +83,8 @@ def ours(seconds: float) -> Take:
         path = [str(rig.ROOT / "src")] if rig.built_in_place() else []
 
         def run() -> str:
-            done = subprocess.run(
-                command,
-                env=rig.environment(path),
-                stdout=subprocess.PIPE,
-                text=True,
-                preexec_fn=rig.pinned(core),
-            )
+            with rig.pinned(core):
+                done = subprocess.run(command, env=rig.environment(path), stdout=subprocess.PIPE, text=True)
             if done.returncode != 0:
                 raise rig.Failed(f"unlimitedws bench {' '.join(flags)}: {done.stdout.strip()}")
             return done.stdout
@@ -134,9 +129,8 @@ def other(program: Path, seconds: float) -> Take:
             "0.3",
             *flags,
         ]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=rig.pinned(core), timeout=60
-        )
+        with rig.pinned(core):
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
         said = dict(re.findall(r"(\S+?)=([-0-9.]+)", done.stdout))
         if done.returncode != 0 or float(said["err"]):
             raise rig.Failed(f"{program.name} {' '.join(flags)}: {done.stdout.strip()}")

@@ -187,16 +187,21 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[-1]
 
 
-def pinned(core: int | None) -> Callable[[], None]:
-    """Return what a child does before exec: take one core (None: any), and as many descriptors as it may have."""
+@contextmanager
+def pinned(core: int | None) -> Iterator[None]:
+    """What this thread starts meanwhile has one core (None: any), and as many descriptors as it may have.
 
-    def prepare() -> None:
+    It inherits that. Code between fork and exec (preexec_fn) would need locks that other threads may have held.
+    """
+    cores, (soft, hard) = os.sched_getaffinity(0), resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
         if core is not None:
             os.sched_setaffinity(0, {core})
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-    return prepare
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.sched_setaffinity(0, cores)
 
 
 class Peer:
@@ -206,14 +211,14 @@ class Peer:
         self, name: str, command: list[str], core: int | None, path: list[str], env: dict[str, str] | None = None
     ) -> None:
         self.name = name
-        self.process = subprocess.Popen(
-            command,
-            env={**environment(path), **(env or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            preexec_fn=pinned(core),
-        )
+        with pinned(core):
+            self.process = subprocess.Popen(
+                command,
+                env={**environment(path), **(env or {})},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+            )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.pid = self.process.pid
         self._stdin, self._stdout = self.process.stdin, self.process.stdout
@@ -313,7 +318,8 @@ def load(core: int, pid: int, port: int, **options: Any) -> dict[str, Any]:
     command = [str(native_tool("wsload")), "--port", str(port), "--server-pid", str(pid)]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(core))
+    with pinned(core):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         # Without the path: the words are recorded, and it says nothing to anybody else.
         raise Failed(f"wsload {' '.join(command[1:])}: exit code {done.returncode}: {done.stdout.strip()}")

@@ -194,11 +194,8 @@ def test_nothing_to_do_is_nothing_done(machine: Machine) -> None:
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A process that may have 50 descriptors, and 500 if it wants."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 500))
-
-    with subprocess.Popen(["sleep", "60"], preexec_fn=limit) as process:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (50, 500))
         yield process
         process.kill()
 
