@@ -13,8 +13,12 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 40.0
 """Seconds after which a test has failed: long, because it costs nothing while all is well."""
 
-# A shell that runs the tests in the background has SIGINT ignored, and its children inherit that.
-PRELUDE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+# A shell that runs the tests in the background has SIGINT ignored, nohup SIGHUP, and their children inherit that.
+PRELUDE = """\
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 
 FORK_IS_FINE = "ignore:This process:DeprecationWarning"
 """For -W. That a process with threads forks is what some programs are about; Python 3.12 and later warn of it."""
