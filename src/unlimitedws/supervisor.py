@@ -59,6 +59,8 @@ _EXIT_GRACE = 1.0
 # Exit status of a worker that failed, of one that was interrupted, and of one whose parent has gone.
 _FAILED = 1
 _INTERRUPTED = 130
+# What a terminal, or a service manager, sends to all of them.
+_OF_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Worker:
@@ -150,7 +152,7 @@ class Supervisor:
         """
         with SignalWaiter(
             self._on_signal,
-            (signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+            _OF_ALL,
             also=signal.SIGCHLD,
         ) as waiter:
             self._waiter = waiter
@@ -342,7 +344,8 @@ class Supervisor:
         if any(not worker.is_ready for worker in self._workers):
             return
         index = self._rolling.popleft()
-        old = next(worker for worker in self._workers if worker.index == index)
+        # The one before it may still be on its way out: its successor died meanwhile, and has been replaced.
+        old = next(worker for worker in self._workers if worker.index == index and not worker.is_leaving)
         try:
             self._exchange = (old, self._fork(index))
         except OSError as exc:
@@ -354,7 +357,9 @@ class Supervisor:
         for worker in self._workers:
             if worker.kill_at is not None and worker.kill_at <= now:
                 logger.warning("%r does not end: killing it", worker)
-                os.kill(worker.pid, signal.SIGKILL)
+                # Somebody else in this process may have waited for it just now.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
                 worker.kill_at = None
 
     def _wait_s(self) -> float | None:
@@ -370,10 +375,18 @@ class Supervisor:
             os.set_blocking(ask_w, False)
             # What is buffered would be written twice.
             _flush()
-            pid = os.fork()
-            opened.pop_all()
+            # A worker's signals wait until it has handlers of its own: ours would line them up in a copy of our
+            # queue, and without any they would end it.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_ALL)
+            pid = -1
+            try:
+                pid = os.fork()
+                opened.pop_all()
+            finally:
+                if pid != 0:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if pid == 0:
-            self._be_worker(index, ready_w, ask_r, (ready_r, ask_w))
+            self._be_worker(index, ready_w, ask_r, (ready_r, ask_w), mask)
         os.close(ready_w)
         os.close(ask_r)
         worker = _Worker(index, pid, ready_r, ask_w)
@@ -382,8 +395,15 @@ class Supervisor:
 
     # The worker
 
-    def _be_worker(self, index: int, ready_fd: int, ask_fd: int, parents: tuple[int, int]) -> NoReturn:
-        """Serve, and leave the process. What called us goes on in the parent, and there alone."""
+    def _be_worker(
+        self, index: int, ready_fd: int, ask_fd: int, parents: tuple[int, int], mask: set[signal.Signals | int]
+    ) -> NoReturn:
+        """Serve, and leave the process. What called us goes on in the parent, and there alone.
+
+        Args:
+            parents: The other ends of the pipes.
+            mask: Of signals, as it was before the fork.
+        """
         status = _FAILED
         try:
             assert self._waiter is not None
@@ -393,7 +413,7 @@ class Supervisor:
                 worker.close()
             for fd in parents:
                 os.close(fd)
-            status = _Work(self._server, index, ready_fd, ask_fd).run(self._on_worker)
+            status = _Work(self._server, index, ready_fd, ask_fd).run(self._on_worker, mask)
         except SystemExit as exc:
             status = _status_of(exc)
         except KeyboardInterrupt:
@@ -420,12 +440,13 @@ class _Work:
         self._heard: deque[_Ask] = deque()
         self._urgency = NONE
 
-    def run(self, on_worker: Callable[[int], object] | None) -> int:
+    def run(self, on_worker: Callable[[int], object] | None, mask: set[signal.Signals | int]) -> int:
         """Serve until somebody asks for the end. Returns the exit status."""
         # A terminal's goes to all of us, and the parent passes its own on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with SignalWaiter(self._signalled, (signal.SIGTERM,)) as waiter:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             Thread(partial(self._listen, waiter), "unlimitedws-parent").start()
             self._server._worker = self._index
             if on_worker is not None:

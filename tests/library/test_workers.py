@@ -115,6 +115,12 @@ class Group:
     def signal(self, number: signal.Signals) -> None:
         self.program.signal(number)
 
+    def hear(self, what: str) -> str:
+        """Wait until it says something; returns its first group."""
+        while (found := re.search(what, line := self.program.line())) is None:
+            assert line, f"it has ended without saying {what}"
+        return found[found.re.groups and 1]
+
     def finish(self) -> str:
         """Let the clients go, stop, and wait for the end."""
         for client in self.clients:
@@ -414,6 +420,62 @@ def test_hangup_replaces_the_workers_one_by_one_and_somebody_always_serves() -> 
         # Not before its successor served, and not before the one before it had gone.
         events = re.findall(r"worker (\d) \(process \d+\) (serves|has ended)", out[: out.index("stopping")])
         assert events == [(str(i), event) for i in range(WORKERS) for event in ("serves", "has ended")]
+
+
+def test_hangup_that_was_ignored_stays_ignored() -> None:
+    # nohup
+    with Group("signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + RUN) as group:
+        client = group.connect()
+        group.signal(signal.SIGHUP)
+        group.signal(signal.SIGTERM)
+        leave(client)
+        assert "replacing" not in group.end()
+
+
+def test_successor_that_dies_while_the_one_before_it_drains_leaves_no_worker_too_many() -> None:
+    with Group(drain_time=60, close_timeout=60) as group:
+        group.connect_each()
+        group.signal(signal.SIGHUP)
+        # When the parent has said so it asks the one before to leave, and then sees what became of this one.
+        successor = group.hear(r"process (\d+)\) serves")
+        os.kill(int(successor), signal.SIGKILL)
+        replacement = group.hear(r"process (\d+)\) serves")
+        group.signal(signal.SIGHUP)
+        group.hear("replacing")
+        for client in group.clients:
+            client.close()
+        gone = group.known | {int(replacement)}
+        wait_until(lambda: not gone & set(group.workers()), "all are replaced")
+        wait_until(lambda: len(group.workers()) == WORKERS, "there are as many as before")
+        group.finish()
+
+
+# Signals come at a moment that nobody can choose from outside: before the fork has returned, and whenever it closes a
+# descriptor, the first of them those of its parent's.
+BORN = """
+forks = []
+def born():
+    if len(forks) == {fork}:
+        os.kill(os.getpid(), signal.SIGTERM)
+    close = os.close
+    def closing(fd):
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGINT)
+        close(fd)
+    os.close = closing
+os.register_at_fork(before=lambda: forks.append(None), after_in_child=born)
+"""
+
+
+def test_worker_heeds_the_signals_that_came_before_its_handlers() -> None:
+    with Group(BORN.format(fork=WORKERS + 1) + RUN) as group:
+        victim = who(group.connect())[1]
+        os.kill(victim, signal.SIGKILL)
+        # The fourth took it for an order to leave, and the fifth serves.
+        assert group.hear(r"\) has (been killed|ended .*)") == "been killed"
+        assert group.hear(r"\) has (been killed|ended .*)") == "ended with status 0"
+        group.connect_each()
+        group.finish()
 
 
 def test_sigterm_drains_every_worker_and_a_second_one_stops_them() -> None:
