@@ -111,22 +111,27 @@ def slowloris(sizes: Sizes, kind: str, slow: int) -> dict[str, Any]:
     server_core, client_core = sizes.cores()
     seconds = sizes.handshake_timeout + sizes.slow_for_s
     newcomers = int(100 * seconds)
-    with rig.serving(server(kind, "back", handshake_timeout=sizes.handshake_timeout), server_core) as (peer, port):
+    limit = str(seconds + sizes.handshake_timeout)
+    with (
+        rig.serving(server(kind, "back", handshake_timeout=sizes.handshake_timeout), server_core) as (peer, port),
+        attacking(client_core, "slowloris", port, slow, "--seconds", limit) as attackers,
+    ):
+        attackers.hear(PATIENCE_S)
         honest = {"connections": 100, "newcomers": newcomers, "seconds": seconds, "warmup": 0.2, "server_pid": peer.pid}
         honest |= {"period": sizes.period, "deadline": sizes.deadline}
         with rig.probing(client_core, port, "pings", **honest) as client:
             client.hear(PATIENCE_S)
-            limit = str(seconds + sizes.handshake_timeout)
-            with attacking(client_core, "slowloris", port, slow, "--seconds", limit) as attackers:
-                if slow and (said := attackers.hear(PATIENCE_S)) != "ready":
+            if slow:
+                attackers.say("now")
+                if (said := attackers.hear(PATIENCE_S)) != "ready":
                     raise rig.Failed(f"attackers.py said {said!r}")
-                held = peer.ask("counters")["descriptors"]
-                cpu = sum(cpu_seconds(peer.pid))
-                client.say("now")
-                seen = json.loads(client.hear(seconds + PATIENCE_S))
-                cpu = (sum(cpu_seconds(peer.pid)) - cpu) / seconds
-                ended = json.loads(attackers.hear(PATIENCE_S)) if slow else {"left": 0, "longest_s": 0.0, "refused": 0}
-            remaining = emptied(peer)
+            held = peer.ask("counters")["descriptors"]
+            cpu = sum(cpu_seconds(peer.pid))
+            client.say("now")
+            seen = json.loads(client.hear(seconds + PATIENCE_S))
+            cpu = (sum(cpu_seconds(peer.pid)) - cpu) / seconds
+            ended = json.loads(attackers.hear(PATIENCE_S)) if slow else {"left": 0, "longest_s": 0.0, "refused": 0}
+        remaining = emptied(peer)
     return {
         "upgrade_p99_ms": seen["upgrade"]["p99_us"] / 1000,
         "upgrade_max_ms": seen["upgrade"]["max_us"] / 1000,

@@ -2,8 +2,8 @@
 
     python bench/attackers.py slowloris|stopped|storm|crowd PORT COUNT [--seconds S] [--pause S] [--reset]
 
-slowloris: requests that come byte by byte, one in --pause, and never end. Says "ready" when all are connected; at the
-    end of all of them, or after --seconds, how they ended.
+slowloris: requests that come byte by byte, one in --pause, and never end. Says "here", waits for a line, and says
+    "ready" when all are connected; at the end of all of them, or after --seconds, how they ended.
 stopped: connections that are open, ask for much and read nothing. Says "ready", and stays.
 storm: COUNT connects at once, and when all have their answer again as many, for --seconds; with --reset they are reset
     before anybody has accepted them. Says "ready", waits for a line, and says how it went.
@@ -95,6 +95,9 @@ def slowloris(port: int, count: int, seconds: float, pause: float) -> None:
             elif got.startswith(b"HTTP/1.1 408 "):
                 refused += 1
 
+    # Whoever competes with the honest for a core may take long to import what is above.
+    say("here")
+    sys.stdin.readline()
     for index in range(count):
         sock = dial(port, index)
         socks[sock.fileno()] = sock
