@@ -213,6 +213,7 @@ class Shim:
             raise RuntimeError("the engine has been imported, and its modules call each other already")
         self._lib = ctypes.CDLL(str(LIBRARY))
         self._lib.faults_fired.restype = ctypes.c_int64
+        self._lib.faults_mark.restype = None
         self._lib.faults_arm.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
         self._lib.faults_chance.argtypes = (ctypes.c_uint64, ctypes.c_uint32)
         self._lib.faults_slab.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
@@ -282,7 +283,13 @@ class Shim:
 
     def mark(self, marked: bool) -> None:
         """Whether what the calling thread asks the interpreter's allocators for counts: it runs callbacks."""
-        self._lib.faults_mark(marked)
+        while True:
+            try:
+                self._lib.faults_mark(marked)
+            except MemoryError:
+                # For the call itself, in a thread that is marked: that is no fault of the engine's.
+                continue
+            return
 
     def arm(self, call: str, how: int, first: int, times: int) -> None:
         """Let the calls of a kind from the first (0 is the next one) on fail so many times. Up to four of these."""
