@@ -127,6 +127,7 @@ TESTS = {
     "tests/test_crashes.py": "import os\ndef test_it(): os.abort()\n",
     "tests/test_exits.py": "import os\ndef test_it(): os._exit(0)\n",
     "tests/test_hangs.py": "import signal\ndef test_it(): signal.pause()\n",
+    "tests/test_falls_silent.py": "import signal\ndef test_one(): pass\ndef test_other(): signal.pause()\n",
     "tests/more/test_unfit.py": "def test_it(): assert not 'to be run'\n",
     "tests/more/test_partly.py": "def test_it(): pass\ndef test_unfit(): assert not 'to be run'\n",
 }
@@ -197,7 +198,17 @@ def test_a_file_that_hangs_is_ended_and_bad(
 ) -> None:
     monkeypatch.setattr(sanitizing, "LIMIT_S", 3.0)
     assert project("tests/test_hangs.py") == 1
-    assert "\nfailed:\n  tests/test_hangs.py: 1 unfinished, pytest's status -9; " in capfd.readouterr().out
+    assert "\nfailed:\n  tests/test_hangs.py: 1 unfinished, pytest's status -6; " in capfd.readouterr().out
+
+
+def test_a_file_that_falls_silent_says_where_it_is_and_is_bad(
+    project: Callable[..., int], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sanitizing, "SILENCE_S", 2.0)
+    assert project("tests/test_falls_silent.py") == 1
+    out = capfd.readouterr().out
+    assert "Fatal Python error: Aborted" in out and " in test_other\n" in out
+    assert "\nfailed:\n  tests/test_falls_silent.py: 1 unfinished, pytest's status -6; " in out
 
 
 def test_a_run_of_nothing_is_no_good_run(project: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:

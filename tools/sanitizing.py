@@ -25,9 +25,12 @@ from sources import build, renew
 
 __all__ = ["Outcome", "Sanitizer", "compile_probe", "main", "summary", "to_run", "watched"]
 
-# Of a file: the longest takes some minutes. A hang is a failure as well; after STACKS_S it is said where.
+# Of a file: the longest takes some minutes. A hang is a failure as well: one that has begun to say something, and then
+# says nothing for so long.
 LIMIT_S = 1800.0
-STACKS_S = 300
+SILENCE_S = 600.0
+# Whoever was told to end has so long to say where its threads are.
+STACKS_S = 10.0
 # Of pytest: no test was selected, as with -k.
 NONE_SELECTED = 5
 
@@ -105,7 +108,7 @@ def watched(
     output: IO[bytes] | None = None,
     cwd: Path | None = None,
 ) -> int:
-    """Run a command under a sanitizer; returns its status, -SIGKILL where it took longer than LIMIT_S."""
+    """Run a command under a sanitizer; returns its status, -SIGABRT or -SIGKILL where it hung."""
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir(parents=True)
     process = subprocess.Popen(
@@ -120,14 +123,39 @@ def watched(
     )
     _running.add(process)
     try:
-        return process.wait(LIMIT_S)
+        if _ends(process, output):
+            return process.wait()
+        # pytest has faulthandler tell the stacks then.
+        os.killpg(process.pid, signal.SIGABRT)
+        return process.wait(STACKS_S)
     except subprocess.TimeoutExpired:
         return -signal.SIGKILL
     finally:
-        if process.poll() is None:
+        # Some that it has started may be left where it was aborted.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
         _running.remove(process)
+
+
+def _ends(process: subprocess.Popen[bytes], output: IO[bytes] | None) -> bool:
+    """Wait for its end. False: it takes too long, or has been silent for too long.
+
+    Asked from outside. A thread in it, as pytest's `faulthandler_timeout` is one, would be another that may hold a lock
+    of libasan's where a test forks; before gcc 14 the child waits for that lock for ever.
+    """
+    began = spoke = time.monotonic()
+    size = 0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+            return True
+        now = time.monotonic()
+        said = 0 if output is None else os.fstat(output.fileno()).st_size
+        if said != size:
+            size, spoke = said, now
+        if now - began > LIMIT_S or (size and now - spoke > SILENCE_S):
+            return False
 
 
 def to_run(root: Path, tests: Sequence[str], unfit: Mapping[str, str]) -> list[str]:
@@ -164,7 +192,7 @@ def _run(sanitizer: Sanitizer, file: str, arguments: Sequence[str]) -> Outcome:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
     deselected = [f"--deselect={test}" for test in sanitizer.unfit if test.startswith(f"{file}::")]
-    usual = ["-q", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={STACKS_S}", f"--junitxml={junit}"]
+    usual = ["-q", "-p", "no:cacheprovider", f"--junitxml={junit}"]
     command = [*sanitizer.python, *usual, *deselected, *sanitizer.arguments, *arguments, file]
     began = time.monotonic()
     with open(said, "wb") as output:
