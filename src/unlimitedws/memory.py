@@ -84,12 +84,12 @@ class Memory:
     @property
     def parts(self) -> dict[str, int]:
         """What `total_bytes` is the sum of, by name: without the purposes of the slab's buffers."""
-        return {name: getattr(self, f"{name}_bytes") for name in _PARTS}
+        return {name: getattr(self, _FIELDS[name]) for name in _PARTS}
 
     @property
     def purposes(self) -> dict[str, int]:
         """What the buffers of the slab are used for, by name."""
-        return {name: getattr(self, f"{name}_bytes") for name in _PURPOSES}
+        return {name: getattr(self, _FIELDS[name]) for name in _PURPOSES}
 
     @property
     def total_bytes(self) -> int:
@@ -129,9 +129,10 @@ _PURPOSES = (
 )
 _OF_CONNECTIONS = ("table", "extra", "slab", "interned", "conn_objects", "identities")
 _PARTS = (*_OF_CONNECTIONS, "arenas", "events", "stacks", "shared_compression", "fixed")
-assert {f"{name}_bytes" for name in (*_PARTS, *_PURPOSES, "rss")} == {
-    field.name for field in fields(Memory) if field.name.endswith("_bytes")
-}
+# Put together once: CPython's cache of methods keeps the names that attributes were asked for by, up to 4,096, and one
+# that is made anew is another one.
+_FIELDS = {name: f"{name}_bytes" for name in (*_PARTS, *_PURPOSES)}
+assert {*_FIELDS.values(), "rss_bytes"} == {field.name for field in fields(Memory) if field.name.endswith("_bytes")}
 
 
 def _line(name: str, value: int) -> str:
@@ -143,7 +144,7 @@ def memory_of(loops: Iterable[Loop], roll: Roll) -> Memory:
     sums: Counter[str] = Counter()
     for loop in loops:
         sums.update(loop.memory())
-    bytes_of = {f"{name}_bytes": sums[name] for name in (*_PARTS, *_PURPOSES) if name in sums}
+    bytes_of = {field: sums[name] for name, field in _FIELDS.items() if name in sums}
     known = sum(sums[name] for name in _PURPOSES if name in sums)
     # Each is of a moment of its own.
     delivering = max(0, sums["slab_used"] - known)
@@ -161,16 +162,17 @@ def memory_of(loops: Iterable[Loop], roll: Roll) -> Memory:
 
 def rss_bytes() -> int:
     """Return the resident memory of this process; 0 where no descriptor is left to ask with. Thread: any."""
+    # As bytes: to decode text CPython asks for an attribute by a name that it makes anew each time. See _FIELDS.
     try:
-        with open("/proc/self/smaps_rollup", encoding="ascii") as rollup:
+        with open("/proc/self/smaps_rollup", "rb") as rollup:
             for line in rollup:
-                if line.startswith("Rss:"):
+                if line.startswith(b"Rss:"):
                     return int(line.split()[1]) * 1024
     except OSError:
         # Not every kernel has it. What is always there may be some hundred kilobytes late.
         pass
     try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
+        with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     except OSError:
         # The engine's own figures are wanted all the more by who has run out of something.
