@@ -266,6 +266,8 @@ class Serving:
         """A runner has come to its end."""
         with self._lock:
             self._threads.discard(threading.current_thread())
+            # Where memory is short, helpers come and go for as long as that lasts.
+            self._gone = [thread for thread in self._gone if thread.is_alive()]
             self._gone.append(threading.current_thread())
             last = not self._threads
         if last:

@@ -117,3 +117,19 @@ def test_a_pool_without_a_thread_refuses_the_job(ends: Ends) -> None:
         assert not pool.threads()
         pool.schedule(ran.set)
         assert ran.wait(PATIENCE)
+
+
+def test_a_server_keeps_no_runner_that_has_ended_long_ago() -> None:
+    server = unlimitedws.NewServer("127.0.0.1:0")
+    with server:
+        run = server._run
+        assert run is not None
+        gone = []
+        for _ in range(5):
+            # As a helper does that had no memory to begin with.
+            thread = threading.Thread(target=run._leave)
+            thread.start()
+            thread.join(PATIENCE)
+            gone.append(weakref.ref(thread))
+            del thread
+        assert sum(thread() is not None for thread in gone) == 1
