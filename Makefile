@@ -33,7 +33,7 @@ SHIMS := $(wildcard tests/uws_shims/*.pyx tests/uws_shims/*.pxd)
 .PHONY: help run test clean lint docs versions wheels
 .PHONY: autobahn autobahn-all differential fuzz exits faults simulate peers pool isolation asan tsan free-threaded
 .PHONY: bench bench-quick bench-smoke bench-compare growth kernels liveness beside scaling senders instructions
-.PHONY: abuse floods cycles soak idle million handshake orphans loadgen compression
+.PHONY: abuse floods cycles soak churn idle million handshake orphans loadgen compression
 .DELETE_ON_ERROR:
 
 help:
@@ -61,6 +61,7 @@ help:
 	@echo "make cycles       a million connections that come and go: what they leave behind"
 	@echo "make abuse        10,000 slow handshakes, readers that stop, no descriptors, storms: what honest clients notice"
 	@echo "make soak MINUTES=60  10,000 connections of every kind come, talk and go: nothing lost, nothing left, flat memory"
+	@echo "make churn        the same a hundred times as fast: what stays of a connection, to the block"
 	@echo "make instructions instructions of an echo, a handshake and a tick, counted, against the baseline"
 	@echo "make idle         memory of 18,000 idle connections: a row of make bench"
 	@echo "make million      a million connections in one process, if memory allows: what each takes, here and in the kernel"
@@ -162,6 +163,9 @@ abuse: $(DEV)/built
 
 soak: $(DEV)/built
 	$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
+
+churn: $(DEV)/built
+	$(PY) bench/churn.py $(ARGS)
 
 instructions: $(DEV)/built
 	$(PY) bench/instructions.py $(ARGS)

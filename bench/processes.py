@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# HEAP_MAX_SIZE of glibc's malloc.
+HEAP_BYTES = 64 << 20
+
 
 def status_bytes(pid: int, *names: str) -> list[int]:
     """Figures of /proc/PID/status, such as VmHWM, in the order of their names."""
@@ -22,6 +25,30 @@ def resident_bytes(pid: int) -> int:
         if line.startswith("Rss:"):
             return int(line.split()[1]) << 10
     raise ValueError("no Rss in smaps_rollup")
+
+
+def heap_bytes(pid: int) -> tuple[int, int]:
+    """What is resident of glibc's heaps: of the main one, and of those of threads.
+
+    The latter are 64 MiB of addresses each, at a multiple of that: what may be used, and behind it what may not yet.
+    """
+    main = threads_ = 0
+    maps: list[tuple[int, int, str, str]] = []
+    resident: list[int] = []
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        fields = line.split()
+        if fields[0] == "Rss:":
+            resident.append(int(fields[1]) << 10)
+        elif "-" in fields[0]:
+            begin, _, end = fields[0].partition("-")
+            maps.append((int(begin, 16), int(end, 16), fields[1], fields[5] if len(fields) > 5 else ""))
+    for (begin, end, access, name), behind, size in zip(maps, [*maps[1:], (0, 0, "", "")], resident, strict=True):
+        if name == "[heap]":
+            main += size
+        elif not name and begin % HEAP_BYTES == 0 and access.startswith("rw"):
+            rest = behind[0] == end and behind[1] == begin + HEAP_BYTES and behind[2].startswith("---")
+            threads_ += size if rest or end == begin + HEAP_BYTES else 0
+    return main, threads_
 
 
 def forget_peak(pid: int) -> None:

@@ -54,6 +54,11 @@ def descriptors(pid: int) -> list[str]:
     return sorted(found)
 
 
+def stayed(before: dict[str, int], after: dict[str, int], came: int) -> dict[str, int]:
+    """What has grown between two moments at which nobody was there, and how many connections came in between."""
+    return {**{name: after[name] - before[name] for name in before}, "came": came}
+
+
 class Soak:
     """One run: the server, its clients, and what was noted."""
 
@@ -82,6 +87,7 @@ class Soak:
                 "connections": figures["connections"],
                 "slab_used_bytes": figures["slab_used_bytes"],
                 "slab_held_bytes": figures["slab_held_bytes"],
+                "slab_resident_bytes": figures["slab_resident_bytes"],
                 "server_cpu_s": round(sum(cpu_seconds(self.server.pid)), 2),
                 "client_cpu_s": round(sum(cpu_seconds(os.getpid())), 2),
                 "opened": links.opened,
@@ -177,6 +183,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         soak.empty()
         before, before_kib = descriptors(server.pid), resident_bytes(server.pid) >> 10
         threads_before = threads(server.pid)
+        at_rest = server.ask("at rest")
+        warmed = soak.links.opened
         soak.began = time.monotonic()
         soak.fill(args.connections)
         print(f"{args.connections:,} are open after {time.monotonic() - soak.began:.1f} s", flush=True)
@@ -208,6 +216,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "rss_before_kib": before_kib,
             "rss_after_kib": resident_bytes(server.pid) >> 10,
             "left": soak.figures(),
+            "stayed": stayed(at_rest, server.ask("at rest"), soak.links.opened - warmed),
         }
     finally:
         server.end()

@@ -15,6 +15,10 @@ WARMING = 1 / 6
 # Of the resident memory. With 10,000 connections of which a tenth is replaced in a minute that is 8 bytes for each that
 # comes and goes, less than the smallest block that could be lost.
 MOST_KIB_PER_MINUTE = 8.0
+# Of the interpreter's allocator, when all have left, for each connection that came: what is lost is lost by the block.
+# Some hundred come with threads, and with what is used for the first time.
+MOST_BLOCKS_PER_CONNECTION = 0.01
+LEAST_CONNECTIONS = 50_000
 # Of the warm part; below it one page more or less would be a slope.
 LEAST_MINUTES = 5.0
 
@@ -42,8 +46,9 @@ def _used(sample: dict[str, float]) -> float:
     return sample["slab_used_bytes"] / 1024
 
 
-def _held(sample: dict[str, float]) -> float:
-    return sample["slab_held_bytes"] / 1024
+def _paged(sample: dict[str, float]) -> float:
+    """What the engine's arenas have in pages: the rest of what they hold are addresses."""
+    return sample["slab_resident_bytes"] / 1024
 
 
 def warm(soak: dict[str, Any]) -> list[dict[str, float]]:
@@ -86,8 +91,37 @@ def verdicts(soak: dict[str, Any]) -> list[Verdict]:
             after == before,
         ),
         Verdict("buffers of the engine in use then", f"{used:,} bytes", "0", used == 0),
+        *_stayed(soak),
         Verdict("connections that it knows then", f"{soak['left']['descriptors']:,}", "0", soak["is_empty"]),
     ]
+
+
+def _stayed(soak: dict[str, Any]) -> list[Verdict]:
+    """Of the interpreter's memory. Those recorded of old do not have it."""
+    if "stayed" not in soak:
+        return []
+    blocks, came = soak["stayed"]["blocks"], soak["stayed"]["came"]
+    each = blocks / max(1, came)
+    return [
+        Verdict(
+            "blocks of the interpreter that have stayed, for each connection that came",
+            f"{each:.4f} ({blocks:+,})",
+            f"at most {MOST_BLOCKS_PER_CONNECTION:g}",
+            each <= MOST_BLOCKS_PER_CONNECTION if came >= LEAST_CONNECTIONS else None,
+        )
+    ]
+
+
+def _shares(judged: list[dict[str, float]]) -> str:
+    """Whose the slope is."""
+    more = "What it is made of, and that it ends: [README.md](README.md), \"Why memory creeps\"."
+    if any("slab_resident_bytes" not in sample for sample in judged):
+        return more
+    used, paged = slope(judged, _used), slope(judged, _paged)
+    return (
+        f"Of the slope {used:+.1f} KiB/min are buffers of the engine that are in use, {paged - used:+.1f} free ones in "
+        f"arenas of which others are, and {slope(judged) - paged:+.1f} Python's and the C library's. {more}"
+    )
 
 
 def words(met: bool | None) -> str:
@@ -103,9 +137,6 @@ def render(soak: dict[str, Any]) -> str:
     ends = ", ".join(f"{count:,} {how}" for how, count in sorted(soak["ends"].items()))
     rows = [[v.what, v.figure, v.target, words(v.met)] for v in verdicts(soak)]
     told = [f"- `{line}`" for line in soak["told"]]
-    judged = warm(soak)
-    used, held = slope(judged, _used), slope(judged, _held)
-    rest = slope(judged) - held
     out = [
         "## Soak",
         "",
@@ -122,8 +153,7 @@ def render(soak: dict[str, Any]) -> str:
         *rig.table_lines(["what", "figure", "target", "met"], rows),
         *(["", *told] if told else []),
         "",
-        f"Of the slope {used:+.1f} KiB/min are buffers of the engine that are in use, {held - used:+.1f} free ones in "
-        f"arenas of which others are, and {rest:+.1f} Python's and the C library's.",
+        _shares(warm(soak)),
         "",
         f"{soak['opened']:,} connections came. How they ended: {ends}. {soak['received']:,} messages were echoed "
         f"and {soak['numbered']:,} numbered ones received, all compared byte by byte. The process had "

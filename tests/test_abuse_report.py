@@ -106,6 +106,24 @@ def test_a_soak_is_judged_by_what_grows_what_is_lost_and_what_stays() -> None:
     assert unmet(soaked(2.0, is_empty=False)) == ["connections that it knows then"]
 
 
+def test_of_a_soak_no_block_of_the_interpreter_may_stay_for_every_hundredth_connection() -> None:
+    whole, few = {"blocks": 700, "came": 100_000}, {"blocks": 700, "came": 1000}
+    assert unmet(soaked(2.0, stayed=whole)) == []
+    assert unmet(soaked(2.0, stayed={**whole, "blocks": 1001})) == ["blocks of the interpreter that have stayed"]
+    # Of so few what is made once is more than what each leaves.
+    assert unmet(soaked(2.0, stayed=few)) == []
+    # One of before that was counted.
+    assert "blocks of the interpreter" not in soak_report.render(soaked(2.0))
+
+
+def test_pages_that_an_arena_has_not_touched_are_no_memory() -> None:
+    soak = soaked(2.0)
+    for n, sample in enumerate(soak["samples"]):
+        sample["slab_resident_bytes"] = 1024 * (1 + 2 * n)
+    told = soak_report.render(soak)
+    assert "+2.0 free ones in arenas of which others are, and +0.0 Python's and the C library's" in told
+
+
 def test_a_short_soak_says_nothing_of_a_slope() -> None:
     soak = soaked(40.0, minutes=2)
     assert unmet(soak) == []

@@ -4,7 +4,8 @@
 
 Prints the ports as a line of JSON, by kind. `wsutil`, `on_message`, `compressed` and `aio` echo; `thread` and
 `broadcast` send a numbered message to everybody once in SECONDS, from a thread of the application and from the event
-loop. Each line of its stdin is answered with figures as JSON; at the end of them it stops.
+loop. A line of its stdin is answered with figures as JSON, the line "at rest" with what is counted when nobody is
+there; at the end of them it stops.
 
 Orders that clients give, as a message: "close": close me. "bye", where messages are numbered: leave me out from now on,
 and tell the last number that I was sent.
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import gc
 import json
 import sys
 import threading
@@ -165,7 +168,39 @@ def figures(servers: list[Any]) -> dict[str, int]:
     """What the engine counts of all servers together."""
     names = ("connections", "descriptors", "timers", "targets", "slab_used_bytes", "slab_held_bytes", "slab_blocks")
     counted = [server.counters() for server in servers]
-    return {name: sum(one[name] for one in counted) for name in names}
+    resident = sum(server.memory().slab_bytes for server in servers)
+    return {**{name: sum(one[name] for one in counted) for name in names}, "slab_resident_bytes": resident}
+
+
+class Mallinfo2(ctypes.Structure):
+    """See mallinfo(3)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+# Not of every C library; glibc has it since 2.33.
+mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+if mallinfo2 is not None:
+    mallinfo2.restype = Mallinfo2
+
+
+def at_rest() -> dict[str, int]:
+    """What the interpreter and the C library have handed out.
+
+    The latter counts in what its threads have at hand for their next use, unless it is told to have nothing at hand
+    (glibc.malloc.tcache_count). 0: it does not say.
+    """
+    gc.collect()
+    return {
+        "threads": threading.active_count(),
+        "blocks": sys.getallocatedblocks(),
+        "malloc_bytes": 0 if mallinfo2 is None else mallinfo2().uordblks,
+    }
 
 
 async def main() -> None:
@@ -187,8 +222,9 @@ async def main() -> None:
             }
             print(json.dumps({kind: server.local_addr.port for kind, server in kinds.items()}), flush=True)
             loop = asyncio.get_running_loop()
-            while await loop.run_in_executor(None, sys.stdin.readline):
-                print(json.dumps(figures(list(kinds.values()))), flush=True)
+            while line := await loop.run_in_executor(None, sys.stdin.readline):
+                told = at_rest() if line == "at rest\n" else figures(list(kinds.values()))
+                print(json.dumps(told), flush=True)
             fanning.over.set()
             fanning.join()
         talk.cancel()

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import churn
 import pytest
 import soak
 import soak_links
@@ -137,3 +138,33 @@ def test_the_slope_is_that_of_the_samples_after_the_first_sixth() -> None:
     judged = soak_report.warm({"samples": samples})
     assert judged[0]["s"] == 600.0
     assert soak_report.slope(judged) == pytest.approx(3.0)
+
+
+# --- what stays of those who have gone ---
+
+
+def test_connections_of_every_kind_come_and_go_and_it_is_counted_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    args = churn.arguments(["--rounds", "3", "--seconds", "1", "--connections", "60", "--per-second", "300"])
+    rests, wrongs = churn.run(args)
+    assert not wrongs
+    assert len(rests) == 3 and len(capsys.readouterr().out.splitlines()) == 3
+    assert rests[-1].came > 600 and rests[-1].messages > 0
+    for rest in rests:
+        # Each is a part of the whole, and there.
+        assert 0 < rest.main_heap < rest.resident
+        assert 0 < rest.thread_heaps < rest.resident
+        assert 0 < rest.slab < rest.resident
+        assert rest.blocks > 10_000
+
+
+def rest_with(came: int, blocks: int, threads: int = 8) -> churn.Rest:
+    return churn.Rest(came, 0, threads, blocks, 0, 0, 0, 0, 0)
+
+
+def test_what_stays_is_counted_between_rounds_that_have_as_many_threads() -> None:
+    # The first round has what is made once, and a thread what is its own.
+    rests = [rest_with(1000, 700), rest_with(2000, 900), rest_with(3000, 902), rest_with(4000, 950, threads=9)]
+    assert churn.stayed_per_connection(rests) is None
+    assert churn.stayed_per_connection(rests[:3]) == pytest.approx(0.002)
+    rests.append(rest_with(5000, 1950, threads=9))
+    assert churn.stayed_per_connection(rests) == pytest.approx(1.0)
