@@ -84,6 +84,24 @@ def test_a_leak_is_ours_where_our_code_asked_for_it(tmp_path: Path, function: st
     assert (len(ours), len(others)) == ((1, 0) if is_ours else (0, 1))
 
 
+# Of a process that has two stacks, and ends on the second one.
+TWO_STACKS = """\
+==1==WARNING: ASan doesn't fully support makecontext/swapcontext functions and may produce false positives
+==1==WARNING: ASan is ignoring requested __asan_handle_no_return: stack type: default top: 0x7; bottom 0x1; size: 0x6
+False positive error reports may follow
+For details see https://github.com/google/sanitizers/issues/189
+"""
+
+
+def test_a_process_with_two_stacks_is_no_report(tmp_path: Path) -> None:
+    report = tmp_path / "address.1"
+    report.write_text(TWO_STACKS)
+    assert asan.found(tmp_path) == ([], [])
+    report.write_text(TWO_STACKS + "==123==ERROR: AddressSanitizer: heap-use-after-free on address 0x1\n")
+    ours, _ = asan.found(tmp_path)
+    assert len(ours) == 1 and "heap-use-after-free" in ours[0]
+
+
 def test_what_is_reported_before_the_leaks_counts_as_well(tmp_path: Path) -> None:
     text = "src/_uws/x.pyx:1:2: runtime error: signed integer overflow\n    #0 0x1 in f src/_uws/x.pyx:1\n"
     (tmp_path / "address.1").write_text(text + LEAKS.format(function="PyMem_RawMalloc", module="Objects/obmalloc.c:85"))

@@ -75,8 +75,12 @@ LEAKS = {"print_suppressions": "0"}
 OURS = re.compile(r"\b_uws/|\buws_shims/|probe\.c|src/_uws/")
 # Its callers cannot be told from a stack of frames without pointers; the interpreter's own zlib does not leak.
 ZLIB = re.compile(r"\blibz(?:-ng)?\b|\bzlib\b")
-# What it says before a process has a second stack, as the simulation's has: no error.
-STACKS = re.compile(r"^==\d+==WARNING: ASan doesn't fully support makecontext/swapcontext .*$", re.MULTILINE)
+# What it says before a process has a second stack, as the simulation's has, and when it ends on that: no error.
+STACKS = re.compile(
+    r"^==\d+==WARNING: ASan (?:doesn't fully support makecontext/swapcontext .*"
+    r"|is ignoring requested __asan_handle_no_return: .*\nFalse positive error reports may follow\nFor details .*)$",
+    re.MULTILINE,
+)
 LEAK = re.compile(r"^(?:Direct|Indirect) leak of .*?(?=^\s*$)", re.MULTILINE | re.DOTALL)
 FRAME = re.compile(r"^\s+#\d+ .*$", re.MULTILINE)
 

@@ -367,6 +367,7 @@ def test_pause_ends_with_the_connection_and_on_close_comes(pool: Any, how: str) 
 
     options: dict[str, Any] = {"idle_timeout": 0.2} if how == "idle" else {}
     with serve(pool=pool, on_message=on_message, **options) as live:
+        stopper = threading.Thread(target=live.server.stop, args=(5,))
         client, conn = live.connect_conn()
         client.send(frames((TEXT, "0"), (TEXT, "1"), (TEXT, "2")))
         assert take(got) == "0"
@@ -379,7 +380,7 @@ def test_pause_ends_with_the_connection_and_on_close_comes(pool: Any, how: str) 
         elif how == "reset":
             client.reset()
         elif how == "stop":
-            threading.Thread(target=live.server.stop, args=(5,)).start()
+            stopper.start()
         if how in ("stop", "idle"):
             # These leave it its rights: what it had sent is delivered.
             assert client.recv_close().code == 1001
@@ -390,6 +391,9 @@ def test_pause_ends_with_the_connection_and_on_close_comes(pool: Any, how: str) 
         conn.resume()
         with pytest.raises(ConnectionClosed):
             conn.pause()
+        if how == "stop":
+            # It has the loop in its hands, and that is not to outlive the test.
+            stopper.join()
 
 
 def test_paused_connection_is_not_pinged_and_not_taken_for_vanished() -> None:
