@@ -123,7 +123,7 @@ class Conn(Hashable):
 
         Raises:
             unlimitedws.ConnectionClosed: The connection is closed or closing; with the policy "close" also where
-                this message found its queue full.
+                this message found its queue full. Where it was lost just now, the message may have got there.
             TimeoutError: The send buffer stayed full for the I/O timeout. Nothing of the message was sent.
             TypeError: message is neither text nor a buffer, or compress is none of the three.
             BufferError: The buffer is not contiguous.
