@@ -276,24 +276,24 @@ def storm(sizes: Sizes, kind: str, what: str) -> dict[str, Any]:
         period = max(sizes.period, 4.0) if what == "overrun" else sizes.period
         come = {"connections": 1, "newcomers": newcomers, "seconds": sizes.seconds}
         come |= {"period": period, "deadline": 2.9 * period}
-        with (
-            rig.probing(client_core, port, "pings", warmup=0.1, **come) as coming,
-            attacking(client_core, "storm", port, 0 if what == "none" else sizes.wave, "--seconds",
-                      str(sizes.seconds), *(["--reset"] if what == "reset" else [])) as attackers,
-        ):  # fmt: skip
-            coming.hear(PATIENCE_S)
+        wave = 0 if what == "none" else sizes.wave
+        how = ["--reset"] if what == "reset" else []
+        with attacking(client_core, "storm", port, wave, "--seconds", str(sizes.seconds), *how) as attackers:
+            # Before the others are there, as in slowloris().
             if (said := attackers.hear(PATIENCE_S)) != "ready":
                 raise rig.Failed(f"attackers.py said {said!r}")
-            with rig.probing(client_core, port, "echo", server_pid=peer.pid, **talk) as talking:
-                before, begun = peer.ask("counters"), time.monotonic()
-                coming.say("now")
-                if what != "none":
-                    attackers.say("now")
-                talked = json.loads(talking.hear(sizes.seconds + PATIENCE_S))
-                came = json.loads(coming.hear(sizes.seconds + PATIENCE_S))
-                waves = {} if what == "none" else json.loads(attackers.hear(sizes.seconds + PATIENCE_S))
-                took = time.monotonic() - begun
-                after = peer.ask("counters")
+            with rig.probing(client_core, port, "pings", warmup=0.1, **come) as coming:
+                coming.hear(PATIENCE_S)
+                with rig.probing(client_core, port, "echo", server_pid=peer.pid, **talk) as talking:
+                    before, begun = peer.ask("counters"), time.monotonic()
+                    coming.say("now")
+                    if what != "none":
+                        attackers.say("now")
+                    talked = json.loads(talking.hear(sizes.seconds + PATIENCE_S))
+                    came = json.loads(coming.hear(sizes.seconds + PATIENCE_S))
+                    waves = {} if what == "none" else json.loads(attackers.hear(sizes.seconds + PATIENCE_S))
+                    took = time.monotonic() - begun
+                    after = peer.ask("counters")
         left = emptied(peer)
     return {
         "accepts_per_s": (after["accepted"] - before["accepted"]) / took,
