@@ -21,6 +21,9 @@ SANITIZERS = re.compile(r"__(?:asan|tsan|ubsan)_")
 # What the C library has a checked twin of, as in memcpy and __memcpy_chk.
 CHECKED = re.compile(r"__\w+_chk")
 PROTECTOR = "__stack_chk_fail"
+# What musl's crti.o, with which its linker begins every module, has for all to see.
+MUSL = re.compile(r"\[libc\.(?:musl-\w+\.so\.1|so)\]")
+MUSL_BEGINNING = {"_init", "_fini"}
 
 
 class Module:
@@ -36,6 +39,8 @@ class Module:
         names = [(row[4], row[5], row[6], row[7].split("@")[0]) for row in symbols]
         there = [(bind, seen, name) for bind, seen, at, name in names if at != "UND"]
         self.exported = {name for bind, seen, name in there if bind != "LOCAL" and seen == "DEFAULT"}
+        if MUSL.search(self.dynamic):
+            self.exported -= MUSL_BEGINNING
         self.imported = {name for _, _, at, name in names if at == "UND"}
 
     @property

@@ -1,7 +1,8 @@
 """Builds the sdist, and from it a wheel for every Python that is here; checks each, tries it in a fresh environment.
 
     python tools/wheels.py [3.12 ...]       only these; by default all from 3.10 to 3.15 that are found
-    python tools/wheels.py --native         with this machine's compiler, for systems that are not older than it
+    python tools/wheels.py --native         with this machine's compiler, for systems that are not older than it; so it is
+                                            on musl in any case
     PYTHON_FT=python3.13t python tools/wheels.py [free-threaded]    and that one, or only that
 
 What comes out is in dist/. The compiler is zig's, from PyPI: it has the symbols of any glibc, so the wheels are for
@@ -187,7 +188,9 @@ def main() -> int:
     HOME.mkdir(parents=True, exist_ok=True)
     DIST.mkdir(exist_ok=True)
     bin_ = tools()
-    env = usual() if args.native else compiler(bin_, args.glibc)
+    # zig would build for glibc, and what this Python runs on is musl, perhaps.
+    is_native = args.native or platform.libc_ver()[0] != "glibc"
+    env = usual() if is_native else compiler(bin_, args.glibc)
     sources = pack(bin_)
     own = os.environ.get("PYTHON_FT")
     passed = failed = 0

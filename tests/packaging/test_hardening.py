@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("readelf") is None, reason="binutil
 CC = (sysconfig.get_config_var("CC") or "cc").split()
 GOOD = ["-fvisibility=hidden", "-fstack-protector-strong", "-O2", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
 LINKED = ["-Wl,-z,relro,-z,now"]
+STARTUP = ("_init", "_fini")
 SOURCE = """
 #include <string.h>
 int helper(int x) { return x + 1; }
@@ -32,6 +33,17 @@ def build(room: Path, compiled: list[str], linked: list[str], source: str = SOUR
     written.write_text(source)
     subprocess.run([*CC, "-shared", "-fPIC", *compiled, *linked, str(written), "-o", str(path)], check=True)
     return path
+
+
+def build_for(room: Path, library: str, source: str) -> Path:
+    """A module as a C library of this name has it: linked with a library that calls itself so, and with no other."""
+    stand_in, written = room / "stand_in.so", room / "stand_in.c"
+    written.write_text("void stand_in(void) {}\n")
+    subprocess.run(
+        [*CC, "-shared", "-fPIC", "-nostdlib", f"-Wl,-soname,{library}", str(written), "-o", str(stand_in)], check=True
+    )
+    linked = [*LINKED, "-nostdlib", "-Wl,--no-as-needed", str(stand_in)]
+    return build(room, GOOD, linked, source)
 
 
 def test_every_module_is_hardened() -> None:
@@ -58,6 +70,22 @@ def test_what_is_built_as_we_build_is_hardened(tmp_path: Path) -> None:
 def test_what_is_missing_is_found(tmp_path: Path, compiled: list[str], linked: list[str], problem: str) -> None:
     found = hardening.problems([build(tmp_path, compiled, linked)])
     assert any(problem in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("library", "is_hardened"), [("libc.so", True), ("libc.musl-aarch64.so.1", True), ("libc.so.6", False)]
+)
+def test_what_every_module_of_musl_exports_is_not_held_against_ours(
+    tmp_path: Path, library: str, is_hardened: bool
+) -> None:
+    """musl's crti.o has these, in no section of ours; glibc's hides them."""
+    source = SOURCE + "".join(f'__attribute__((visibility("default"))) void {name}(void) {{}}\n' for name in STARTUP)
+    path = build_for(tmp_path, library, source)
+    found = [line for line in hardening.problems([path]) if "exports" in line]
+    assert (found == []) is is_hardened, found
+    # And nothing beside them.
+    path = build_for(tmp_path, library, source + '__attribute__((visibility("default"))) void other(void) {}\n')
+    assert any("exports" in line and "other" in line for line in hardening.problems([path]))
 
 
 def test_no_modules_at_all_are_no_success() -> None:
