@@ -86,7 +86,7 @@ make()
 def test_no_memory_for_the_table_is_an_error() -> None:
     done = run(
         """
-size = int(open("/proc/self/statm").read().split()[0]) * 4096
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 200_000, resource.RLIM_INFINITY))
 before = len(os.listdir("/proc/self/fd"))
 for _ in range(3):
@@ -108,7 +108,7 @@ def test_table_costs_no_memory_until_it_is_used() -> None:
     done = run(
         """
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
 make()
 before = resident()

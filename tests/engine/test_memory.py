@@ -22,6 +22,8 @@ import unlimitedws
 from unlimitedws import Memory, NewServer
 
 DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
+# 64 KiB with many a kernel for ARM64.
+PAGE = resource.getpagesize()
 
 
 def engine(live: Live) -> dict[str, int]:
@@ -126,7 +128,8 @@ def test_what_waits_for_its_callback_is_counted() -> None:
             client.send(whole[100_000:])
             wait_until(lambda: live.server.memory().inboxes_bytes >= 210_000, "all of it has come")
             memory = live.server.memory()
-            assert memory.inboxes_bytes <= 320_000
+            # A buffer beyond the classes is whole pages, and there are two.
+            assert memory.inboxes_bytes <= 310_000 + 2 * PAGE
             # The first one, where it was in an inbox before a thread took it.
             assert memory.delivering_bytes <= 128
         finally:
@@ -154,7 +157,7 @@ def test_what_callbacks_gave_back_goes_back_though_nothing_happens_any_more() ->
         finally:
             go_on.set()
         settled(live, set())
-        wait_until(lambda: live.server.memory().slab_bytes < 200_000, "nobody's memory has gone back")
+        wait_until(lambda: live.server.memory().slab_bytes < 100_000 + 24 * PAGE, "nobody's memory has gone back")
 
 
 @pytest.mark.parametrize("takeover", [True, False], ids=["kept", "shared"])
@@ -411,7 +414,8 @@ def test_the_account_is_the_kernels(
         after = memory_of(server)
         assert after.connections == wanted + 3
         print("GROWTH", wanted, growth(before, after))
-        assert growth(before, after).engine >= least * wanted
+        # Whole pages: the table's last one may have been there before.
+        assert growth(before, after).engine >= least * wanted - PAGE
         # Of the interpreter's own comings and goings, which show beside half a megabyte.
         assert_they_agree(before, after, slack_bytes=65536)
 
