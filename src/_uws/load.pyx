@@ -8,7 +8,7 @@ from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from _uws.atomic cimport atomic_read, atomic_write
+from _uws.atomic cimport atomic_acquire, atomic_read, atomic_write
 from _uws.dial cimport UwsAddress
 from _uws.errs cimport UWS_OK
 from _uws.histogram cimport UWS_HISTOGRAM_COUNTS, UwsHistogram, histogram_value
@@ -259,7 +259,7 @@ cdef class Load:
     def shown(self):
         cdef UwsLoad* l = self.l
         # Before the counts: see _show() of loadrun.
-        phase = atomic_read(&l.shown.phase)
+        phase = atomic_acquire(&l.shown.phase)
         return {
             "phase": phase,
             "open": atomic_read(&l.shown.open),

@@ -1,6 +1,6 @@
 # F5. Load generator: the ends of connections, and what is counted about them. See loadlife.pxd.
 
-from _uws.atomic cimport atomic_write
+from _uws.atomic cimport atomic_release, atomic_write
 from _uws.client cimport client_reset
 from _uws.dial cimport dial_end
 from _uws.loadplan cimport (
@@ -65,7 +65,7 @@ cdef void _leave(UwsLoad* l, UwsLoadConn* c, int reset) noexcept nogil:
         told = &l.plan.told[l.index]
         # In this order: who reads between the two finds more missing than there is, and waits.
         atomic_write(&told.gone_delivered, told.gone_delivered + c.replied)
-        atomic_write(&told.gone, told.gone + 1)
+        atomic_release(&told.gone, told.gone + 1)
     slab_give(&l.slab, c.side)
     slab_give(&l.slab, c.partial)
     c.side = NULL

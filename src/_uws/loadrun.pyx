@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport clock_gettime, timespec
 
-from _uws.atomic cimport atomic_read, atomic_write
+from _uws.atomic cimport atomic_acquire, atomic_read, atomic_release, atomic_write
 from _uws.clock cimport clock_ns
 from _uws.dial cimport dial_end
 from _uws.errs cimport UWS_OK
@@ -155,7 +155,7 @@ cdef void _pace(UwsLoad* l) noexcept nogil:
 cdef uint64_t _lacking(const UwsLoad* l) noexcept nogil:
     """Broadcast: deliveries that are still to come. Of those who are gone none is."""
     cdef UwsLoadTold* told = l.plan.told
-    cdef uint64_t joined = 0, have = 0, due
+    cdef uint64_t joined = 0, have = 0, due, gone
     cdef uint32_t i
     for i in range(l.plan.threads):
         due = atomic_read(&told[i].joined)
@@ -164,7 +164,9 @@ cdef uint64_t _lacking(const UwsLoad* l) noexcept nogil:
             return l.published + 1
         joined += due - 1
         have += atomic_read(&told[i].delivered)
-        have += atomic_read(&told[i].gone) * l.published - atomic_read(&told[i].gone_delivered)
+        # One after the other: C reads the operands of one expression in any order.
+        gone = atomic_acquire(&told[i].gone)
+        have += gone * l.published - atomic_read(&told[i].gone_delivered)
     if l.plan.others_only and joined:
         joined -= 1
     due = joined * l.published
@@ -294,7 +296,7 @@ cdef void _show(UwsLoad* l, bint now) noexcept nogil:
     atomic_write(&l.shown.replies, l.count.replies)
     atomic_write(&l.shown.errors, errors)
     # The last: who sees a phase here sees what was counted in it.
-    atomic_write(&l.shown.phase, l.phase)
+    atomic_release(&l.shown.phase, l.phase)
 
 
 cdef int load_run(UwsLoad* l, int private_table, int required) noexcept nogil:
