@@ -54,7 +54,7 @@ cdef bint _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
     cdef int _, fd
     for _ in range(ACCEPT_BATCH):
         if not seat_take(l):
-            _shed(l, listen_fd)
+            _shed(l, listen_fd, True)
             return False
         if l.seats != 0 and l.n_conns >= l.seats:
             # The table of this loop is full; there are others that have room.
@@ -68,7 +68,7 @@ cdef bint _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
         if fd == UWS_ACCEPT_AGAIN:
             continue
         if fd == UWS_ACCEPT_STARVED:
-            _shed(l, listen_fd)
+            _shed(l, listen_fd, False)
             return False
         if fd == UWS_ACCEPT_BROKEN:
             poller_remove(&l.poller, listen_fd)
@@ -79,16 +79,16 @@ cdef bint _take_in(UwsLoop* l, int listen_fd) noexcept nogil:
         if conn_begin(l, fd) == NULL:
             close(fd)
             seat_give(l)
-            _shed(l, listen_fd)
+            _shed(l, listen_fd, False)
             return False
     return True
 
 
-cdef void _shed(UwsLoop* l, int listen_fd) noexcept nogil:
+cdef void _shed(UwsLoop* l, int listen_fd, bint is_full) noexcept nogil:
     """There is no room for those who wait: tell some of them so, then rest.
 
     A listener that is not emptied would report itself for ever; and a client that is told comes back later, or
-    elsewhere, instead of waiting for its own timeout."""
+    elsewhere, instead of waiting for its own timeout. is_full: for want of a seat."""
     cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
     cdef size_t len_bytes = response_refuse(response, sizeof(response), UWS_E_HTTP_503)
     cdef int _, status
@@ -102,6 +102,11 @@ cdef void _shed(UwsLoop* l, int listen_fd) noexcept nogil:
             if status < 0:
                 break
             l.count.turned_away += 1
+            if is_full and seat_take(l):
+                # Where there is one now, the next one is not refused: the client that was told may have been given
+                # the processor, and know of somebody who has left meanwhile.
+                seat_give(l)
+                break
     l.spare_fd = sock_spare()
     accept_pause(l, SHED_PAUSE_MS)
 
