@@ -1,8 +1,8 @@
 """Builds the sdist, and from it a wheel for every Python that is here; checks each, tries it in a fresh environment.
 
     python tools/wheels.py [3.12 ...]       only these; by default all from 3.10 to 3.15 that are found
-    python tools/wheels.py --native         with this machine's compiler, for systems that are not older than it; so it is
-                                            on musl in any case
+    python tools/wheels.py --native         with this machine's compiler, for systems that are not older than it;
+                                            on musl always
     PYTHON_FT=python3.13t python tools/wheels.py [free-threaded]    and that one, or only that
 
 What comes out is in dist/. The compiler is zig's, from PyPI: it has the symbols of any glibc, so the wheels are for
