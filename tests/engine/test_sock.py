@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forbidding import NUMBERS
 from live import wait_until
 from loops import listener
 from uws_shims import sock_shim
@@ -320,6 +321,34 @@ def test_mapped_peer_of_a_socket_for_both_families() -> None:
     ):
         expected = (socket.AF_INET6, "::ffff:127.0.0.1", client.getsockname()[1])
         assert address(sock_shim.peer(ours.fileno())) == expected
+
+
+WITHOUT_PEERNAME = """
+import errno, socket, sys
+from forbidding import forbid
+from uws_shims import sock_shim
+with socket.create_server((sys.argv[1], 0), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET) as sock:
+    client = socket.create_connection(sock.getsockname()[:2])
+    ours, _ = sock.accept()
+    port = client.getsockname()[1]
+forbid("getsockopt", errno.ENOPROTOOPT)
+print(port, sock_shim.peer(ours.fileno()).hex())
+"""
+
+
+@pytest.mark.skipif(not NUMBERS, reason="the numbers of system calls elsewhere")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_where_so_peername_is_unknown_getpeername_is_asked(host: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PEERNAME, host],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    port, found = done.stdout.split()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    assert address(bytes.fromhex(found)) == (family, host, int(port))
 
 
 @pytest.mark.parametrize("name", ["s", "a longer name than that of an IPv6 socket"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from forbidding import NUMBERS
 from raw import TIMEOUT
 from uws_shims.table_shim import empty, leave
 
@@ -133,38 +133,24 @@ def test_an_empty_table_is_empty_and_the_processs_is_as_it_was() -> None:
 
 
 WITHOUT_CLOSE_RANGE = """
-import ctypes, struct, sys
-CLOSE_RANGE, UNSHARE = 436, {unshare}
-
-def forbid(number, error):
-    # seccomp(2): the system call fails with error, all others are allowed.
-    program = b"".join(
-        struct.pack("=HBBI", *step)
-        for step in [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | error), (0x06, 0, 0, 0x7FFF0000)]
-    )
-    steps = ctypes.create_string_buffer(program)
-    filter = struct.pack("=HxxxxxxQ", 4, ctypes.addressof(steps))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0
-    assert libc.prctl(22, 2, ctypes.create_string_buffer(filter)) == 0
-
-import os, resource, threading
+import errno, os, resource, sys, threading
+from forbidding import forbid
 from uws_shims.table_shim import leave
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-forbid(CLOSE_RANGE, 38)
+forbid("close_range", errno.ENOSYS)
 if sys.argv[1] == "both":
-    forbid(UNSHARE, 1)
+    forbid("unshare", errno.EPERM)
 reading, writing = os.pipe()
 
 def work():
     try:
         leave([reading])
     except OSError as exc:
-        said.append(f"errno {{exc.errno}}")
+        said.append(f"errno {exc.errno}")
     else:
         # Not printed here: stdout is /dev/null in this thread.
-        there = {{int(fd) for fd in os.listdir(f"/proc/self/task/{{threading.get_native_id()}}/fd")}}
-        said.append((sorted({{0, 1, 2, reading}} - there), len(there)))
+        there = {int(fd) for fd in os.listdir(f"/proc/self/task/{threading.get_native_id()}/fd")}
+        said.append((sorted({0, 1, 2, reading} - there), len(there)))
 
 said = []
 thread = threading.Thread(target=work)
@@ -174,12 +160,11 @@ print(said[0])
 """
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the number of unshare elsewhere")
+@pytest.mark.skipif(not NUMBERS, reason="the numbers of system calls elsewhere")
 @pytest.mark.parametrize("forbidden", ["one", "both"])
 def test_a_kernel_without_close_range_does_it_by_unshare_or_it_fails(forbidden: str) -> None:
-    unshare = {"x86_64": 272, "aarch64": 97}[platform.machine()]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_CLOSE_RANGE.format(unshare=unshare), forbidden],
+        [sys.executable, "-c", WITHOUT_CLOSE_RANGE, forbidden],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
         capture_output=True,
         text=True,
