@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "tests"), str(ROOT / 
 from shim import Shim  # noqa: E402 (it is where we have just said)
 
 PATIENCE_S = 10.0
+ATTEMPTS = 10
 
 
 class Heard(logging.Handler):
@@ -30,18 +31,12 @@ class Heard(logging.Handler):
         self.records.append(record)
 
 
-def main() -> None:
-    """Play it; the first rule that does not hold is raised."""
-    # Before the engine is imported: what it imports of itself has to be the shim's.
-    shim = Shim()
-    from raw import RawClient
+def play(shim: Shim, heard: Heard) -> bool:
+    """Play it; the first rule that does not hold is raised. False: it was not a thread that had no memory."""
+    from raw import CLOSE, RawClient
 
     import unlimitedws
 
-    engine = [module for name, module in sys.modules.items() if name.startswith("_uws.")]
-    shim.watch({module.__file__ for module in engine if module.__file__})
-    heard = Heard()
-    logging.getLogger("unlimitedws").addHandler(heard)
     server = unlimitedws.Server("127.0.0.1:0", pool=(4, 8))
     server.on_message = lambda conn, message: conn.send(message)
     with server, RawClient(server.local_addr.port) as client:
@@ -49,7 +44,13 @@ def main() -> None:
         shim.arm("mmap", errno.ENOMEM, 0, 1)
         shim.on()
         client.send_frame(1, b"the first")
-        assert client.recv_message() == "the first"
+        answer = client.recv_frame()
+        if answer.opcode == CLOSE:
+            # Unless whoever polls was late: the message has an inbox to wait in then, which had no memory.
+            assert answer.payload == b"\x03\xf3", answer
+            shim.off()
+            return False
+        assert answer.payload == b"the first", answer
         deadline = time.monotonic() + PATIENCE_S
         while not heard.records:
             assert time.monotonic() < deadline, "nobody has said that a thread had no memory"
@@ -63,7 +64,25 @@ def main() -> None:
             client.send_frame(1, b"again")
             assert client.recv_message() == "again"
         client.close_cleanly()
-    print(heard.records[0].getMessage())
+    return True
+
+
+def main() -> None:
+    """Play it until it was a thread that had no memory."""
+    # Before the engine is imported: what it imports of itself has to be the shim's.
+    shim = Shim()
+    import unlimitedws  # noqa: F401 (imported for what it imports)
+
+    engine = [module for name, module in sys.modules.items() if name.startswith("_uws.")]
+    shim.watch({module.__file__ for module in engine if module.__file__})
+    heard = Heard()
+    logging.getLogger("unlimitedws").addHandler(heard)
+    for _ in range(ATTEMPTS):
+        if play(shim, heard):
+            print(heard.records[0].getMessage())
+            return
+        heard.records.clear()
+    raise AssertionError(f"{ATTEMPTS} times it was a message that had no memory")
 
 
 if __name__ == "__main__":
