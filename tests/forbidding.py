@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import struct
+import subprocess
+import sys
+
+import pytest
+from raw import TIMEOUT
 
 # Their numbers, where these tests can tell them.
 NUMBERS = {
     "x86_64": {"close_range": 436, "unshare": 272, "getsockopt": 55},
     "aarch64": {"close_range": 436, "unshare": 97, "getsockopt": 209},
 }.get(platform.machine(), {})
+
+possible = pytest.mark.skipif(not NUMBERS, reason="the numbers of system calls elsewhere")
+
+
+def run_alone(program: str, *arguments: str) -> str:
+    """Run a program, which may import what tests import, in a process of its own. Returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def forbid(call: str, error: int) -> None:

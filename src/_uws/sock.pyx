@@ -205,8 +205,8 @@ cdef bint sock_writable(int fd) noexcept nogil:
 cdef int sock_peer(int fd, sockaddr_storage* out) noexcept nogil:
     """The peer's address: 0 or -1. SO_PEERNAME, unlike getpeername(), still knows it after an RST; it wants to be asked
     for no more bytes than the address has, 16 for IPv4 and 28 for IPv6, of which it gives the first 16 as well. That of
-    a Unix socket may be the two bytes of its family, and has no RST to outlive. A sandbox or an emulator, in the kernel's
-    place, may not know SO_PEERNAME."""
+    a Unix socket may be the two bytes of its family, and has no RST to outlive. A sandbox or an emulator, in place of a
+    kernel, may not know SO_PEERNAME."""
     cdef socklen_t size = 16
     memset(out, 0, sizeof(sockaddr_storage))
     if getsockopt(fd, SOL_SOCKET, SO_PEERNAME, out, &size) == 0 and out.ss_family == AF_INET:

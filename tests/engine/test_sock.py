@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forbidding import NUMBERS
+from forbidding import possible, run_alone
 from live import wait_until
 from loops import listener
 from uws_shims import sock_shim
@@ -336,17 +336,10 @@ print(port, sock_shim.peer(ours.fileno()).hex())
 """
 
 
-@pytest.mark.skipif(not NUMBERS, reason="the numbers of system calls elsewhere")
+@possible
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_where_so_peername_is_unknown_getpeername_is_asked(host: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PEERNAME, host],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    port, found = done.stdout.split()
+    port, found = run_alone(WITHOUT_PEERNAME, host).split()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     assert address(bytes.fromhex(found)) == (family, host, int(port))
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from forbidding import NUMBERS
+from forbidding import possible, run_alone
 from raw import TIMEOUT
 from uws_shims.table_shim import empty, leave
 
@@ -160,19 +158,12 @@ print(said[0])
 """
 
 
-@pytest.mark.skipif(not NUMBERS, reason="the numbers of system calls elsewhere")
+@possible
 @pytest.mark.parametrize("forbidden", ["one", "both"])
 def test_a_kernel_without_close_range_does_it_by_unshare_or_it_fails(forbidden: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_CLOSE_RANGE, forbidden],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    said = run_alone(WITHOUT_CLOSE_RANGE, forbidden)
     if forbidden == "both":
-        assert done.stdout == "errno 1\n"
+        assert said == "errno 1\n"
     else:
         # None is missing; the one beyond them is what the listing itself has open.
-        assert done.stdout == "([], 5)\n"
+        assert said == "([], 5)\n"
