@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ NOT_CALLS = ("Py", "_Py", "_ITM_", "__cxa_", "__gmon", "__stack_chk", "__mem", "
 
 pytestmark = [
     pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="the shim wants a C compiler"),
+    pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the shim replaces what glibc calls so"),
     pytest.mark.skipif(
         "san.so" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer stands between the engine and the shim"
     ),
