@@ -252,12 +252,13 @@ class Live:
     def _forget(self, address: tuple[str, int]) -> None:
         """Drop what was noted of an earlier client with this address, of whom nobody has asked: the kernel gives ports
         out again, and a server that several tests share has seen many."""
-        with self.opened.mutex:
-            left = [conn for conn in self.opened.queue if tuple(conn.remote_addr) != address]
-            self.opened.queue = deque(left)
-        with self.ended.mutex:
-            ended = [one for one in self.ended.queue if tuple(one.conn.remote_addr) != address]
-            self.ended.queue = deque(ended)
+
+        def drop(noted: queue.Queue[T], conn_of: Callable[[T], Any]) -> None:
+            with noted.mutex:
+                noted.queue = deque(one for one in noted.queue if tuple(conn_of(one).remote_addr) != address)
+
+        drop(self.opened, lambda conn: conn)
+        drop(self.ended, lambda ended: ended.conn)
 
     def connect_conn(self, **options: Any) -> tuple[RawClient, Any]:
         """Return a client and the server's conn for it."""
