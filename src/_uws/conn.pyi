@@ -187,6 +187,18 @@ class Conn(Hashable):
     def is_paused(self) -> bool:
         """Whether `pause` was called, and neither `resume` nor the connection's end has come since. Thread: any."""
 
+    def _suspend(self) -> bool:
+        """Let the callback for a message that is being run go on elsewhere: nothing of the connection is delivered, its
+        end neither, before `_recall`, which has to come. False: nothing but its end would be. Thread: the callback's.
+
+        Raises:
+            MemoryError: There is none to remember that.
+        """
+
+    def _recall(self) -> bool:
+        """Have the hook "on_recall" called, on a thread that runs callbacks, and then what waits behind. False, and
+        nothing, where it is not suspended. Thread: any."""
+
     def _end(self, cause: int, code: int, reason: str) -> None:
         """Close as `close` does, for a cause other than the application's own call."""
 

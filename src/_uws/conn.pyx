@@ -19,7 +19,7 @@ from _uws.frame cimport (
     UWS_OP_TEXT,
     close_code_valid,
 )
-from _uws.hold cimport conn_hold, conn_release
+from _uws.hold cimport conn_hold, conn_recall, conn_release, conn_suspend
 from _uws.intern cimport intern_get, intern_give, intern_ref
 from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_abort, conn_close, conn_end, conn_words
@@ -400,6 +400,29 @@ cdef class Conn:
             conn_release(l, c)
             conn_trim(l, c)
         conn_unlock(l)
+
+    def _suspend(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef int status = UWS_E_ARG
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        if c != NULL:
+            status = conn_suspend(l, c)
+        conn_unlock(l)
+        if status == UWS_E_NOMEM:
+            raise MemoryError
+        return status == UWS_OK
+
+    def _recall(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        cdef bint done
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        done = c != NULL and conn_recall(l, c)
+        conn_unlock(l)
+        return done
 
     @property
     def is_paused(self):

@@ -24,7 +24,7 @@ cdef struct UwsDelivery:
     int end
     UwsNote* note                 # the inbox's event that is being delivered
     UwsEvent* event               # the event whose callback runs
-    UwsEvent drain                # UWS_EV_DRAIN, which is no note
+    UwsEvent bare                 # UWS_EV_DRAIN or UWS_EV_RECALL, which are no notes
     bint is_muted                 # what is left is dropped
     bint is_held                  # ... or waits: the application has paused the connection
     uint64_t orders               # UwsLoop.orders when that was looked at

@@ -1,10 +1,12 @@
 # F5. See deliver.pxd.
 
+from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from posix.time cimport timespec
 
 from _uws.clock cimport clock_spec, clock_us
 from _uws.errs cimport UWS_OK
+from _uws.hold cimport conn_come_back
 from _uws.inbox cimport inbox_put_back, inbox_take, note_give
 from _uws.life cimport conn_left
 from _uws.post cimport (
@@ -18,7 +20,15 @@ from _uws.post cimport (
     side_has_news,
     side_opens,
 )
-from _uws.proto cimport UWS_EV_DRAIN, UWS_EV_FRAGMENT, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EV_PONG, UWS_EVF_OWNED
+from _uws.proto cimport (
+    UWS_EV_DRAIN,
+    UWS_EV_FRAGMENT,
+    UWS_EV_MESSAGE,
+    UWS_EV_OPEN,
+    UWS_EV_PONG,
+    UWS_EV_RECALL,
+    UWS_EVF_OWNED,
+)
 from _uws.settle cimport conn_settle
 from _uws.slab cimport slab_give, slab_is_tense
 from _uws.slot cimport (
@@ -38,6 +48,7 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
+    UWS_HELD_RECALLED,
     UWS_M_MUTE,
     UWS_O_RUNNER,
     UWS_S_DEAD,
@@ -146,18 +157,26 @@ cdef void _next_note(UwsLoop* l, UwsDelivery* d, UwsConn* c) noexcept nogil:
         l.taken_seq += 1
 
 
+cdef inline UwsEvent* _bare(UwsDelivery* d, int kind) noexcept nogil:
+    """An event that is in no inbox, and takes no memory."""
+    memset(&d.bare, 0, sizeof(d.bare))
+    d.bare.kind = <uint8_t>kind
+    d.event = &d.bare
+    return d.event
+
+
 cdef UwsEvent* deliver_next_note(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     """The inbox's next event for a delivery that began with it; NULL at its end, or when it is others' turn."""
     cdef UwsConn* c = conn_at(l, d.index, d.generation)
     if d.batch != NULL or c == NULL or c.side == NULL or not side_has_news(c.side) or d.notes_left == 0:
         return NULL
     d.notes_left -= 1
+    if c.side.held == UWS_HELD_RECALLED:
+        conn_come_back(l, c)
+        return _bare(d, UWS_EV_RECALL)
     if c.side.drain_due and not side_opens(c.side):
         c.side.drain_due = 0
-        memset(&d.drain, 0, sizeof(d.drain))
-        d.drain.kind = UWS_EV_DRAIN
-        d.event = &d.drain
-        return d.event
+        return _bare(d, UWS_EV_DRAIN)
     _next_note(l, d, c)
     return d.event if d.note != NULL else NULL
 
@@ -236,7 +255,7 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     if d.own.blamed_us != 0 or conn_blocks(l, c):
         _learn(l, d, c)
     c.flags &= ~UWS_F_BUSY
-    if c.side != NULL and (c.side.inbox.head != NULL or c.side.drain_due):
+    if c.side != NULL and (c.side.inbox.head != NULL or side_has_news(c.side)):
         if side_has_news(c.side):
             post_ready(l, c)
     else:

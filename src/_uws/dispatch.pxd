@@ -17,6 +17,7 @@ cdef class Dispatch:
     cdef object on_pong
     cdef object on_close
     cdef object on_drain
+    cdef object on_recall
     cdef object on_request
     cdef object on_route
     cdef object failed

@@ -16,9 +16,9 @@ class Dispatch:
                 (connection, message), which is used instead of "on_read" where it is set; "on_fragment"
                 (connection, Fragment), which is used instead of both. A hook that is None
                 costs nothing. "on_drain" (connection): its send queue was above the high mark, and is down to the
-                low one. "on_pong" (connection, payload). Or "on_request" and "on_route", called with an
-                `Exchange`: for each valid upgrade request, and for each plain GET but one of the page. They answer
-                it at once, or keep it and answer later.
+                low one. "on_pong" (connection, payload). "on_recall" (connection): see `Conn._recall`. Or
+                "on_request" and "on_route", called with an `Exchange`: for each valid upgrade request, and for each
+                plain GET but one of the page. They answer it at once, or keep it and answer later.
             func: The function; None clears the hook.
 
         Raises:

@@ -32,6 +32,7 @@ from _uws.proto cimport (
     UWS_EV_MESSAGE,
     UWS_EV_OPEN,
     UWS_EV_PONG,
+    UWS_EV_RECALL,
     UWS_EV_REQUEST,
     UWS_EVF_FINAL,
     UwsEvent,
@@ -97,6 +98,8 @@ cdef class Dispatch:
                 _before, self.on_pong = self.on_pong, func
             elif name == "on_drain":
                 _before, self.on_drain = self.on_drain, func
+            elif name == "on_recall":
+                _before, self.on_recall = self.on_recall, func
             elif name == "on_request":
                 _before, self.on_request = self.on_request, func
             elif name == "on_route":
@@ -136,9 +139,9 @@ cdef class Dispatch:
         with cython.critical_section(self):
             # What goes with them is called when this is done.
             _hooks = (self.on_connect, self.on_read, self.on_message, self.on_fragment, self.on_close,
-                      self.on_request, self.on_route, self.on_drain, self.on_pong, self.failed)
+                      self.on_request, self.on_route, self.on_drain, self.on_recall, self.on_pong, self.failed)
             self.on_connect = self.on_read = self.on_message = self.on_fragment = self.on_close = None
-            self.on_request = self.on_route = self.on_drain = self.on_pong = None
+            self.on_request = self.on_route = self.on_drain = self.on_recall = self.on_pong = None
             self.failed = None
         return 0
 
@@ -226,8 +229,9 @@ cdef class Dispatch:
             if event.kind == UWS_EV_CLOSE:
                 self._closed(d, conn)
                 return 0
-            if d.is_muted and event.kind != UWS_EV_OPEN:
-                # What it sent is dropped. That it is there is told all the same: on_close comes for each that was.
+            if d.is_muted and event.kind != UWS_EV_OPEN and event.kind != UWS_EV_RECALL:
+                # What it sent is dropped. That it is there is told all the same: on_close comes for each that was. And
+                # what was begun comes to its end.
                 continue
             hook = self._hook_for(event, &how)
             if hook is None:
@@ -240,7 +244,7 @@ cdef class Dispatch:
                     conn.delivery = d
                     atomic_write(&conn.thread, PyThread_get_thread_ident())
                 conn.unread = False
-                if event.kind == UWS_EV_OPEN or event.kind == UWS_EV_DRAIN:
+                if event.kind == UWS_EV_OPEN or event.kind == UWS_EV_DRAIN or event.kind == UWS_EV_RECALL:
                     hook(conn)
                 elif event.kind == UWS_EV_PONG:
                     hook(conn, event_payload(event))
@@ -272,6 +276,13 @@ cdef class Dispatch:
             return self.on_pong
         if event.kind == UWS_EV_DRAIN:
             return self.on_drain
+        if event.kind == UWS_EV_RECALL:
+            # The rest of a callback for a message.
+            if self.on_fragment is not None:
+                how[0] = AS_FRAGMENT
+            elif self.on_message is not None:
+                how[0] = AS_MESSAGE
+            return self.on_recall
         if self.on_fragment is not None:
             how[0] = AS_FRAGMENT
             return self.on_fragment

@@ -6,7 +6,7 @@ from _uws.proto cimport UWS_EV_OPEN, UwsEvent
 from libc.stdint cimport uint16_t, uint32_t
 
 from _uws.slot cimport conn_blocks, loop_nudge
-from _uws.state cimport UwsConn, UwsLoop, UwsSide
+from _uws.state cimport UWS_HELD_NOT, UWS_HELD_RECALLED, UwsConn, UwsLoop, UwsSide
 
 
 cdef enum:
@@ -31,7 +31,8 @@ cdef inline bint side_opens(const UwsSide* side) noexcept nogil:
 
 cdef inline bint side_has_news(const UwsSide* side) noexcept nogil:
     """Is there something that a runner may deliver now?"""
-    return side.drain_due or (side.inbox.head != NULL and (not side.held or side_opens(side)))
+    return side.drain_due or side.held == UWS_HELD_RECALLED \
+        or (side.inbox.head != NULL and (side.held == UWS_HELD_NOT or side_opens(side)))
 
 
 cdef inline bint post_apart(const UwsLoop* l, const UwsConn* c) noexcept nogil:

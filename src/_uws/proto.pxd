@@ -15,6 +15,7 @@ cdef enum UwsEventKind:
     UWS_EV_PONG = 5
     UWS_EV_REQUEST = 6        # the loop's: a request waits for Python's answer
     UWS_EV_DRAIN = 8          # the loop's: the send queue has drained; it does not line up behind messages
+    UWS_EV_RECALL = 9         # the loop's: a callback that went on elsewhere comes back, before anything else
     UWS_EV_FRAGMENT = 7       # bytes of a message that is streamed: what came of it, not a frame as it was cut
 
 cdef enum UwsEventFlag:

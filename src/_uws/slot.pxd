@@ -111,7 +111,7 @@ cdef inline void conn_mute(UwsLoop* l, UwsConn* c) noexcept nogil:
 
 
 cdef inline bint conn_held(const UwsConn* c) noexcept nogil:
-    """Has the application paused it?"""
+    """Has the application paused it, or suspended its callbacks?"""
     return c.side != NULL and c.side.held != 0
 
 

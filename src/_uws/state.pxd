@@ -111,6 +111,13 @@ cdef struct UwsInbox:
     size_t bytes              # payload bytes
     uint32_t count
 
+# Whether what a connection sends is delivered. UwsSide.held
+cdef enum UwsHeld:
+    UWS_HELD_NOT = 0
+    UWS_HELD_PAUSED = 1           # conn.pause(): neither read nor delivered, until its end
+    UWS_HELD_SUSPENDED = 2        # a callback of it goes on elsewhere: nothing is delivered, its end neither
+    UWS_HELD_RECALLED = 3         # ... and comes back: on_recall is to be called, before anything else
+
 # What a connection owns only while it needs it. 256 bytes, a size class of the slab: the order keeps it to that.
 cdef struct UwsSide:
     UwsOutq out
@@ -131,7 +138,7 @@ cdef struct UwsSide:
     uint8_t behind            # in the line of those whose queue waits for the kernel
     uint8_t high              # the queue has been above the high mark, and not down to the low one since
     uint8_t drain_due         # ... it is, and on_drain is to be called
-    uint8_t held              # conn.pause(): no reading, no delivery
+    uint8_t held              # UwsHeld
     uint8_t is_cut            # what the kernel does not take at once is dropped, whole frames of it
     uint8_t pong_waits        # a pong was put off: the queue does not drain, or there were too many pings
     uint8_t control_len

@@ -238,6 +238,7 @@ class Entrance:
         for loop in run.loops:
             for name in _CONN_HOOKS:
                 loop.set_hook(name, self._hooks.get(name) if door.gate is None else door.gate.callback(name))
+            loop.set_hook("on_recall", None if door.gate is None else door.gate.on_recall)
             loop.set_subprotocols([name.encode() for name in rules.subprotocols])
             loop.set_hook("on_request", door.on_request if asked else None)
             loop.set_hook("on_route", door.on_route if rules.routes else None)

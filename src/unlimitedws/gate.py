@@ -10,8 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable, iscoroutine
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any
 
 from _uws.conn import Conn
 from _uws.messages import read_client_data
@@ -28,10 +27,25 @@ __all__ = ["Gate"]
 logger = logging.getLogger("unlimitedws")
 
 _TOO_BIG = 1009
+_TRY_AGAIN_LATER = 1013
 _UNAUTHENTICATED = 3000
 _MESSAGE_HOOKS = ("on_fragment", "on_message", "on_read")
 
-_Outcome: TypeAlias = tuple[Any, "BaseException | None"]
+class _Attempt:
+    """A stranger's first message, while its verifier is awaited.
+
+    Attributes:
+        since: When it came, by the monotonic clock.
+        result, error: What came of it; neither, where the server stopped first.
+    """
+
+    __slots__ = ("conn", "error", "result", "since")
+
+    def __init__(self, conn: Conn, since: float) -> None:
+        self.conn = conn
+        self.since = since
+        self.result: Any = None
+        self.error: BaseException | None = None
 
 
 class Gate:
@@ -51,14 +65,14 @@ class Gate:
         self._roll = roll
         self._helpers = helpers
         self._shut = False
-        # Those whose verifier is awaited. A SimpleQueue may be put to in a signal handler, an Event not.
-        self._waiting: set[SimpleQueue[_Outcome]] = set()
+        # Each is recalled once, by whoever comes first.
+        self._attempts: dict[About, _Attempt] = {}
 
     def shut(self) -> None:
         """The server stops: nobody is awaited any more. Takes no lock, as signal handlers call it. Thread: any."""
         self._shut = True
-        for outcome in tuple(self._waiting):
-            outcome.put((None, None))
+        for attempt in tuple(self._attempts.values()):
+            attempt.conn._recall()
 
     def callback(self, name: str) -> Callable[..., object] | None:
         """Return what the engine is to call for a hook; None: nothing.
@@ -134,7 +148,74 @@ class Gate:
             return
         accept = about.stranger.check_message(conn, message)
         if isawaitable(accept):
-            accept = self._wait(accept, about.stranger.timeout)
+            self._await(conn, about, accept, since)
+        else:
+            self._decide(conn, about, accept, since)
+
+    def _await(self, conn: Conn, about: About, work: Awaitable[Any], since: float) -> None:
+        """Go on in `on_recall`, when it is known what comes of work, or nobody wants to know.
+
+        Its next messages wait for that, and so does its end. No thread does.
+        """
+        attempt = _Attempt(conn, since)
+        begun = False
+
+        def begin() -> Awaitable[Any]:
+            nonlocal begun
+            begun = True
+            return work
+
+        def finish(result: object, error: BaseException | None) -> None:
+            # It may have been cancelled before its first step; asyncio complains of a coroutine that nobody awaits.
+            if not begun and iscoroutine(work):
+                work.close()
+            attempt.result, attempt.error = result, error
+            conn._recall()
+
+        try:
+            if not conn._suspend():
+                # It has been ended meanwhile, and nothing that it sent counts any more.
+                finish(None, None)
+                return
+        except MemoryError:
+            finish(None, None)
+            raise
+        self._attempts[about] = attempt
+        try:
+            if self._shut:
+                finish(None, None)
+            elif not self._helpers.submit_async(begin, about.stranger.timeout, finish, lambda: not self._shut):
+                # Too many are awaited.
+                conn._end(CloseCause.LIMIT, _TRY_AGAIN_LATER, "")
+                finish(None, None)
+        except BaseException as exc:
+            finish(None, exc)
+
+    def on_recall(self, conn: Conn) -> None:
+        """A verifier has been awaited: go on where its message had come."""
+        about = _stranger(conn)
+        attempt = None if about is None else self._attempts.pop(about, None)
+        if about is None or attempt is None:
+            return
+        error, attempt.error = attempt.error, None
+        if error is None:
+            self._decide(conn, about, attempt.result, attempt.since)
+            return
+        from .coroutines import Late
+
+        if isinstance(error, Late):
+            if not self._shut:
+                logger.info("a first message was not verified within %g s", about.stranger.timeout)
+            self._decide(conn, about, None, attempt.since)
+            return
+        try:
+            raise error
+        finally:
+            # The traceback holds this frame, and the frame would hold the exception.
+            del error
+
+    def _decide(self, conn: Conn, about: About, accept: object, since: float) -> None:
+        """It is known what the verifier says."""
         if accept is None:
             if self._shut:
                 # Not refused, but interrupted: it gets the close frame of all the others.
@@ -149,44 +230,6 @@ class Gate:
         else:
             # Disconnected by the application meanwhile; where it is closed already, this changes nothing.
             conn._end(CloseCause.REVOKED, _UNAUTHENTICATED, "")
-
-    def _wait(self, work: Awaitable[Any], limit: float) -> Any:
-        """Return what is awaited; None where it takes too long, or the server stops.
-
-        Its next messages have to wait for it, and they do behind this thread.
-        """
-        outcome: SimpleQueue[_Outcome] = SimpleQueue()
-        begun = False
-
-        def begin() -> Awaitable[Any]:
-            nonlocal begun
-            begun = True
-            return work
-
-        def finish(result: object, error: BaseException | None) -> None:
-            # It may have been cancelled before its first step; asyncio complains of a coroutine that nobody awaits.
-            if not begun and iscoroutine(work):
-                work.close()
-            outcome.put((result, error))
-
-        self._waiting.add(outcome)
-        try:
-            if self._shut or not self._helpers.submit_async(begin, limit, finish, lambda: not self._shut):
-                finish(None, None)
-            result, error = outcome.get()
-        finally:
-            self._waiting.discard(outcome)
-        from .coroutines import Late
-
-        if isinstance(error, Late):
-            logger.info("a first message was not verified within %g s", limit)
-            return None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error
-        return result
 
 
 def _stranger(conn: Conn) -> About | None:

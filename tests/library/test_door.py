@@ -45,6 +45,18 @@ class FakeConn:
         self.is_ending = False
         self.ended: list[tuple[int, int, str]] = []
         self.expires_ms: int | None = None
+        self.is_suspended = False
+        self.recalled = threading.Event()
+
+    def _suspend(self) -> bool:
+        self.is_suspended = True
+        return True
+
+    def _recall(self) -> bool:
+        was_suspended, self.is_suspended = self.is_suspended, False
+        if was_suspended:
+            self.recalled.set()
+        return was_suspended
 
     def _identify(self, about: Any, expires_ms: int) -> bool:
         takes = self.is_open or self.is_ending
@@ -1156,6 +1168,14 @@ class Inside:
         roll.settle(about)
         self.gate.on_connect(self.conn)
 
+    def say(self, message: str | bytes) -> None:
+        """A message has come; what has to be awaited for it has been when this returns."""
+        self.gate.on_message(self.conn, message)
+        if self.gate._attempts:
+            assert self.conn.recalled.wait(PATIENCE)
+            self.conn.recalled.clear()
+            self.gate.on_recall(self.conn)
+
 
 @pytest.fixture
 def helpers(fatal: list[BaseException]) -> Iterator[Helpers]:
@@ -1168,9 +1188,9 @@ def helpers(fatal: list[BaseException]) -> Iterator[Helpers]:
 def test_stranger_has_no_callback_before_it_is_somebody(roll: Roll, helpers: Helpers, is_async: bool) -> None:
     inside = Inside(FirstMessage(is_async), roll, helpers)
     assert inside.seen == []
-    inside.gate.on_message(inside.conn, "alice")
+    inside.say("alice")
     assert inside.seen == [("on_connect", "alice")]
-    inside.gate.on_message(inside.conn, "hello")
+    inside.say("hello")
     inside.gate.on_close(inside.conn)
     assert inside.seen == [("on_connect", "alice"), "hello", "on_close"]
     inside.conn.over()
@@ -1182,10 +1202,10 @@ def test_stranger_that_nobody_knows_is_closed_with_3000_unseen(
     roll: Roll, helpers: Helpers, is_async: bool
 ) -> None:
     inside = Inside(FirstMessage(is_async), roll, helpers)
-    inside.gate.on_message(inside.conn, "mallory")
+    inside.say("mallory")
     assert inside.conn.ended == [(CloseCause.UNAUTHENTICATED, 3000, "")]
     # It does not get a second guess.
-    inside.gate.on_message(inside.conn, "alice")
+    inside.say("alice")
     inside.gate.on_close(inside.conn)
     assert inside.seen == []
     assert inside.auth.checked == ["mallory"]
@@ -1195,7 +1215,7 @@ def test_verifier_that_is_too_slow_admits_nobody(roll: Roll, helpers: Helpers) -
     auth = FirstMessage(True)
     auth.wait, auth.timeout = 1000, 0.01  # type: ignore[misc]
     inside = Inside(auth, roll, helpers)
-    inside.gate.on_message(inside.conn, "alice")
+    inside.say("alice")
     assert inside.conn.ended == [(CloseCause.UNAUTHENTICATED, 3000, "")]
     assert inside.seen == []
 
@@ -1211,7 +1231,7 @@ def test_stranger_that_is_disconnected_while_it_is_recognized_does_not_get_in(
 
     auth.check_message = check_message  # type: ignore[method-assign]
     inside = Inside(auth, roll, helpers)
-    inside.gate.on_message(inside.conn, "alice")
+    inside.say("alice")
     assert inside.conn.ended == [(CloseCause.REVOKED, 3000, "")]
     assert inside.seen == []
 
@@ -1231,7 +1251,7 @@ def test_error_of_a_verifier_comes_out_of_the_callback(roll: Roll, helpers: Help
     auth.check_message = broken  # type: ignore[method-assign]
     inside = Inside(auth, roll, helpers)
     with pytest.raises(ZeroDivisionError):
-        inside.gate.on_message(inside.conn, "alice")
+        inside.say("alice")
     assert inside.seen == []
 
 
@@ -1239,8 +1259,8 @@ def test_stranger_that_closes_behind_its_first_message_is_somebody(roll: Roll, h
     inside = Inside(FirstMessage(), roll, helpers)
     # As the engine has it: nothing more comes, and what has come is still delivered and answered.
     inside.conn.is_ending = True
-    inside.gate.on_message(inside.conn, "alice")
-    inside.gate.on_message(inside.conn, "hello")
+    inside.say("alice")
+    inside.say("hello")
     inside.gate.on_close(inside.conn)
     assert inside.seen == [("on_connect", "alice"), "hello", "on_close"]
 
@@ -1251,8 +1271,8 @@ def test_first_message_longer_than_any_credential_is_1009_and_not_looked_at(
     auth = FirstMessage()
     auth.max_bytes = 4  # type: ignore[attr-defined]
     inside = Inside(auth, roll, helpers)
-    inside.gate.on_message(inside.conn, "alice")
-    inside.gate.on_message(inside.conn, "bob")
+    inside.say("alice")
+    inside.say("bob")
     assert inside.conn.ended == [(CloseCause.LIMIT, 1009, "")]
     assert (inside.seen, auth.checked) == ([], [])
 
@@ -1261,18 +1281,35 @@ def test_gate_that_is_shut_waits_for_no_verifier(roll: Roll, helpers: Helpers) -
     auth = FirstMessage(True)
     auth.wait, auth.timeout = 1000, PATIENCE  # type: ignore[misc]
     first, second = Inside(auth, roll, helpers), Inside(auth, roll, helpers)
-    caller = threading.Thread(target=first.gate.on_message, args=(first.conn, "alice"))
-    caller.start()
-    while not first.gate._waiting:
-        time.sleep(0.001)
+    first.gate.on_message(first.conn, "alice")
+    assert first.conn.is_suspended
     first.gate.shut()
-    caller.join(PATIENCE)
-    assert not caller.is_alive()
+    assert first.conn.recalled.is_set()
+    first.gate.on_recall(first.conn)
     second.gate.shut()
-    second.gate.on_message(second.conn, "alice")
+    second.say("alice")
     # They are left to the close frame that all get.
     assert first.conn.ended == second.conn.ended == []
     assert first.seen == second.seen == []
+    # What the cancelled verifier has to say is nobody's business any more.
+    helpers.close()
+    assert not first.gate._attempts and not second.gate._attempts
+
+
+def test_first_message_beyond_what_is_awaited_is_1013(roll: Roll, fatal: list[BaseException]) -> None:
+    closed = Helpers(1, fatal.append)
+    closed.close()
+    inside = Inside(FirstMessage(True), roll, closed)
+    inside.say("alice")
+    assert inside.conn.ended == [(CloseCause.LIMIT, 1013, "")]
+    assert inside.seen == []
+
+
+def test_verifier_of_a_connection_that_has_been_ended_meanwhile_is_not_awaited(roll: Roll, helpers: Helpers) -> None:
+    inside = Inside(FirstMessage(True), roll, helpers)
+    inside.conn._suspend = lambda: False  # type: ignore[method-assign]
+    inside.say("alice")
+    assert not inside.gate._attempts and inside.seen == []
 
 
 def test_gate_takes_the_place_of_the_hooks_there_are_and_waits_for_messages_anyway(

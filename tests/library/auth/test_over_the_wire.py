@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -275,6 +277,98 @@ def test_async_verifier_of_a_first_message_keeps_the_order(serve: Serve, pool: A
         client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "one") + raw.frame(TEXT, "two"))
         assert [client.recv_message(), client.recv_message()] == ["one", "two"]
         client.close_cleanly()
+
+
+@each_mode
+@pytest.mark.parametrize("end", ["close", "fin"])
+def test_end_right_behind_a_first_message_waits_for_its_async_verifier(serve: Serve, pool: Any, end: str) -> None:
+    go_on = threading.Event()
+
+    async def slow(token: str) -> Identity | None:
+        while not go_on.is_set():
+            await asyncio.sleep(0.002)
+        return verify(token)
+
+    site = serve(FirstMessageAuth(slow), pool=pool)
+    with site.client() as client:
+        behind = raw.frame(TEXT, "hello") + (raw.close_frame(1000) if end == "close" else b"")
+        client.send(raw.frame(TEXT, TOKEN) + behind)
+        if end == "fin":
+            client.sock.shutdown(socket.SHUT_WR)
+        # Somebody else comes, whose message is looked at behind all of that, and is refused by the same verifier.
+        with site.client() as other:
+            other.send(raw.frame(raw.BINARY, "x"))
+            assert other.recv_close() == Close(3000, "")
+        assert site.opened.empty() and site.closed.empty()
+        go_on.set()
+        assert take(site.opened).user == "alice"
+        assert take(site.messages) == "hello"
+        assert client.recv_message() == "hello"
+        if end == "close":
+            assert client.recv_close() == Close(1000, "")
+        expect_eof(client)
+    assert take(site.closed)[:2] == ("alice", CloseCause.PEER if end == "close" else CloseCause.LOST)
+
+
+@each_mode
+def test_strangers_whose_verifiers_are_awaited_hold_up_no_callback(serve: Serve, pool: Any) -> None:
+    go_on = threading.Event()
+    begun = threading.Semaphore(0)
+
+    async def slow(token: str) -> Identity | None:
+        if token == TOKEN:
+            return verify(token)
+        begun.release()
+        while not go_on.is_set():
+            await asyncio.sleep(0.002)
+        return None
+
+    site = serve(FirstMessageAuth(slow), pool=pool)
+    with contextlib.ExitStack() as opened:
+        strangers = [opened.enter_context(site.client()) for _ in range(8)]
+        for stranger in strangers:
+            stranger.send(raw.frame(TEXT, "wrong"))
+        for _ in strangers:
+            assert begun.acquire(timeout=raw.TIMEOUT)
+        with site.client() as client:
+            client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "one"))
+            assert client.recv_message() == "one"
+            client.close_cleanly()
+        # Two of them leave, in two ways, before it is known who they are.
+        strangers[0].reset()
+        strangers[1].sock.close()
+        go_on.set()
+        for stranger in strangers[2:]:
+            assert stranger.recv_close() == Close(3000, "")
+            stranger.send_close(3000)
+            expect_eof(stranger)
+    assert take(site.opened).user == "alice"
+    assert take(site.closed)[0] == "alice"
+    site.server.stop(STOP_TIMEOUT)
+    assert site.opened.empty() and site.closed.empty()
+
+
+@each_mode
+def test_server_that_stops_does_not_wait_for_the_verifier_of_a_first_message(serve: Serve, pool: Any) -> None:
+    begun = threading.Event()
+
+    async def never(token: str) -> Identity | None:
+        begun.set()
+        await asyncio.sleep(3600)
+        return None
+
+    site = serve(FirstMessageAuth(never, timeout=3600), pool=pool)
+    with site.client() as client:
+        client.send(raw.frame(TEXT, "who knows"))
+        wait(begun)
+        stopping = threading.Thread(target=site.server.stop)
+        stopping.start()
+        assert client.recv_close() == Close(1001, "")
+        client.send_close(1001)
+        expect_eof(client)
+        stopping.join(raw.TIMEOUT)
+        assert not stopping.is_alive()
+    assert site.opened.empty() and site.closed.empty()
 
 
 @pytest.mark.parametrize(
