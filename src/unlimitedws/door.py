@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from inspect import CO_COROUTINE, isawaitable, iscoroutine, iscoroutinefunction
-from threading import Thread
+from threading import Semaphore, Thread
 from types import FunctionType, MethodType
 from typing import Any, Protocol, TypeAlias
 
@@ -104,7 +104,8 @@ class Door:
     """Decides on requests while a server runs.
 
     A hook that is a coroutine function runs on one asyncio thread. A plain one runs on the thread that the
-    engine calls with where the server has a pool; elsewhere, and behind a coroutine, on one of the helpers.
+    engine calls with where the server has a pool, and less than half of its threads are at work for strangers;
+    elsewhere, and behind a coroutine, on one of the helpers.
 
     Args:
         rules: Looked at anew for each request.
@@ -135,7 +136,8 @@ class Door:
         self._proxies = proxies if proxies else None
         self._roll = roll
         self._failed = failed
-        self._may_block = options.pool is not None
+        # Hooks that may yet begin on threads of the engine's: those who are inside need the other half.
+        self._seats = Semaphore(0 if options.pool is None else options.pool[0] // 2)
         self.helpers = Helpers(options.request_workers, fatal)
         self.gate: Gate | None = None
 
@@ -216,8 +218,15 @@ class Door:
     def _begin(self, ask: _Ask) -> None:
         """Ask the first one, on a thread of the engine's."""
         try:
-            if self._next(ask, None):
-                self._place(ask, self._may_block)
+            if not self._next(ask, None):
+                return
+            if self._seats.acquire(blocking=False):
+                try:
+                    self._place(ask, True)
+                finally:
+                    self._seats.release()
+            else:
+                self._place(ask, False)
         except BaseException as exc:
             self._fail(ask, exc)
 

@@ -101,7 +101,8 @@ class Options:
     request_workers: int = 8
     """Threads for these hooks where callbacks run inline, so that a slow one holds nobody up. They start when
     they are needed. Of more requests than they can see to 1024 wait; then 503. With a pool they run on its
-    threads. 0: inline, too, for hooks that only look at the request."""
+    threads, on half of them at a time, and then on these. 0: where callbacks run, for hooks that only look at the
+    request."""
 
     auth_timeout: Duration = 10.0
     """How long a client that was let in with ``Accept(authenticated=False)`` has until it is somebody

@@ -469,13 +469,48 @@ def where(names: list[str]) -> Any:
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
-    [({}, "unlimitedws-pool-1"), ({"pool": (1, 1)}, "MainThread"), ({"request_workers": 0}, "MainThread")],
-    ids=["inline", "pool", "none"],
+    [
+        ({}, "unlimitedws-pool-1"),
+        ({"pool": (1, 1)}, "unlimitedws-pool-1"),
+        ({"pool": (2, 1)}, "MainThread"),
+        ({"request_workers": 0}, "MainThread"),
+    ],
+    ids=["inline", "one", "pool", "none"],
 )
 def test_plain_hook_runs_where_it_holds_nobody_up(setting: Make, mode: dict[str, Any], expected: str) -> None:
     names: list[str] = []
     assert setting({"on_request": where(names)}, **mode).ask().status == 101
     assert names == [expected]
+
+
+def test_hooks_take_half_of_the_pools_threads_and_then_others(setting: Make) -> None:
+    names: list[str] = []
+    leave, entered = threading.Event(), threading.Semaphore(0)
+
+    def slow(request: Request) -> None:
+        names.append(threading.current_thread().name)
+        entered.release()
+        assert leave.wait(PATIENCE)
+
+    place = setting({"on_request": slow}, pool=(4, 4), request_workers=3)
+    exchanges = [FakeExchange() for _ in range(5)]
+    threads = [
+        threading.Thread(target=place.door.on_request, args=(exchange,), name="of the pool", daemon=True)
+        for exchange in exchanges
+    ]
+    for thread in threads:
+        thread.start()
+        assert entered.acquire(timeout=PATIENCE)
+    assert names[:2] == ["of the pool"] * 2
+    assert sorted(names[2:]) == [f"unlimitedws-pool-{number}" for number in (1, 2, 3)]
+    leave.set()
+    for thread, exchange in zip(threads, exchanges, strict=True):
+        thread.join(PATIENCE)
+        assert exchange.answered.wait(PATIENCE)
+    # And again, when they have returned.
+    names.clear()
+    assert place.ask().status == 101
+    assert names == ["MainThread"]
 
 
 def test_no_thread_is_started_before_there_is_work_for_it(setting: Make) -> None:
@@ -973,7 +1008,7 @@ def test_one_who_is_disconnected_again_is_remembered_from_then(roll: Roll) -> No
 
 
 def test_who_is_disconnected_between_the_decision_and_the_handshake_is_ended(setting: Make) -> None:
-    place = setting({"on_request": lambda request: Accept(user="a")}, pool=(1, 1))
+    place = setting({"on_request": lambda request: Accept(user="a")}, pool=(2, 1))
     exchange = FakeExchange()
     counts: list[int] = []
 
@@ -1004,7 +1039,7 @@ def test_who_was_revoked_meanwhile_gets_403(setting: Make) -> None:
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_client_that_has_gone_before_it_was_let_in_leaves_nothing(setting: Make, answered: bool) -> None:
-    place = setting({"on_request": lambda request: Accept(user="a", session="s")}, pool=(1, 1))
+    place = setting({"on_request": lambda request: Accept(user="a", session="s")}, pool=(2, 1))
     exchange = FakeExchange()
     if answered:
         # It is over before the door hears that it was open.

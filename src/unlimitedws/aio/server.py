@@ -76,7 +76,6 @@ class _AioDoor(Door):
     def __init__(self, *args: Any, server: Server) -> None:
         super().__init__(*args)
         self._server = server
-        self._may_block = True
         self.helpers = LoopHelpers(args[-1])
 
     def _visit(self, request: plain.Request) -> Steps:
