@@ -60,7 +60,7 @@ PYTHON = {
     "dispatch.pyx": {
         "Dispatch._deliver": (9, 39),
         "Dispatch._callbacks": (20, 151),
-        "Dispatch._hook_for": (9, 27),
+        "Dispatch._hook_for": (10, 30),
     },
     "lock.pxd": {"conn_lock": (1, 14)},
     "messages.pxd": {"event_payload": (2, 9), "event_text": (2, 4)},

@@ -49,6 +49,7 @@ from _uws.state cimport (
     UWS_F_PENDING,
     UWS_F_READY,
     UWS_HELD_RECALLED,
+    UWS_HELD_SUSPENDED,
     UWS_M_MUTE,
     UWS_O_RUNNER,
     UWS_S_DEAD,
@@ -255,7 +256,7 @@ cdef void deliver_done(UwsLoop* l, UwsDelivery* d) noexcept nogil:
     if d.own.blamed_us != 0 or conn_blocks(l, c):
         _learn(l, d, c)
     c.flags &= ~UWS_F_BUSY
-    if c.side != NULL and (c.side.inbox.head != NULL or side_has_news(c.side)):
+    if c.side != NULL and (c.side.inbox.head != NULL or c.side.held == UWS_HELD_SUSPENDED or side_has_news(c.side)):
         if side_has_news(c.side):
             post_ready(l, c)
     else:

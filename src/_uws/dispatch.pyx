@@ -244,7 +244,7 @@ cdef class Dispatch:
                     conn.delivery = d
                     atomic_write(&conn.thread, PyThread_get_thread_ident())
                 conn.unread = False
-                if event.kind == UWS_EV_OPEN or event.kind == UWS_EV_DRAIN or event.kind == UWS_EV_RECALL:
+                if event.kind == UWS_EV_OPEN or event.kind >= UWS_EV_DRAIN:
                     hook(conn)
                 elif event.kind == UWS_EV_PONG:
                     hook(conn, event_payload(event))
@@ -274,9 +274,9 @@ cdef class Dispatch:
             return self.on_close
         if event.kind == UWS_EV_PONG:
             return self.on_pong
-        if event.kind == UWS_EV_DRAIN:
-            return self.on_drain
-        if event.kind == UWS_EV_RECALL:
+        if event.kind >= UWS_EV_DRAIN:
+            if event.kind == UWS_EV_DRAIN:
+                return self.on_drain
             # The rest of a callback for a message.
             if self.on_fragment is not None:
                 how[0] = AS_FRAGMENT

@@ -85,6 +85,7 @@ cdef int conn_suspend(UwsLoop* l, UwsConn* c) noexcept nogil:
     if conn_side(l, c) == NULL:
         return UWS_E_NOMEM
     _hold_as(l, c, UWS_HELD_SUSPENDED)
+    c.flags |= UWS_F_PENDING
     if c.state == UWS_S_OPEN:
         c.flags |= UWS_F_PAUSED
         conn_reading(l, c)
@@ -96,7 +97,6 @@ cdef bint conn_recall(UwsLoop* l, UwsConn* c) noexcept nogil:
     if c.side == NULL or c.side.held != UWS_HELD_SUSPENDED:
         return False
     c.side.held = UWS_HELD_RECALLED
-    c.flags |= UWS_F_PENDING
     if not (c.flags & UWS_F_BUSY):
         post_ready(l, c)
     return True

@@ -14,6 +14,7 @@ from _uws.state cimport (
     UWS_F_PAUSED,
     UWS_F_PENDING,
     UWS_F_READY,
+    UWS_HELD_SUSPENDED,
     UWS_S_ASKING,
     UWS_S_LINGER,
     UWS_S_OPEN,
@@ -146,7 +147,8 @@ cdef void post_drained(UwsLoop* l, UwsConn* c) noexcept nogil:
         return
     c.side.drain_due = 1
     # Where its events are in a batch they keep their place there: whoever has delivered them finds this.
-    if not (c.flags & UWS_F_BUSY) and (c.side.inbox.head != NULL or not (c.flags & UWS_F_PENDING)):
+    if not (c.flags & UWS_F_BUSY) and (c.side.inbox.head != NULL or not (c.flags & UWS_F_PENDING)
+                                       or c.side.held == UWS_HELD_SUSPENDED):
         post_ready(l, c)
     c.flags |= UWS_F_PENDING
 

@@ -14,9 +14,10 @@ cdef enum UwsEventKind:
     UWS_EV_PING = 4           # only between proto and the loop, which answers it
     UWS_EV_PONG = 5
     UWS_EV_REQUEST = 6        # the loop's: a request waits for Python's answer
-    UWS_EV_DRAIN = 8          # the loop's: the send queue has drained; it does not line up behind messages
-    UWS_EV_RECALL = 9         # the loop's: a callback that went on elsewhere comes back, before anything else
     UWS_EV_FRAGMENT = 7       # bytes of a message that is streamed: what came of it, not a frame as it was cut
+    # The loop's, from here on: they bring nothing, and do not line up behind messages.
+    UWS_EV_DRAIN = 8          # the send queue has drained
+    UWS_EV_RECALL = 9         # a callback that went on elsewhere comes back, before anything else
 
 cdef enum UwsEventFlag:
     UWS_EVF_OWNED = 1         # data is a slab block: whoever consumes the event gives it back

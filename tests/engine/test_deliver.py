@@ -145,6 +145,105 @@ def test_rest_of_a_span_goes_to_the_front_of_the_inbox(make: Make, owned: bool) 
     assert loop.flags(a) == set() and loop.figures()["blocks"] == 0
 
 
+# --- callbacks that go on elsewhere ---
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_what_is_behind_a_suspended_callback_waits_for_its_recall(make: Make, owned: bool) -> None:
+    loop, (a, b) = make(2)
+    for payload in (b"1", b"2", b"3"):
+        loop.post(a, payload, owned)
+    taken = loop.begin()
+    assert loop.next(taken) == b"1"
+    assert loop.suspend(a) == 0
+    assert loop.held(taken)
+    loop.done(taken)
+    # Who resumes it does not recall it.
+    loop.release(a)
+    loop.post(a, b"4", owned)
+    assert loop.begin() is None and loop.inbox(a) == (3, 3)
+    assert not loop.recall(b)
+    assert loop.recall(a)
+    assert not loop.recall(a)
+    taken = loop.begin()
+    assert [loop.next(taken) for _ in range(5)] == ["recall", b"2", b"3", b"4", None]
+    loop.done(taken)
+    assert loop.flags(a) == set() and loop.figures()["blocks"] == 0
+
+
+def test_recall_comes_behind_the_callback_that_it_is_of_however_early_it_is(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    loop.post(a, b"2")
+    taken = loop.begin()
+    assert loop.next(taken) == b"1"
+    loop.suspend(a)
+    assert loop.recall(a)
+    assert loop.held(taken)
+    loop.done(taken)
+    taken = loop.begin()
+    assert [loop.next(taken) for _ in range(3)] == ["recall", b"2", None]
+    loop.done(taken)
+    assert loop.flags(a) == set() and loop.figures()["blocks"] == 0
+
+
+def test_recall_is_all_that_waits_and_may_suspend_again(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    taken = loop.begin()
+    assert loop.next(taken) == b"1"
+    loop.suspend(a)
+    loop.done(taken)
+    for _ in range(2):
+        assert loop.recall(a)
+        taken = loop.begin()
+        assert loop.next(taken) == "recall"
+        loop.suspend(a)
+        assert loop.next(taken) is None
+        loop.done(taken)
+        assert loop.begin() is None
+    loop.drained(a)
+    taken = loop.begin()
+    # Room to send is told all the same, to whoever has filled the queue.
+    assert [loop.next(taken), loop.next(taken)] == ["drain", None]
+    loop.done(taken)
+    assert loop.recall(a)
+    taken = loop.begin()
+    assert [loop.next(taken), loop.next(taken)] == ["recall", None]
+    loop.done(taken)
+    assert loop.flags(a) == set() and loop.figures()["blocks"] == 0
+
+
+def test_connection_that_has_been_aborted_is_not_suspended_any_more(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    taken = loop.begin()
+    assert loop.next(taken) == b"1"
+    loop.abort(a)
+    assert loop.suspend(a) != 0
+    assert not loop.recall(a)
+    loop.done(taken)
+    taken = loop.begin()
+    assert loop.next(taken) == "close"
+    loop.done(taken)
+
+
+def test_suspended_connection_that_is_aborted_has_its_close_behind_its_recall(make: Make) -> None:
+    loop, (a,) = make()
+    loop.post(a, b"1")
+    taken = loop.begin()
+    assert loop.next(taken) == b"1"
+    assert loop.suspend(a) == 0
+    loop.done(taken)
+    loop.abort(a)
+    assert loop.begin() is None
+    assert loop.recall(a)
+    taken = loop.begin()
+    assert [loop.next(taken), loop.next(taken)] == ["recall", "close"]
+    loop.done(taken)
+    assert loop.figures()["blocks"] == 0
+
+
 # --- connections whose callbacks block ---
 
 

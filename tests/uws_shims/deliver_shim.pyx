@@ -25,14 +25,22 @@ from _uws.drain cimport loop_drain
 from _uws.errs cimport UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush, conn_flush_all
 from _uws.frame cimport UWS_OP_BINARY
-from _uws.hold cimport conn_hold, conn_release
+from _uws.hold cimport conn_hold, conn_recall, conn_release, conn_suspend
 from _uws.life cimport conn_abort, conn_begin, conn_close, conn_consumed, conn_leave, conn_raised, conn_upgraded
 from _uws.loop cimport batch_destroy, batch_init, loop_destroy, loop_init, loop_next_ms
 from _uws.memory cimport UWS_R_SLAB, UwsRange, memory_ranges
 from _uws.outq cimport outq_put, outq_put_frame
 from _uws.poller cimport poller_wait
 from _uws.post cimport post_drained, post_event, post_nudge, post_spill
-from _uws.proto cimport UWS_EV_CLOSE, UWS_EV_DRAIN, UWS_EV_MESSAGE, UWS_EV_OPEN, UWS_EVF_OWNED, UwsEvent
+from _uws.proto cimport (
+    UWS_EV_CLOSE,
+    UWS_EV_DRAIN,
+    UWS_EV_MESSAGE,
+    UWS_EV_OPEN,
+    UWS_EV_RECALL,
+    UWS_EVF_OWNED,
+    UwsEvent,
+)
 from _uws.slab cimport slab_give, slab_held_bytes, slab_take
 from _uws.slot cimport conn_blocks, conn_index, conn_side, tick_now
 from _uws.slow cimport slow_first, slow_got_on, slow_leave
@@ -193,7 +201,13 @@ cdef class Bare:
     def release(self, int fd):
         conn_release(&self.l, self.at(fd))
 
-    def held(self, Delivery taken):
+    def suspend(self, int fd):
+        return conn_suspend(&self.l, self.at(fd))
+
+    def recall(self, int fd):
+        return conn_recall(&self.l, self.at(fd))
+
+    def held(self, Delivery taken not None):
         """What a runner asks between two callbacks: was the connection paused, and is the delivery over for it?"""
         return deliver_held(&self.l, &taken.d)
 
@@ -343,7 +357,7 @@ cdef class Bare:
         taken.d.role = role
         return taken if deliver_begin(&self.l, &self.b, &taken.d) else None
 
-    def next(self, Delivery taken):
+    def next(self, Delivery taken not None):
         """The next event: a message's payload, "close", or None"""
         cdef UwsEvent* event = deliver_next(&taken.d)
         if event == NULL:
@@ -351,12 +365,12 @@ cdef class Bare:
         taken.over = taken.over or (event != NULL and event.kind == UWS_EV_CLOSE)
         return self.content(event)
 
-    def done(self, Delivery taken):
+    def done(self, Delivery taken not None):
         if taken.over:
             conn_consumed(&self.l, &self.l.table[taken.d.index])
         deliver_done(&self.l, &taken.d)
 
-    def wait(self, Delivery taken, uint64_t timeout_us=0):
+    def wait(self, Delivery taken not None, uint64_t timeout_us=0):
         """(status, payload)"""
         cdef int status
         with nogil:
@@ -376,7 +390,7 @@ cdef class Bare:
     cdef object content(self, UwsEvent* event):
         if event == NULL:
             return None
-        kinds = {UWS_EV_CLOSE: "close", UWS_EV_DRAIN: "drain", UWS_EV_OPEN: "open"}
+        kinds = {UWS_EV_CLOSE: "close", UWS_EV_DRAIN: "drain", UWS_EV_OPEN: "open", UWS_EV_RECALL: "recall"}
         return kinds.get(event.kind) or (<char*>event.data)[:event.len_bytes]
 
     # ---- the poller's bell

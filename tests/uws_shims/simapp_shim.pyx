@@ -19,7 +19,7 @@ from _uws.errs cimport UWS_E_ARG, UWS_E_HTTP_403, UWS_E_NOMEM, UWS_MORE, UWS_OK
 from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_OP_PING
 from _uws.handshake cimport UwsAcceptance, conn_accept, conn_asking, conn_peer
-from _uws.hold cimport conn_hold, conn_release
+from _uws.hold cimport conn_hold, conn_recall, conn_release, conn_suspend
 from _uws.life cimport conn_abort, conn_close, conn_consumed, conn_goodbye, conn_raised, conn_refuse
 from _uws.outq cimport outq_put_frame
 from _uws.proto cimport (
@@ -31,6 +31,7 @@ from _uws.proto cimport (
     UWS_EV_MESSAGE,
     UWS_EV_OPEN,
     UWS_EV_PONG,
+    UWS_EV_RECALL,
     UWS_EV_REQUEST,
     UWS_P_OURS_KEPT,
     UWS_P_WINDOW,
@@ -249,6 +250,8 @@ cdef void _end(World* w, Peer* p, int how) noexcept nogil:
 
 cdef void _hold(World* w, Peer* p) noexcept nogil:
     cdef UwsConn* c
+    if p.suspended:
+        return
     pthread_mutex_lock(&w.l.lock)
     c = conn_at(&w.l, p.index, p.generation)
     if c != NULL and conn_hold(&w.l, c) == UWS_OK:
@@ -257,12 +260,28 @@ cdef void _hold(World* w, Peer* p) noexcept nogil:
     pthread_mutex_unlock(&w.l.lock)
 
 
+cdef void _suspend(World* w, Peer* p) noexcept nogil:
+    """The callback goes on elsewhere."""
+    cdef UwsConn* c
+    pthread_mutex_lock(&w.l.lock)
+    c = conn_at(&w.l, p.index, p.generation)
+    if c != NULL and conn_suspend(&w.l, c) == UWS_OK:
+        w.k.trace("  client %d is suspended", p.id)
+        p.suspended = 1
+        p.resumes_us = w.k.now() + 1 + w.k.below(2000000)
+    pthread_mutex_unlock(&w.l.lock)
+
+
 cdef void app_resume(World* w, Peer* p) noexcept nogil:
     cdef UwsConn* c
     pthread_mutex_lock(&w.l.lock)
     p.resumes_us = 0
     c = conn_at(&w.l, p.index, p.generation)
-    if c != NULL:
+    if p.suspended:
+        w.k.trace("  client %d is recalled", p.id)
+        if c == NULL or not conn_recall(&w.l, c):
+            w.k.fail("client %d is suspended, and cannot be recalled", p.id)
+    elif c != NULL:
         conn_release(&w.l, c)
         conn_trim(&w.l, c)
     pthread_mutex_unlock(&w.l.lock)
@@ -311,7 +330,7 @@ cdef void app_act(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
         _end(w, p, 2)
     elif which < 5:
         _hold(w, p)
-    elif which == 5:
+    elif which == 5 and not p.suspended:
         app_resume(w, p)
     elif which == 6:
         _ping(w, p)
@@ -319,6 +338,8 @@ cdef void app_act(World* w, Peer* p, UwsDelivery* d) noexcept nogil:
         _expire(w, p)
     elif which == 13:
         _end(w, p, 3)
+    elif which == 11 and d != NULL and not p.suspended:
+        _suspend(w, p)
     elif which < 9 and d != NULL:
         _receive(w, p, d)
     else:
@@ -378,6 +399,8 @@ cdef void _told_end(World* w, Peer* p, const UwsEvent* event, const UwsConn* c) 
         w.k.fail("client %d: on_close without on_connect", p.id)
     if p.closes != 0:
         w.k.fail("client %d: a second on_close", p.id)
+    if p.suspended:
+        w.k.fail("client %d: on_close while it is suspended", p.id)
     p.closes = 1
     p.cause = event.cause
     w.totals.causes[event.cause] += 1
@@ -445,6 +468,13 @@ cdef void _callback(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
         _check_name(w, p)
     if p.closes:
         w.k.fail("client %d: event %u after on_close", p.id, event.kind)
+    if event.kind == UWS_EV_RECALL:
+        if not p.suspended or p.resumes_us != 0:
+            w.k.fail("client %d: on_recall, and nobody has recalled it", p.id)
+        w.k.trace("  on_recall of client %d", p.id)
+        p.suspended = 0
+    elif p.suspended and event.kind != UWS_EV_DRAIN:
+        w.k.fail("client %d: event %u while it is suspended", p.id, event.kind)
     if not (w.l.want & UWS_W_OPEN):
         # Nobody tells.
         p.opens = 1
@@ -462,7 +492,7 @@ cdef void _callback(World* w, UwsDelivery* d, UwsEvent* event) noexcept nogil:
     elif event.kind == UWS_EV_DRAIN:
         w.k.trace("  on_drain of client %d", p.id)
         app_send(w, p, d)
-    elif event.kind != UWS_EV_PONG:
+    elif event.kind != UWS_EV_PONG and event.kind != UWS_EV_RECALL:
         w.k.fail("client %d: event %u", p.id, event.kind)
     if w.k.mishap(w.oddness):
         app_act(w, p, d)
@@ -506,6 +536,6 @@ cdef bint app_step(World* w, UwsDelivery* d) noexcept nogil:
         deliver_done(&w.l, d)
         pthread_mutex_unlock(&w.l.lock)
         return False
-    elif event.kind == UWS_EV_OPEN or not d.is_muted:
+    elif event.kind == UWS_EV_OPEN or event.kind == UWS_EV_RECALL or not d.is_muted:
         _callback(w, d, event)
     return True

@@ -123,7 +123,8 @@ cdef struct Peer:
     uint32_t accepted             # messages from the application
     uint8_t is_compressed         # one of them, which has its number and is not queued yet
     uint8_t may_skip              # the oldest of them may have been dropped
-    uint64_t resumes_us           # conn.pause() until then; 0: it is not
+    uint8_t suspended             # a callback of it has gone on elsewhere, and on_recall has not been called
+    uint64_t resumes_us           # conn.pause() until then, or that callback comes back; 0: it is not
 
 cdef uint8_t said(int who, uint32_t number, uint32_t at) noexcept nogil
 cdef uint32_t said_bytes(int who, uint32_t number, uint32_t longest_bytes) noexcept nogil
