@@ -43,8 +43,8 @@ class Entrance:
 
     on_request: Hook[RequestHook] = Hook(may_be_async=True)
     """``on_request(request)``: may this client have a WebSocket? None: yes. `Accept(...)`: yes, and with what.
-    `Reject(...)`: no. A plain function or an ``async`` one. It holds nobody else up; after `request_timeout` the
-    client gets 503. Raising, and returning anything else, is 500."""
+    `Reject(...)`: no. A plain function or an ``async`` one. It holds up nobody who is inside; after `request_timeout`
+    the client gets 503. Raising, and returning anything else, is 500."""
 
     on_host: Hook[HostHook] = Hook(may_be_async=True)
     """``on_host(host)``: None or `Reject(...)`, for the request's host. Behind `on_request`, as in gobwas."""
@@ -139,7 +139,8 @@ class Entrance:
 
         Raises:
             TypeError: path or handler is of the wrong type.
-            ValueError: path is not one that a request can have, or has a handler already.
+            ValueError: path is not one that a request can have, or has a handler already, or it is that of the option
+                `page`.
 
         Thread: any, at any time.
         """
@@ -147,6 +148,8 @@ class Entrance:
         if handler is None:
             return lambda func: self.route(path, func)
         with self._lock:
+            if path == "/" and self._options.page is not None:
+                raise ValueError("route /: the option page answers it")
             self._rules.routes.add(path, handler)
             if self._run is not None:
                 self._furnish(self._run)

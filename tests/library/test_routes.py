@@ -39,6 +39,11 @@ def test_route_answers_a_get_and_the_connection_ends(pool: Any, no_fd_leaks: Non
         assert live.server.counters()["upgraded"] == 0
 
 
+def test_path_of_the_page_is_no_route() -> None:
+    with NewServer("127.0.0.1:0", page=b"<p>") as server, pytest.raises(ValueError, match="page"):
+        server.route("/", lambda request: "ok\n")
+
+
 @each_mode
 def test_handler_sees_the_request_and_chooses_the_response(pool: Any) -> None:
     with serve(pool=pool) as live:

@@ -34,10 +34,12 @@ class FirstMessageAuth(Authenticator):
 
     Until then nothing reaches the application: the message is delivered to no callback. A bad one, and none
     in time, close the connection with 3000. What a client sends behind a good one, without waiting for
-    anything, is delivered as usual.
+    anything, is delivered as usual, but for a message of more than 64 KiB: nobody is taken one from before it is
+    known whose it is (1009).
 
-    The engine keeps the time, so a verifier that takes longer admits nobody. It runs where callbacks run:
-    without a pool, a slow one holds the callbacks of others up.
+    The engine keeps the time, so a verifier that takes longer admits nobody. A plain one runs where callbacks run,
+    and a slow one holds them up; one that waits for something is better async. Then the connection waits for it,
+    and no thread does.
 
     Args:
         verify: See `Authenticator`; gets the message's text. A binary message is bad.

@@ -30,6 +30,7 @@ from unlimitedws.aio import (
     serve,
     unix_serve,
 )
+from unlimitedws.auth import FirstMessageAuth, Identity
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -212,6 +213,65 @@ def test_cancelled_while_it_waits_for_room_send_has_not_sent(loop: str) -> None:
             assert len(sent) < 400
             got = [int.from_bytes((await ws.recv())[:4], "big") for _ in sent]
             assert got == sent
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_event_loop_goes_on_while_the_verifier_of_a_first_message_is_awaited(loop: str) -> None:
+    async def main() -> None:
+        go_on = asyncio.Event()
+
+        async def verify(token: str) -> Identity | None:
+            await go_on.wait()
+            return Identity("alice") if token == "alice's" else None
+
+        async def handler(connection: ServerConnection) -> None:
+            async for message in connection:
+                await connection.send(f"{connection.conn.user}: {message!s}")
+
+        async with serve(handler, "127.0.0.1", 0, start_serving=False) as server:
+            server.server.auth = FirstMessageAuth(verify)
+            await server.start_serving()
+            async with client(server) as known, client(server) as unknown:
+                await known.send("alice's")
+                await known.send("hello")
+                await unknown.send("mallory's")
+                # Neither is in: both verifiers wait, and the loop does not.
+                assert server.connections == set()
+                go_on.set()
+                assert await known.recv() == "alice: hello"
+                assert (await closed(unknown))[0] == 3000
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_server_that_closes_cancels_the_verifier_of_a_first_message(loop: str) -> None:
+    async def main() -> None:
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def verify(token: str) -> Identity | None:
+            begun.set_result(None)
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                ended.set_result(None)
+
+        async def handler(connection: ServerConnection) -> None:
+            raise AssertionError("nobody has come in")
+
+        async with serve(handler, "127.0.0.1", 0, start_serving=False) as server:
+            server.server.auth = FirstMessageAuth(verify, timeout=3600)
+            await server.start_serving()
+            async with client(server) as ws:
+                await ws.send("who knows")
+                await begun
+                server.close()
+                assert (await closed(ws))[0] == 1001
+                await server.wait_closed()
+        await ended
 
     run(loop, main())
 
