@@ -12,8 +12,8 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from ..durations import Duration
-from ..request import Request
-from .authenticator import Authenticator, Refusal
+from ..request import Accept, Request
+from .authenticator import MAX_CREDENTIAL_CHARS, Authenticator, Refusal, Steps
 from .identity import Identity
 from .origins import OriginRule
 
@@ -21,6 +21,9 @@ __all__ = ["TicketAuth", "TicketStore"]
 
 # RFC 3986, section 2.3: what is never percent-encoded, so that there is one way to write the name.
 _NAME = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
+# Tickets of one request that are used up, where it brings more than the one it may. A page's mistake doubles one; a
+# line that is full of them is an attack, and each may be a question to a database.
+_MAX_TAKEN = 16
 
 
 class TicketStore(Protocol):
@@ -39,13 +42,15 @@ class TicketAuth(Authenticator):
     """Authenticate by a one-time ticket in the query.
 
     A ticket that was presented is used up, also where the request is refused for another reason: its address
-    may be in a log by now. Nothing of ours prints a query: neither logs, nor ``repr`` of a request or a
-    connection. `request.query` and `conn.query` are what the client sent, ticket and all; by the time anybody
-    sees them the ticket is worth nothing. `redact` is for the application's own access log.
+    may be in a log by now. What the engine refuses itself (400, 426 ...) is never seen here: such a ticket stays good
+    until it is too old. Nothing of ours prints a query: neither logs, nor ``repr`` of a request or a connection.
+    `request.query` and `conn.query` are what the client sent, ticket and all; by the time anybody sees them the ticket
+    is worth nothing. `redact` is for the application's own access log.
 
     Args:
         store: Gives the identities; `MemoryTickets` or one's own.
-        param: Name of the ticket among the query's parameters. Given twice in a query, it is refused.
+        param: Name of the ticket among the query's parameters. Given twice in a query, it is refused, and the
+            first 16 tickets that are there are used up.
         origins, grace: See `Authenticator`.
 
     Raises:
@@ -64,6 +69,15 @@ class TicketAuth(Authenticator):
         if not _NAME.fullmatch(param):
             raise ValueError(f"param: must be of letters, digits and '-._~', not {param!r}")
         self._param = param
+
+    def attempt(self, request: Request) -> Steps[Accept | Refusal | None]:
+        """See `Authenticator`; of several tickets none opens anything, now or later."""
+        values = request.params.get(self._param, [])
+        if len(values) > 1:
+            tickets = [value for value in dict.fromkeys(values) if 0 < len(value) <= MAX_CREDENTIAL_CHARS]
+            for ticket in tickets[:_MAX_TAKEN]:
+                yield self._verify(ticket)
+        return (yield from super().attempt(request))
 
     def find(self, request: Request) -> str | Refusal | None:
         """Return the ticket, percent-decoded."""

@@ -93,6 +93,35 @@ def test_two_tickets_are_refused(store: MemoryTickets) -> None:
         assert rejected(TicketAuth(store), request(target=target)) == 403
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["/?ticket={}&ticket={}", "/?ticket=&ticket={}&a=b&%74icket={}", "/?ticket={0}&ticket={1}&ticket={0}"],
+)
+def test_tickets_that_came_together_are_all_used_up(store: MemoryTickets, target: str) -> None:
+    auth = TicketAuth(store)
+    one, two = store.issue("alice"), store.issue("bob")
+    assert rejected(auth, request(target=target.format(one, two))) == 403
+    for ticket in (one, two):
+        assert rejected(auth, request(target=f"/?ticket={ticket}")) == 403
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_no_more_than_16_tickets_of_a_request_are_asked_for(is_async: bool) -> None:
+    asked: list[str] = []
+
+    class Store:
+        def take(self, ticket: str) -> Any:
+            asked.append(ticket)
+            return self.later() if is_async else None
+
+        async def later(self) -> None: ...
+
+    query = "&".join(f"ticket={i // 2}" for i in range(100))
+    assert rejected(TicketAuth(Store()), request(target=f"/?ticket=&{query}&ticket={'x' * 8193}")) == 403
+    assert asked == [str(i) for i in range(16)]
+
+
 def test_ticket_of_a_refused_request_is_used_up(store: MemoryTickets) -> None:
     ticket = store.issue("alice")
     auth = TicketAuth(store)
