@@ -19,6 +19,8 @@ from .proxies import Seen
 if TYPE_CHECKING:
     from _uws.peer import RawEnds
 
+    from .aio.connection import ServerConnection
+
 __all__ = [
     "Accept",
     "Authenticator",
@@ -170,7 +172,8 @@ class Request:
 
     Attributes:
         data: Any object of the application's; None at first. With the option `keep_request` what `on_request` leaves
-            here `on_connect` finds in ``conn.request.data``.
+            here `on_connect` finds in ``conn.request.data``, and a handler of `unlimitedws.aio` in
+            ``connection.request.full.data``.
         user, session: What the server's authenticator has found, for `on_request` to read; None without.
 
     Thread: one at a time.
@@ -182,6 +185,7 @@ class Request:
         "_ends",
         "_head",
         "_headers",
+        "_newcomer",
         "_params",
         "_parts",
         "_seen",
@@ -213,6 +217,8 @@ class Request:
         self._ends = ends
         self._believe = believe
         self._seen: Seen | None = None
+        # What `aio` has made of it for its hooks, on the way to the connection.
+        self._newcomer: ServerConnection | None = None
         self.data: Any = None
         self.user: object = None
         self.session: object = None

@@ -119,7 +119,7 @@ class _AioDoor(Door):
                     return encodable(said, "process_response")
                 connection.response = said
             response = connection.response
-        request.data = connection
+        request._newcomer = connection
         return plain.Accept(
             subprotocol=subprotocol,
             headers=(*accept.fields, *extra_fields(response)),
@@ -406,15 +406,15 @@ class Server:
             made.on_pong = _on_pong
 
     def _on_connect(self, conn: Conn) -> None:
-        full = conn.request
-        connection = getattr(full, "data", None)
-        if connection is None:
+        full: plain.Request | None = conn.request
+        connection = None if full is None else full._newcomer
+        if full is None or connection is None:
             connection = ServerConnection(self, self.get_loop())
             query = f"?{conn.query}" if conn.query else ""
             connection.request = Request(conn.path + query, full)
         else:
             # It was on its way to here; the connection has the request, which would have the connection.
-            full.data = None
+            full._newcomer = None
         connection._opened(conn)
         self._all.add(connection)
         task = self.get_loop().create_task(self._serve(connection))

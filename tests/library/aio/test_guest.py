@@ -19,11 +19,13 @@ from library.programs import ROOT, Program
 from live import ping, readable
 from raw import PING, PONG, TEXT, Frame, RawClient
 
+import unlimitedws
 from unlimitedws.aio import (
     Close,
     ConnectionClosed,
     ConnectionClosedOK,
     Headers,
+    Request,
     Response,
     Server,
     ServerConnection,
@@ -560,6 +562,45 @@ def test_the_fields_of_the_request_are_there_where_they_are_kept() -> None:
                 client(server, additional_headers=[("X-A", "1"), ("X-A", "2")]) as ws,
             ):
                 assert await ws.recv() == said
+
+    run("asyncio", main())
+
+
+def _note(connection: ServerConnection, request: Request) -> None:
+    assert request.full is not None
+    request.full.data = {"seen": request.path}
+
+
+def _pass(*_: Any) -> None:
+    """Have no objection."""
+
+
+@pytest.mark.parametrize(
+    ("hooks", "is_seen"),
+    [
+        ({"keep_request": True}, False),
+        ({"process_request": _note}, True),
+        ({"process_request": _note, "process_response": _pass, "select_subprotocol": _pass}, True),
+    ],
+    ids=["no hooks", "process_request", "all hooks"],
+)
+def test_what_the_application_leaves_in_the_request_is_its_own(hooks: dict[str, Any], is_seen: bool) -> None:
+    async def main() -> None:
+        def on_request(request: unlimitedws.Request) -> None:
+            assert request.data == ({"seen": "/room?a=1"} if is_seen else None)
+            request.data = {"room": request.params["a"], **(request.data or {})}
+
+        async def handler(connection: ServerConnection) -> None:
+            full = connection.request.full
+            assert full is not None and full is connection.conn.request
+            await connection.send(repr(full.data))
+
+        server = await serve(handler, "127.0.0.1", 0, start_serving=False, **hooks)
+        server.server.on_request = on_request
+        await server.start_serving()
+        async with server, client(server, "/room?a=1") as ws:
+            expected = {"room": ["1"], **({"seen": "/room?a=1"} if is_seen else {})}
+            assert await ws.recv() == repr(expected)
 
     run("asyncio", main())
 
