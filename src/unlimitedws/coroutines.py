@@ -56,11 +56,13 @@ class Awaiter:
         self._loop = loop
         self._closing = False
         self._tasks: dict[asyncio.Task[None], _Job] = {}
+        # Also those that have no task yet: the loop may be blocked for long.
+        self._jobs: set[_Job] = set()
         self._looking: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Return how much is being awaited. Thread: any."""
-        return len(self._tasks)
+        """Return how much is to be awaited and not done yet, whether it has begun or not. Thread: any."""
+        return len(self._jobs)
 
     def begin(
         self,
@@ -77,7 +79,7 @@ class Awaiter:
             done: Must not raise, and not block.
             wanted: Asked now and then. When it says no, it is as if the limit were over. As done.
         """
-        self._start(_Job(work, done, wanted), limit)
+        self._start(self._enlisted(work, done, wanted), limit)
 
     def cancel(self) -> None:
         """Cancel what is awaited; it ends when the loop comes to it."""
@@ -87,6 +89,16 @@ class Awaiter:
             self._looking = None
         for task in self._tasks:
             task.cancel()
+
+    def _enlisted(self, work: Callable[[], Awaitable[object]], done: Done, wanted: Callable[[], bool]) -> _Job:
+        job = _Job(work, done, wanted)
+        self._jobs.add(job)
+        return job
+
+    def _tell(self, job: _Job, result: object, error: BaseException | None) -> None:
+        # First this: what follows may be the next hook of the same request, which takes its place.
+        self._jobs.discard(job)
+        job.tell(result, error)
 
     def _start(self, job: _Job, limit: float) -> None:
         task = self._loop.create_task(self._watch(job, limit))
@@ -98,7 +110,7 @@ class Awaiter:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step ends without a word.
-        self._tasks.pop(task).tell(None, Late())
+        self._tell(self._tasks.pop(task), None, Late())
 
     def _look(self) -> None:
         """Cancel what nobody wants any more: who has gone must not take the place of others."""
@@ -139,7 +151,7 @@ class Awaiter:
         finally:
             timer.cancel()
         try:
-            job.tell(result, error)
+            self._tell(job, result, error)
         finally:
             # The traceback holds this frame, and the frame would hold the exception.
             del error
@@ -171,7 +183,12 @@ class AsyncThread(Awaiter):
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         """As `begin`, from any thread: work and done run on ours. Not after `close`."""
-        self._loop.call_soon_threadsafe(self._start, _Job(work, done, wanted), limit)
+        job = self._enlisted(work, done, wanted)
+        try:
+            self._loop.call_soon_threadsafe(self._start, job, limit)
+        except BaseException:
+            self._jobs.discard(job)
+            raise
 
     def close(self) -> None:
         """Cancel what is left and end the thread; returns at once."""

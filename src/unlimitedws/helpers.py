@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .pool import Pool
 
 if TYPE_CHECKING:
-    from .coroutines import AsyncThread, Done
+    from .coroutines import AsyncThread, Awaiter, Done
 
 __all__ = ["Helpers"]
 
@@ -57,10 +57,14 @@ class Helpers:
                 from .coroutines import AsyncThread
 
                 self._asyncs = AsyncThread(self._fatal)
-            if len(self._asyncs) >= _MAX_AWAITED:
+            if not self._has_room(self._asyncs):
                 return False
             self._asyncs.submit(work, limit, done, wanted)
             return True
+
+    @staticmethod
+    def _has_room(awaiter: Awaiter) -> bool:
+        return len(awaiter) < _MAX_AWAITED
 
     def threads(self) -> set[threading.Thread]:
         """Return the threads there are. Thread: any."""

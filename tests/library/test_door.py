@@ -613,6 +613,31 @@ def test_more_coroutines_than_may_run_are_refused(setting: Make, monkeypatch: py
     assert first.status == 101
 
 
+def test_coroutines_that_wait_for_their_thread_count_among_those_that_run(
+    setting: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers_module, "_MAX_AWAITED", 3)
+    entered, leave = threading.Event(), threading.Event()
+
+    async def blocks(request: Request) -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+
+    place = setting({"on_request": blocks})
+    first = place.ask()
+    assert entered.wait(PATIENCE)
+    waiting = [place.ask(), place.ask()]
+    assert place.ask().status == 503
+    leave.set()
+    assert [one.status for one in (first, *waiting)] == [101, 101, 101]
+    # Their places are free again, also for a request that has a coroutine behind another.
+    monkeypatch.setattr(helpers_module, "_MAX_AWAITED", 1)
+    place.hooks["on_host"] = recording([], "on_host", None, True)
+    for _ in range(3):
+        assert place.ask().status == 101
+    assert len(place.door.helpers._asyncs) == 0  # type: ignore[arg-type]
+
+
 def test_hook_is_not_run_for_a_client_that_has_gone_while_it_waited(setting: Make) -> None:
     entered, leave = threading.Event(), threading.Event()
     paths: list[str] = []

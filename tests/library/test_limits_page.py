@@ -122,7 +122,7 @@ def test_what_loops_divide_is_what_the_server_divides() -> None:
         f"at most {MAX_LOOPS} ",
         f"at most {MAX_PROCESSES} ",
         f"{_MAX_JOBS:,} requests may wait",
-        f"| coroutine hooks that run at a time | {_MAX_AWAITED:,} |",
+        f"| coroutine hooks that run at a time, or wait for their thread | {_MAX_AWAITED:,} |",
         f"| networks in `trusted_proxies` | {MAX_NETWORKS} |",
         f"| listening sockets | {MAX_LISTENERS} |",
         f"| subprotocols of ours, and bytes of one | {_MAX_SUBPROTOCOLS}, {_MAX_SUBPROTOCOL_BYTES} |",

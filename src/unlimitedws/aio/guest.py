@@ -132,7 +132,7 @@ class LoopHelpers(Helpers):
         self, work: Callable[[], Awaitable[object]], limit: float, done: Done, wanted: Callable[[], bool]
     ) -> bool:
         """See `Helpers`. Thread: the event loop's."""
-        if self._closed:
+        if self._closed or not self._has_room(self._awaiter):
             return False
         self._awaiter.begin(work, limit, done, wanted)
         return True

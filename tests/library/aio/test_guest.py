@@ -18,8 +18,10 @@ from library.aio.both import LOOPS, client, closed, port_of, run
 from library.programs import ROOT, Program
 from live import ping, readable
 from raw import PING, PONG, TEXT, Frame, RawClient
+from websockets.exceptions import InvalidStatus
 
 import unlimitedws
+from unlimitedws import helpers
 from unlimitedws.aio import (
     Close,
     ConnectionClosed,
@@ -601,6 +603,36 @@ def test_what_the_application_leaves_in_the_request_is_its_own(hooks: dict[str, 
         async with server, client(server, "/room?a=1") as ws:
             expected = {"room": ["1"], **({"seen": "/room?a=1"} if is_seen else {})}
             assert await ws.recv() == repr(expected)
+
+    run("asyncio", main())
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["coroutine function", "function that returns one"])
+def test_more_coroutines_of_the_handshake_than_may_run_are_refused(
+    monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    monkeypatch.setattr(helpers, "_MAX_AWAITED", 2)
+
+    async def main() -> None:
+        entered, leave = asyncio.Semaphore(0), asyncio.Event()
+
+        async def slow(connection: ServerConnection, request: Request) -> None:
+            entered.release()
+            await leave.wait()
+
+        hook = slow if is_async else lambda connection, request: slow(connection, request)
+        async with serve(_nothing, "127.0.0.1", 0, process_request=hook) as server:
+            coming = [asyncio.ensure_future(client(server).__aenter__()) for _ in range(2)]
+            for _ in coming:
+                await entered.acquire()
+            with pytest.raises(InvalidStatus) as caught:
+                await client(server)
+            assert caught.value.response.status_code == 503
+            leave.set()
+            for ws in await asyncio.gather(*coming):
+                await ws.close()
+            async with client(server):
+                pass
 
     run("asyncio", main())
 
