@@ -23,7 +23,7 @@ from .routes import Handler, check_path
 if TYPE_CHECKING:
     from .serving import Serving
 
-__all__ = ["Entrance", "HeaderHook", "HostHook", "RequestHook"]
+__all__ = ["Entrance", "HeaderHook", "HostHook", "RequestHook", "check_subprotocols"]
 
 RequestHook: TypeAlias = Callable[[Request], Decision | Awaitable[Decision]]
 HostHook: TypeAlias = Callable[[str], Reject | Awaitable[Reject | None] | None]
@@ -36,6 +36,20 @@ _CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain",
 # The engine's: it compares each of them with each that a client offers.
 _MAX_SUBPROTOCOLS = 32
 _MAX_SUBPROTOCOL_BYTES = 255
+
+
+def check_subprotocols(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names if they can be the subprotocols of a server. Raises as `Entrance.subprotocols`."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"subprotocols: must be a list of str, not {names!r}")
+    checked = tuple(check_token(name, "subprotocols") for name in names)
+    if len(checked) > _MAX_SUBPROTOCOLS:
+        raise ValueError(f"subprotocols: at most {_MAX_SUBPROTOCOLS}, not {len(checked)}")
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"subprotocols: one of {', '.join(checked)} is there twice")
+    if any(len(name) > _MAX_SUBPROTOCOL_BYTES for name in checked):
+        raise ValueError(f"subprotocols: one is longer than {_MAX_SUBPROTOCOL_BYTES} bytes")
+    return checked
 
 
 class Entrance:
@@ -108,15 +122,7 @@ class Entrance:
 
     @subprotocols.setter
     def subprotocols(self, names: Iterable[str]) -> None:
-        if isinstance(names, str):
-            raise TypeError(f"subprotocols: must be a list of str, not {names!r}")
-        checked = tuple(check_token(name, "subprotocols") for name in names)
-        if len(checked) > _MAX_SUBPROTOCOLS:
-            raise ValueError(f"subprotocols: at most {_MAX_SUBPROTOCOLS}, not {len(checked)}")
-        if len(set(checked)) < len(checked):
-            raise ValueError(f"subprotocols: one of {', '.join(checked)} is there twice")
-        if any(len(name) > _MAX_SUBPROTOCOL_BYTES for name in checked):
-            raise ValueError(f"subprotocols: one is longer than {_MAX_SUBPROTOCOL_BYTES} bytes")
+        checked = check_subprotocols(names)
         with self._lock:
             self._rules.subprotocols = checked
             if self._run is not None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from _uws.conn import Conn, check_close
@@ -18,6 +18,7 @@ from _uws.conn import Conn, check_close
 from .. import request as plain
 from .. import server as threaded
 from ..door import Door, Steps
+from ..entrance import check_subprotocols
 from ..errors import ConnectionClosed
 from ..options import Options
 from ..proxies import Proxies
@@ -46,6 +47,14 @@ _MAX_QUEUE = 16
 # The longest that a time of the engine's may be, for "without limit".
 _FOR_EVER = 86400.0
 _NO_LIMIT = 2**31 - 1
+# Options that have other names in `websockets`.
+_THEIRS = {
+    "handshake_timeout": "open_timeout",
+    "request_timeout": "open_timeout",
+    "max_message_bytes": "max_size",
+    "high_water_bytes": "write_limit",
+    "low_water_bytes": "write_limit",
+}
 
 
 class _Hooks:
@@ -62,8 +71,17 @@ class _Hooks:
         self.process_request = process_request
         self.process_response = process_response
         self.select_subprotocol = select_subprotocol
-        self.origins = origins
+        self.origins = _checked_origins(origins)
         self.server_header = server_header
+        for name in ("process_request", "process_response", "select_subprotocol"):
+            hook = getattr(self, name)
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name}: must be a function or None, not {hook!r}")
+        if server_header is not None:
+            if not isinstance(server_header, str):
+                raise TypeError(f"server_header: must be a str or None, not {server_header!r}")
+            # Whether it is a field at all.
+            plain.Accept(headers={"Server": server_header})
 
     def __bool__(self) -> bool:
         asked = (self.process_request, self.process_response, self.select_subprotocol, self.origins, self.server_header)
@@ -196,10 +214,11 @@ class Server:
         self.handler = handler
         self.logger = logging.getLogger("unlimitedws.aio") if logger is None else logger
         self.hooks = hooks
-        self.high_queue, self.low_queue = _marks(max_queue)
+        high, low = _marks("max_queue", max_queue, "a number of messages")
+        self.high_queue, self.low_queue = (_NO_LIMIT, _NO_LIMIT) if high is None else (high, low)
         self._addr = addr
         self._options = options
-        self._subprotocols = subprotocols
+        self._subprotocols = () if subprotocols is None else check_subprotocols(subprotocols)
         self._at_once = start_serving
         self._sock = sock
         self._threaded: _Threaded | None = None
@@ -238,8 +257,7 @@ class Server:
             made.on_message = _on_message
             made.on_drain = _on_drain
             made.on_close = self._on_close
-            if self._subprotocols is not None:
-                made.subprotocols = list(self._subprotocols)
+            made.subprotocols = list(self._subprotocols)
             self._threaded = made
             if self._at_once:
                 await self.start_serving()
@@ -539,8 +557,14 @@ def serve(
         raise ValueError("overflow: 'block' would hold up the event loop; send() waits by itself, broadcast() never")
     found.setdefault("overflow", "close")
     found["request_workers"] = 0
-    # What is wrong is said here, and not where it is awaited.
-    Options.of(found)
+    # What is wrong is said here, and not where it is awaited; by the name that it was given.
+    try:
+        Options.of(found)
+    except (TypeError, ValueError) as exc:
+        name, _, wrong = str(exc).partition(":")
+        if _THEIRS.get(name) not in options:
+            raise
+        raise type(exc)(f"{_THEIRS[name]}:{wrong}") from None
     return Server(
         handler,
         _address(host, port, sock),
@@ -583,15 +607,32 @@ def _compression(value: Any) -> Any:
     return False if value is None else value
 
 
-def _marks(limits: int | tuple[int | None, int | None] | None) -> tuple[int, int]:
-    """High and low mark of the queue of messages."""
-    high, low = limits if isinstance(limits, tuple) else (limits, None)
+def _marks(name: str, limits: Any, what: str) -> tuple[int | None, int]:
+    """Return the high mark, None where there is none, and the low one, of what may also be a single number."""
+    pair = tuple(limits) if isinstance(limits, tuple | list) else (limits, None)
+    wrong = f"{name}: must be {what}, or (high, low), not {limits!r}"
+    if len(pair) != 2 or any(isinstance(one, bool) or not isinstance(one, int | None) for one in pair):
+        raise TypeError(wrong)
+    high, low = pair
     if high is None:
-        return (_NO_LIMIT, _NO_LIMIT)
+        return (None, 0)
     low = high // 4 if low is None else low
     if not 0 <= low <= high:
-        raise ValueError(f"max_queue: must be a number of messages, or (high, low), not {limits!r}")
+        raise ValueError(wrong)
     return (high, low)
+
+
+def _checked_origins(origins: Any) -> Origins | None:
+    if origins is None:
+        return None
+    if isinstance(origins, str | bytes) or not isinstance(origins, Iterable):
+        raise TypeError(f"origins: must be a list of str, patterns and None, not {origins!r}")
+    found = tuple(origins)
+    for one in found:
+        text = one.pattern if isinstance(one, re.Pattern) else one
+        if not isinstance(text, str | None):
+            raise TypeError(f"origins: must be of str, patterns of str and None, not of {one!r}")
+    return found
 
 
 def _translated(options: dict[str, Any]) -> dict[str, Any]:
@@ -610,9 +651,10 @@ def _translated(options: dict[str, Any]) -> dict[str, Any]:
         found["max_message_bytes"] = _NO_LIMIT if size is None else size
     if "write_limit" in found:
         limits = found.pop("write_limit")
-        high, low = limits if isinstance(limits, tuple) else (limits, None)
-        found["high_water_bytes"] = high
-        found["low_water_bytes"] = high // 4 if low is None else low
+        high, low = _marks("write_limit", limits, "a number of bytes")
+        if high is None:
+            raise TypeError(f"write_limit: must be a number of bytes, or (high, low), not {limits!r}")
+        found["high_water_bytes"], found["low_water_bytes"] = high, low
     return found
 
 

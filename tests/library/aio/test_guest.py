@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -667,6 +668,34 @@ async def _nothing(connection: ServerConnection) -> None:
         ({"ssl": object()}, ValueError, "ssl"),
         ({"max_queue": -1}, ValueError, "max_queue"),
         ({"max_queue": (4, 8)}, ValueError, "max_queue"),
+        ({"max_queue": (8, -1)}, ValueError, "max_queue"),
+        ({"max_queue": "x"}, TypeError, "max_queue: must be a number of messages, or "),
+        ({"max_queue": (1, 2, 3)}, TypeError, "max_queue"),
+        ({"max_queue": (8, "4")}, TypeError, "max_queue"),
+        ({"max_queue": True}, TypeError, "max_queue"),
+        ({"write_limit": None}, TypeError, "write_limit: must be a number of bytes, or "),
+        ({"write_limit": (None, 5)}, TypeError, "write_limit"),
+        ({"write_limit": "x"}, TypeError, "write_limit"),
+        ({"write_limit": 1.5}, TypeError, "write_limit"),
+        ({"write_limit": -1}, ValueError, "write_limit"),
+        ({"write_limit": (10, 20)}, ValueError, "write_limit"),
+        ({"write_limit": 1 << 30}, ValueError, "write_limit: must be at most max_buffered_bytes"),
+        ({"open_timeout": "x"}, TypeError, "open_timeout: must be seconds"),
+        ({"max_size": 0}, ValueError, "max_size: must be from 1"),
+        ({"max_message_bytes": 0}, ValueError, "max_message_bytes: must be from 1"),
+        ({"subprotocols": "chat"}, TypeError, "subprotocols: must be a list of str, not 'chat'"),
+        ({"subprotocols": 5}, TypeError, "subprotocols: must be a list of str, not 5"),
+        ({"subprotocols": ["chat", 5]}, TypeError, "subprotocols"),
+        ({"subprotocols": ["a b"]}, ValueError, "subprotocols"),
+        ({"origins": "http://a"}, TypeError, "origins: must be a list of str, patterns and None, not 'http://a'"),
+        ({"origins": re.compile("a")}, TypeError, "origins: must be a list"),
+        ({"origins": [b"http://a"]}, TypeError, "origins: must be of str"),
+        ({"origins": [re.compile(b"a")]}, TypeError, "origins: must be of str"),
+        ({"process_request": 5}, TypeError, "process_request: must be a function or None, not 5"),
+        ({"process_response": "x"}, TypeError, "process_response: must be a function"),
+        ({"select_subprotocol": ["chat"]}, TypeError, "select_subprotocol: must be a function"),
+        ({"server_header": 5}, TypeError, "server_header: must be a str or None, not 5"),
+        ({"server_header": "a\r\nX: b"}, ValueError, "Server"),
         ({"compression": "brotli"}, ValueError, "compression"),
         ({"pool": (4, 4)}, ValueError, "pool"),
         ({"overflow": "block"}, ValueError, "overflow"),
@@ -690,6 +719,32 @@ def test_times_without_limit() -> None:
             assert options.low_water_bytes == 10
             async with client(server):
                 pass
+
+    run("asyncio", main())
+
+
+@pytest.mark.parametrize(
+    ("limit", "marks"), [(8, (8, 2)), ((8, None), (8, 2)), ([8, 0], (8, 0)), (0, (0, 0)), ((4, 4), (4, 4))]
+)
+def test_limits_are_one_number_or_two(limit: Any, marks: tuple[int, int]) -> None:
+    async def main() -> None:
+        async with serve(_nothing, "127.0.0.1", 0, max_queue=limit, write_limit=limit) as server:
+            options = server.server.options
+            assert (server.high_queue, server.low_queue) == marks
+            assert (options.high_water_bytes, options.low_water_bytes) == marks
+
+    run("asyncio", main())
+
+
+def test_origins_are_texts_patterns_and_none() -> None:
+    async def main() -> None:
+        async with serve(_nothing, "127.0.0.1", 0, origins=["http://a", re.compile("http://b+"), None]) as server:
+            for origin in ("http://a", "http://bb", None):
+                async with client(server, origin=origin):
+                    pass
+            for origin in ("http://bba", "http://"):
+                with pytest.raises(InvalidStatus):
+                    await client(server, origin=origin)
 
     run("asyncio", main())
 
