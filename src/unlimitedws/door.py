@@ -234,10 +234,12 @@ class Door:
         """Find out what is to be called next. False: nothing more, the request has its answer."""
         try:
             ask.name, ask.func, ask.args = ask.steps.send(result)
+            return True
         except StopIteration as stop:
-            self._finish(ask, stop.value)
-            return False
-        return True
+            decision = stop.value
+        # Out here: what it raises is logged with its context, and a StopIteration would show the decision.
+        self._finish(ask, decision)
+        return False
 
     def _place(self, ask: _Ask, may_block: bool) -> None:
         """Have the next call made, here where this thread may block, or where it belongs."""

@@ -17,7 +17,16 @@ from .durations import Duration, seconds
 from .gate import Gate
 from .hooks import Hook
 from .options import Options
-from .request import Authenticator, Decision, Reject, Request, check_expires, check_key, check_token
+from .request import (
+    MAX_SUBPROTOCOL_BYTES,
+    Authenticator,
+    Decision,
+    Reject,
+    Request,
+    check_expires,
+    check_key,
+    check_token,
+)
 from .routes import Handler, check_path
 
 if TYPE_CHECKING:
@@ -35,7 +44,6 @@ _DOOR_HOOKS = ("on_request", "on_host", "on_header")
 _CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain", "on_pong", "on_close")
 # The engine's: it compares each of them with each that a client offers.
 _MAX_SUBPROTOCOLS = 32
-_MAX_SUBPROTOCOL_BYTES = 255
 
 
 def check_subprotocols(names: Iterable[str]) -> tuple[str, ...]:
@@ -47,8 +55,8 @@ def check_subprotocols(names: Iterable[str]) -> tuple[str, ...]:
         raise ValueError(f"subprotocols: at most {_MAX_SUBPROTOCOLS}, not {len(checked)}")
     if len(set(checked)) < len(checked):
         raise ValueError(f"subprotocols: one of {', '.join(checked)} is there twice")
-    if any(len(name) > _MAX_SUBPROTOCOL_BYTES for name in checked):
-        raise ValueError(f"subprotocols: one is longer than {_MAX_SUBPROTOCOL_BYTES} bytes")
+    if any(len(name) > MAX_SUBPROTOCOL_BYTES for name in checked):
+        raise ValueError(f"subprotocols: one is longer than {MAX_SUBPROTOCOL_BYTES} bytes")
     return checked
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .aio.connection import ServerConnection
 
 __all__ = [
+    "MAX_SUBPROTOCOL_BYTES",
     "Accept",
     "Authenticator",
     "Cookies",
@@ -31,6 +32,7 @@ __all__ = [
     "Reject",
     "Request",
     "Response",
+    "check_subprotocol",
     "check_token",
 ]
 
@@ -47,6 +49,8 @@ _PARAMETER = re.compile(r'[ \t,]*([^\s;,="]+)[ \t]*(?:=[ \t]*(?:"((?:[^"\\]|\\.)
 # What decides where a message ends, or what protocol follows, is not the application's.
 _OURS = frozenset({"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"})
 _OURS_PREFIX = "sec-websocket-"
+# The engine's.
+MAX_SUBPROTOCOL_BYTES = 255
 
 _T = TypeVar("_T")
 
@@ -67,6 +71,19 @@ def check_token(text: object, name: str) -> str:
     if not _TOKEN.fullmatch(text):
         raise ValueError(f"{name}: {text!r} is not a token (RFC 9110, section 5.6.2)")
     return text
+
+
+def check_subprotocol(text: object, name: str) -> str:
+    """Return text if it can be agreed on as a subprotocol: a token of at most 255 bytes. As `check_token`.
+
+    Raises:
+        TypeError, ValueError: It cannot.
+    """
+    checked = check_token(text, name)
+    if len(checked) > MAX_SUBPROTOCOL_BYTES:
+        # It is not in the message: a client may have offered it, with a credential for a part.
+        raise ValueError(f"{name}: must have at most {MAX_SUBPROTOCOL_BYTES} bytes, not {len(checked)}")
+    return checked
 
 
 class Headers(Mapping[str, str]):
@@ -356,7 +373,8 @@ class Accept:
     """Upgrade the connection.
 
     Attributes:
-        subprotocol: One that the client offers; None: no subprotocol, unless `Server.subprotocols` has one.
+        subprotocol: One that the client offers, of at most 255 bytes; None: no subprotocol, unless
+            `Server.subprotocols` has one.
         headers: Further fields of the 101 response; kept as a tuple of pairs.
         user: What `conn.user` is to be, and `Server.disconnect` finds the connection by; hashable, an id.
         session: The same for `conn.session`: one of several logins of a user.
@@ -367,8 +385,8 @@ class Accept:
 
     Raises:
         TypeError: A value is of the wrong type; user or session cannot be hashed.
-        ValueError: subprotocol is not a token; a field is not one (RFC 9110, section 5), holds CR, LF or NUL,
-            or is one that the server itself writes.
+        ValueError: subprotocol is not a token, or too long; expires is not finite; a field is not one (RFC 9110,
+            section 5), holds CR, LF or NUL, or is one that the server itself writes.
     """
 
     subprotocol: str | None = None
@@ -380,7 +398,7 @@ class Accept:
 
     def __post_init__(self) -> None:
         if self.subprotocol is not None:
-            check_token(self.subprotocol, "subprotocol")
+            check_subprotocol(self.subprotocol, "subprotocol")
         object.__setattr__(self, "headers", _checked_fields(self.headers))
         check_key(self.user, "user")
         check_key(self.session, "session")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -446,6 +447,21 @@ def test_what_a_hook_raises_is_reported_and_answered_with_500(
     # A coroutine cannot raise StopIteration (PEP 479); and that somebody was cancelled is no order to stop.
     assert error in chain or isinstance(exc.__cause__, type(error))
     assert isinstance(exc, Exception) != isinstance(error, KeyboardInterrupt | SystemExit)
+
+
+def test_log_of_an_answer_that_fails_does_not_show_the_decision(setting: Make) -> None:
+    def broken() -> None:
+        raise ValueError("of the engine's")
+
+    place = setting({"on_request": lambda request: Accept("a", user="alice")}, pool=(1, 1))
+    exchange = FakeExchange()
+    exchange.on_accept = broken
+    place.door.on_request(exchange)  # type: ignore[arg-type]
+    assert exchange.status == 500
+    [(_, exc, _)] = place.failures
+    shown = "".join(traceback.format_exception(exc))
+    assert "of the engine's" in shown
+    assert "alice" not in shown and "StopIteration" not in shown
 
 
 def test_failure_of_a_hook_leaves_nothing_behind(setting: Make) -> None:

@@ -15,11 +15,12 @@ from raw import BINARY
 from uws_shims import proto_shim, slot_shim, upgrade_shim
 
 from unlimitedws import Compression, Options
-from unlimitedws.entrance import _MAX_SUBPROTOCOL_BYTES, _MAX_SUBPROTOCOLS
+from unlimitedws.entrance import _MAX_SUBPROTOCOLS
 from unlimitedws.helpers import _MAX_AWAITED, _MAX_JOBS
 from unlimitedws.listening import MAX_LISTENERS
 from unlimitedws.options import _DIVIDED, _MAX_INT, _MAX_LONG, MAX_LOOPS, MAX_PROCESSES
 from unlimitedws.proxies import MAX_NETWORKS
+from unlimitedws.request import MAX_SUBPROTOCOL_BYTES
 
 PAGE = (ROOT / "docs" / "limits.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -125,7 +126,7 @@ def test_what_loops_divide_is_what_the_server_divides() -> None:
         f"| coroutine hooks that run at a time, or wait for their thread | {_MAX_AWAITED:,} |",
         f"| networks in `trusted_proxies` | {MAX_NETWORKS} |",
         f"| listening sockets | {MAX_LISTENERS} |",
-        f"| subprotocols of ours, and bytes of one | {_MAX_SUBPROTOCOLS}, {_MAX_SUBPROTOCOL_BYTES} |",
+        f"| subprotocols of ours, and bytes of one | {_MAX_SUBPROTOCOLS}, {MAX_SUBPROTOCOL_BYTES} |",
     ],
 )
 def test_bounds_of_the_library_are_there(figure: str) -> None:

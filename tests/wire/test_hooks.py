@@ -242,6 +242,25 @@ def test_what_cannot_be_answered_is_500_and_nothing_of_it_is_sent(
         assert isinstance(take(live.errors)[1], TypeError | ValueError)
 
 
+@each_mode
+@each_kind
+def test_log_does_not_quote_what_a_client_offered_and_is_too_long(
+    pool: Any, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serve(pool=pool) as live:
+        live.server.on_request = hook(is_async, lambda request: Accept(request.subprotocols[0]))
+        longest = "secret" + 249 * "a"
+        client = ask(live, headers=[("Sec-WebSocket-Protocol", longest)])
+        assert status(client) == 101
+        assert take(live.opened).subprotocol == longest
+        client = ask(live, headers=[("Sec-WebSocket-Protocol", longest + "a")])
+        assert refused(client) == (500, BODY_500)
+        assert "at most 255 bytes" in str(take(live.errors)[1])
+    assert "at most 255 bytes, not 256" in caplog.text
+    assert "secret" not in caplog.text
+
+
 @pytest.mark.parametrize("body", ["", "pool=(2, 2)", "request_workers=0"])
 @each_kind
 def test_systemexit_in_a_hook_stops_the_server_and_comes_out_of_run(body: str, is_async: bool) -> None:

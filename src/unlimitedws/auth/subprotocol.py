@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ..durations import Duration
-from ..request import Accept, Request, check_token
+from ..request import Accept, Request, check_subprotocol, check_token
 from .authenticator import Authenticator, Refusal, Verify
 from .identity import Identity
 from .origins import OriginRule
@@ -35,8 +35,8 @@ class SubprotocolAuth(Authenticator):
         origins, grace: See `Authenticator`.
 
     Raises:
-        TypeError, ValueError: As `Authenticator`; one of the names is not a token (RFC 9110, section 5.6.2),
-            or one of the subprotocols would be taken for a credential.
+        TypeError, ValueError: As `Authenticator`; one of the names is not a token (RFC 9110, section 5.6.2);
+            one of the subprotocols has more than 255 bytes, or would be taken for a credential.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SubprotocolAuth(Authenticator):
             raise TypeError(f"subprotocols: must be a list, not one string: [{subprotocols!r}]?")
         self._prefix = check_token(prefix, "prefix")
         self._pair = None if pair is None else check_token(pair, "pair")
-        self._subprotocols = [check_token(name, "subprotocols") for name in subprotocols]
+        self._subprotocols = [check_subprotocol(name, "subprotocols") for name in subprotocols]
         for name in self._subprotocols:
             if name == self._pair or (pair is None and name.startswith(prefix)):
                 raise ValueError(f"subprotocols: {name!r} would be taken for a credential")

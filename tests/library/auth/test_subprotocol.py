@@ -110,6 +110,7 @@ def test_pair_named_by_its_own_token_is_refused() -> None:
         {"pair": ""},
         {"pair": "\u00e9"},
         {"subprotocols": ["a b"]},
+        {"subprotocols": [256 * "a"]},
         {"subprotocols": [""]},
         {"subprotocols": ["bearer.v1"]},
         {"pair": "chat", "subprotocols": ["chat"]},
