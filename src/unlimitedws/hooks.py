@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, overload
@@ -78,15 +79,25 @@ def set_hook(owner: HookOwner, name: str, func: Callable[..., object] | None) ->
     """Set a hook, or clear it with None.
 
     Raises:
-        TypeError: func cannot be called, or is a coroutine function where nobody would await it.
+        TypeError: func cannot be called, or is a coroutine function, or an object that is called like one, where
+            nobody would await it.
     """
     if func is not None:
         if not callable(func):
             raise TypeError(f"{name}: must be a function or None, not {func!r}")
         hook: Hook[Any] = getattr(type(owner), name)
-        if inspect.isasyncgenfunction(func) or (inspect.iscoroutinefunction(func) and not hook.may_be_async):
+        if _any_of(inspect.isasyncgenfunction, func) or (
+            _any_of(inspect.iscoroutinefunction, func) and not hook.may_be_async
+        ):
             raise TypeError(f"{name}: {func!r} is async; a callback is a plain function")
     owner._set_hook(name, func)
+
+
+def _any_of(is_such: Callable[[Any], bool], func: Any) -> bool:
+    """Tell whether a function is such a one, or what an object has for ``__call__``."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    return is_such(func) or is_such(type(func).__call__)
 
 
 def adopt_methods(cls: type, inherited: dict[str, Callable[..., object]]) -> dict[str, Callable[..., object]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from library.programs import PATIENCE, ROOT, Program
 from websockets.exceptions import ConnectionClosed as PeerClosed
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
 
 import unlimitedws
@@ -186,17 +188,52 @@ def test_hook_of_another_server_may_be_assigned(server: Server) -> None:
     assert server.on_read.func is echo
 
 
-@pytest.mark.parametrize("name", ["on_connect", "on_read", "on_message", "on_close", "on_error"])
-def test_hook_that_cannot_work_is_refused_by_name(server: Server, name: str) -> None:
-    async def never_awaited(*args: object) -> None: ...
+class Awaited:
+    """An object that is called as a coroutine function is."""
 
+    async def __call__(self, *args: object) -> unlimitedws.Reject:
+        return unlimitedws.Reject(418)
+
+
+class Iterated:
+    async def __call__(self, *args: object) -> AsyncIterator[None]:
+        yield
+
+
+async def awaited(*args: object) -> None: ...
+
+
+NEVER_AWAITED = {
+    "function": awaited,
+    "object": Awaited(),
+    "method": Awaited().__call__,
+    "part of a function": functools.partial(awaited, 1),
+    "part of an object": functools.partial(functools.partial(Awaited(), 1), 2),
+    "generator": Iterated(),
+}
+
+
+@pytest.mark.parametrize("kind", NEVER_AWAITED)
+@pytest.mark.parametrize("name", ["on_connect", "on_read", "on_message", "on_close", "on_error"])
+def test_hook_that_cannot_work_is_refused_by_name(server: Server, name: str, kind: str) -> None:
     with pytest.raises(TypeError, match=f"{name}: .* is async"):
-        setattr(server, name, never_awaited)
+        setattr(server, name, NEVER_AWAITED[kind])
     with pytest.raises(TypeError, match=f"{name}: must be a function or None, not 7"):
         setattr(server, name, 7)
     with pytest.raises(TypeError, match=f"{name}: must be a function"):
         getattr(server, name)("7")
     assert not getattr(server, name)
+
+
+@pytest.mark.parametrize("name", ["on_request", "on_host", "on_header"])
+def test_hook_of_the_handshake_may_be_an_object_that_is_awaited(server: Server, client: Dial, name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}: .* is async"):
+        setattr(server, name, Iterated())
+    for hook in (Awaited(), functools.partial(Awaited(), 1)):
+        setattr(server, name, hook)
+        with server, pytest.raises(InvalidStatus) as caught:
+            client(server)
+        assert caught.value.response.status_code == 418
 
 
 def test_method_of_a_subclass_that_is_named_as_a_hook_is_one(client: Dial) -> None:
