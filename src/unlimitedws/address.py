@@ -17,6 +17,7 @@ __all__ = ["Activated", "Address", "Descriptor", "Ends", "Where", "parse", "plai
 _MAPPED = "::ffff:"
 _UNIX = "unix:"
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#]*)", re.ASCII | re.IGNORECASE)
 # sun_path, with the zero byte that ends a path or begins an abstract name.
 _MAX_UNIX_BYTES = 107
 
@@ -131,6 +132,10 @@ def _parse_unix(text: str, path: str) -> Address:
 
 
 def _parse_tcp(text: str) -> Address:
+    if url := _URL.match(text):
+        host = url[1]
+        hint = host if re.search(r":[0-9]+$", host, re.ASCII) else f"{host.rstrip(':')}:8000"
+        raise AddressError(f"address {text!r}: a URL is for clients; did you mean {hint!r}?")
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket:
