@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -35,7 +34,8 @@ def seconds(value: Duration, name: str) -> float:
         if not isinstance(value, timedelta):
             raise TypeError(f"{name}: must be seconds or a timedelta, not {value!r}")
         value = value.total_seconds()
-    if not (math.isfinite(value) and 0 <= value <= _DAY):
+    # Neither NaN nor an int that is too long to be a float is within.
+    if not 0 <= value <= _DAY:
         raise ValueError(f"{name}: must be from 0 to {_DAY:.0f} seconds, not {value!r}")
     return float(value)
 

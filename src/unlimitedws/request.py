@@ -6,8 +6,8 @@ headers. Knows no server and no connection.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -521,14 +521,15 @@ def check_expires(value: float | None) -> float | None:
 
     Raises:
         TypeError: It is no number.
-        ValueError: It is not finite.
+        ValueError: It is not finite, or an int beyond every float.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expires: must be Unix time in seconds or None, not {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"expires: must be finite, not {value!r}")
+    # Not math.isfinite(), which raises OverflowError for an int that is too long to be a float.
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError("expires: must be finite")
     return value
 
 

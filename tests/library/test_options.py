@@ -162,7 +162,10 @@ def test_time_is_seconds_or_timedelta(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
-@pytest.mark.parametrize("value", [-0.001, float("nan"), float("inf"), timedelta(days=-1), timedelta(days=2)])
+@pytest.mark.parametrize(
+    "value",
+    [-0.001, float("nan"), float("inf"), pytest.param(10**400, id="10**400"), timedelta(days=-1), timedelta(days=2)],
+)
 def test_impossible_time_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name}: must be from 0 to 86400 seconds"):
         Options.of({name: value})

@@ -414,6 +414,8 @@ def test_subprotocol_that_is_no_token_is_refused(bad: str) -> None:
         ({"expires": True}, TypeError, "expires: must be Unix time"),
         ({"expires": float("nan")}, ValueError, "expires: must be finite"),
         ({"expires": float("inf")}, ValueError, "expires: must be finite"),
+        ({"expires": 10**400}, ValueError, "expires: must be finite"),
+        ({"expires": -(10**5000)}, ValueError, "expires: must be finite"),
         ({"authenticated": 1}, TypeError, "authenticated: must be True or False"),
         # Without the value, which a client may have offered.
         ({"subprotocol": 256 * "a"}, ValueError, "^subprotocol: must have at most 255 bytes, not 256$"),

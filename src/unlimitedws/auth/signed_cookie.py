@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import secrets
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -127,7 +128,7 @@ def _positive(value: float | timedelta) -> float:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"max_age: must be seconds or a timedelta, not {type(value).__name__}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value <= sys.float_info.max:
         raise ValueError(f"max_age: must be more than 0 seconds, and finite, not {value!r}")
     return float(value)
 
