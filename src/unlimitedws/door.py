@@ -25,7 +25,7 @@ from .proxies import Proxies
 from .request import Accept, Authenticator, Decision, Reject, Request, Response
 from .routes import Routes, answer_of
 
-__all__ = ["Door", "FirstMessage", "Rules", "Step", "Steps"]
+__all__ = ["Door", "FirstMessage", "Rules", "Step", "Steps", "check_offered"]
 
 # As the engine words its own.
 _ERROR = Response(500, "The server failed to handle this request.\n").encode()
@@ -189,7 +189,8 @@ class Door:
             if isinstance(said, Reject):
                 return said
             if said is not None:
-                accept = _offered(request, said)
+                check_offered(request, said.subprotocol, "auth.check")
+                accept = said
                 request.user, request.session = accept.user, accept.session
         hook = hooks.get("on_request")
         if hook is not None:
@@ -197,7 +198,8 @@ class Door:
             if isinstance(said, Reject):
                 return said
             if said is not None:
-                accept = _joined(accept, _offered(request, said))
+                check_offered(request, said.subprotocol, "on_request")
+                accept = _joined(accept, said)
         hook = hooks.get("on_host")
         if hook is not None:
             refused = _objection((yield "on_host", hook, (request.host,)), "on_host")
@@ -404,16 +406,23 @@ def _objection(said: object, name: str) -> Reject | None:
     raise TypeError(f"{name} must return Reject or None, not {type(said).__name__}")
 
 
-def _offered(request: Request, accept: Accept) -> Accept:
-    """Return accept if its subprotocol is one of the client's.
+def check_offered(request: Request, subprotocol: object, name: str) -> None:
+    """Check that a subprotocol, if there is one, is one of the client's.
+
+    Args:
+        request: The client's.
+        subprotocol: What a hook has selected; None: none.
+        name: The hook's, for the message.
 
     Raises:
-        ValueError: It is not: the client would have to fail the connection (RFC 6455, section 4.1).
+        TypeError: It is neither a `str` nor None.
+        ValueError: It is not offered: the client would have to fail the connection (RFC 6455, section 4.1).
     """
-    if accept.subprotocol is not None and accept.subprotocol not in request.subprotocols:
-        # What was offered is not in the message: a token may be among it.
-        raise ValueError(f"Accept: the client does not offer the subprotocol {accept.subprotocol!r}")
-    return accept
+    # Neither what was offered is in the messages nor what was made of it: a token may be among it.
+    if not isinstance(subprotocol, str | None):
+        raise TypeError(f"{name} must select a subprotocol, a str, or None, not {type(subprotocol).__name__}")
+    if subprotocol is not None and subprotocol not in request.subprotocols:
+        raise ValueError(f"{name} selects a subprotocol that the client does not offer")
 
 
 def _joined(auth: Accept, said: Accept) -> Accept:

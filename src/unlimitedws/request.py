@@ -74,16 +74,20 @@ def check_token(text: object, name: str) -> str:
 
 
 def check_subprotocol(text: object, name: str) -> str:
-    """Return text if it can be agreed on as a subprotocol: a token of at most 255 bytes. As `check_token`.
+    """Return text if it can be agreed on as a subprotocol: a token of at most 255 bytes.
+
+    As `check_token`, but text is not in the messages: a client may have offered it, with a credential for a part.
 
     Raises:
         TypeError, ValueError: It cannot.
     """
-    checked = check_token(text, name)
-    if len(checked) > MAX_SUBPROTOCOL_BYTES:
-        # It is not in the message: a client may have offered it, with a credential for a part.
-        raise ValueError(f"{name}: must have at most {MAX_SUBPROTOCOL_BYTES} bytes, not {len(checked)}")
-    return checked
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: must be a str, not {type(text).__name__}")
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{name}: must be a token (RFC 9110, section 5.6.2)")
+    if len(text) > MAX_SUBPROTOCOL_BYTES:
+        raise ValueError(f"{name}: must have at most {MAX_SUBPROTOCOL_BYTES} bytes, not {len(text)}")
+    return text
 
 
 class Headers(Mapping[str, str]):

@@ -54,7 +54,9 @@ class SubprotocolAuth(Authenticator):
             raise TypeError(f"subprotocols: must be a list, not one string: [{subprotocols!r}]?")
         self._prefix = check_token(prefix, "prefix")
         self._pair = None if pair is None else check_token(pair, "pair")
-        self._subprotocols = [check_subprotocol(name, "subprotocols") for name in subprotocols]
+        self._subprotocols = [
+            check_subprotocol(check_token(name, "subprotocols"), "subprotocols") for name in subprotocols
+        ]
         for name in self._subprotocols:
             if name == self._pair or (pair is None and name.startswith(prefix)):
                 raise ValueError(f"subprotocols: {name!r} would be taken for a credential")
