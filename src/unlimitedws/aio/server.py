@@ -17,7 +17,7 @@ from _uws.conn import Conn, check_close
 
 from .. import request as plain
 from .. import server as threaded
-from ..door import Door, Steps
+from ..door import Door, Steps, check_offered
 from ..entrance import check_subprotocols
 from ..errors import ConnectionClosed
 from ..options import Options
@@ -127,6 +127,7 @@ class _AioDoor(Door):
         subprotocol = accept.subprotocol
         if hooks.select_subprotocol is not None:
             subprotocol = yield "select_subprotocol", hooks.select_subprotocol, (connection, request.subprotocols)
+            check_offered(request, subprotocol, "select_subprotocol")
         if hooks.server_header is not None:
             fields.append(("Server", hooks.server_header))
         response = connection.response = Response(_SWITCHING, "Switching Protocols", Headers(fields))
@@ -514,7 +515,8 @@ def serve(
         origins: What the Origin field may be: texts, patterns that match all of it, None for requests without one.
             Others get 403. None: anything.
         subprotocols: Ours, the one we like best first. Of several that a client offers the first of ours is taken.
-        select_subprotocol: Called with the connection and the client's, returns one of them, or None.
+        select_subprotocol: Called with the connection and the client's, returns one of them, or None. Anything else
+            is an error of its own: 500.
         compression: "deflate" or True, None or False (the default here), or a `Compression`.
         process_request: Called with the connection and the request, plain or ``async``, also for an ordinary GET.
             Returns a `Response` (see `ServerConnection.respond`), or None to go on.

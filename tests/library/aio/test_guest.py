@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -636,6 +636,47 @@ def test_more_coroutines_of_the_handshake_than_may_run_are_refused(
                 pass
 
     run("asyncio", main())
+
+
+def _select_another(connection: ServerConnection, offered: Sequence[str]) -> str:
+    return "secret"
+
+
+async def _select_another_later(connection: ServerConnection, offered: Sequence[str]) -> str:
+    return "secret"
+
+
+@pytest.mark.parametrize(
+    ("select", "what"),
+    [
+        (_select_another, "select_subprotocol selects a subprotocol that the client does not offer"),
+        (_select_another_later, "select_subprotocol selects a subprotocol that the client does not offer"),
+        (lambda connection, offered: "", "select_subprotocol selects a subprotocol that the client does not offer"),
+        (lambda connection, offered: ", ".join(offered), "that the client does not offer"),
+        (lambda connection, offered: b"secret", "must select a subprotocol, a str, or None, not bytes"),
+        (lambda connection, offered: offered, "not list"),
+    ],
+    ids=["another", "another, later", "nothing", "all", "bytes", "a list"],
+)
+def test_subprotocol_that_was_not_offered_is_an_error_of_who_selects(
+    select: Any, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        asked = []
+
+        def process_response(*args: Any) -> None:
+            asked.append(args)
+
+        hooks: dict[str, Any] = {"select_subprotocol": select, "process_response": process_response}
+        async with serve(_nothing, "127.0.0.1", 0, **hooks) as server:
+            with pytest.raises(InvalidStatus) as caught:
+                await client(server, subprotocols=["chat", "bearer.secret"])
+            assert caught.value.response.status_code == 500
+        assert asked == []
+
+    with caplog.at_level(logging.ERROR, "unlimitedws"):
+        run("asyncio", main())
+    assert what in caplog.text and "secret" not in caplog.text
 
 
 def test_a_client_that_leaves_is_no_error_of_the_handler(caplog: pytest.LogCaptureFixture) -> None:
