@@ -224,8 +224,9 @@ cdef size_t _choose(UwsLoop* l, const UwsUpgrade* u, const uint8_t* head, const 
     cdef const uint8_t* ours
     cdef size_t len_bytes = 0
     cdef int i, k, n
-    if l.n_subprotocols == 0 or u.protocol.len == 0:
+    if l.n_subprotocols == 0:
         return 0
+    # Several fields are one list (RFC 6455, section 11.3.4), and the first of them may be empty.
     n = upgrade_protocols(u, head, offered)
     for i in range(l.n_subprotocols):
         ours = intern_get(&l.intern, l.subprotocol[i], &len_bytes)

@@ -571,6 +571,27 @@ def test_first_of_our_subprotocols_that_the_client_offers_is_agreed_on(pool: Any
             assert conn.subprotocol == expected
 
 
+# RFC 6455, section 11.3.4.
+@each_mode
+@pytest.mark.parametrize("asked", [False, True], ids=["engine", "hook"])
+def test_subprotocols_of_several_fields_are_one_list(pool: Any, asked: bool) -> None:
+    with serve(pool=pool) as live:
+        if asked:
+            live.server.on_request = lambda request: None
+        live.server.subprotocols = ["b", "a"]
+        for fields, expected in [
+            (["a", "b"], "b"),
+            (["", "a"], "a"),
+            ([" ", ",", "c, a"], "a"),
+            (["a", ""], "a"),
+            (["", "c"], None),
+        ]:
+            client, conn = live.connect_conn(headers=[("Sec-WebSocket-Protocol", value) for value in fields])
+            assert client.response is not None
+            assert client.response.headers.get("sec-websocket-protocol") == expected, fields
+            assert conn.subprotocol == expected, fields
+
+
 def test_subprotocols_are_kept_over_a_restart() -> None:
     with serve() as live:
         live.server.subprotocols = ("b", "a")
