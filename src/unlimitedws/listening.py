@@ -35,9 +35,13 @@ _FIRST_PASSED_FD = 3
 # Probes go out six times as often as silence makes the first one, and the third one that is lost is the end.
 _KEEPALIVE_PART = 6
 _KEEPALIVE_PROBES = 3
-# Who holds a directory's lock only binds a socket; whoever keeps it longer is not one of us.
+# Who holds the lock only binds a socket, or removes its file; whoever keeps it longer is not one of us. Who removes a
+# file does not wait as long as who wants to listen: a file that stays is replaced by the next to come.
 _LOCK_TIMEOUT = 5.0
+_REMOVE_TIMEOUT = 0.1
 _LOCK_PAUSE = 0.01
+# Of open(2), where what has the name of a lock file is a link, a socket or a directory.
+_NO_LOCK_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
 
 
 class Listener:
@@ -135,8 +139,8 @@ def listen(place: Where, options: Options) -> list[Listener]:
 
     A Unix socket's file gets `options.unix_mode`. A file that is there already is removed if it is a socket
     that nobody listens on; otherwise the address is in use. All of that, until the socket listens, happens
-    under a lock of the directory (flock), so that of two servers that start together one gets the address and
-    the other is told so.
+    under a lock (flock) of a file beside it, ``.NAME.lock``, so that of two servers that start together one
+    gets the address and the other is told so. That file is there for no longer.
 
     Raises:
         OSError: The address cannot be had: in use, not ours, not permitted. The message names it.
@@ -215,7 +219,7 @@ def _open_unix(addr: Address, options: Options) -> Listener:
             sock.bind(b"\0" + os.fsencode(path[1:]))
             sock.listen(options.backlog)
             return Listener(sock, addr)
-        with _locked(os.path.dirname(path), _LOCK_TIMEOUT):
+        with _locked(path, _LOCK_TIMEOUT):
             # The kernel makes the file with this mode less the umask, so it is never more open than it will be.
             os.fchmod(sock.fileno(), options.unix_mode)
             _bind(sock, path)
@@ -235,7 +239,7 @@ def _open_unix(addr: Address, options: Options) -> Listener:
 
 
 def _bind(sock: socket.socket, path: str) -> None:
-    """Bind to a path, in place of a socket that nobody listens on. The directory is locked."""
+    """Bind to a path, in place of a socket that nobody listens on. The path is locked."""
     try:
         sock.bind(path)
         return
@@ -262,7 +266,7 @@ def _is_abandoned(path: str) -> bool:
 def _remove(path: str, file: os.stat_result) -> None:
     """Remove the file of a socket that is still open: its inode cannot be another's until we close it."""
     try:
-        with _locked(os.path.dirname(path), _LOCK_TIMEOUT):
+        with _locked(path, _REMOVE_TIMEOUT):
             if _is_same(os.lstat(path), file):
                 os.unlink(path)
     except FileNotFoundError:
@@ -277,26 +281,81 @@ def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(directory: str, timeout: float) -> Iterator[None]:
-    """Hold the lock of a directory: it needs no file of its own, and the kernel drops it with its holder."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(path: str, timeout: float) -> Iterator[None]:
+    """Hold the lock of a socket's path: of a file beside it, so that only who may write to the directory can.
+
+    The directory itself could be locked by everybody who may read it. The file goes before its lock does: then
+    whoever waited for that has the lock of a file that is not there any more, and begins anew.
+    """
+    directory, name = os.path.split(path)
+    beside = os.path.join(directory, f".{name}.lock")
+    fd = _lock(beside, timeout)
     try:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as exc:
-                if time.monotonic() >= deadline:
-                    raise OSError(errno.EAGAIN, f"another program keeps {directory} locked") from exc
-                time.sleep(_LOCK_PAUSE)
         try:
             yield
         finally:
+            try:
+                os.unlink(beside)
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                # One that is left behind can be locked like any other.
+                logger.warning("%s could not be removed: %s", beside, exc.strerror)
             # A child process made meanwhile has the descriptor too, and closing ours would not let go.
             fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
+
+
+def _lock(path: str, timeout: float) -> int:
+    """Lock the file of that path, made if there is none; return its descriptor.
+
+    Raises:
+        OSError: It cannot be made; it is somebody else's, or no file; or another program has it locked.
+    """
+    deadline = time.monotonic() + timeout
+    was_there = True
+    while True:
+        try:
+            fd = _try_lock(path)
+        except PermissionError as exc:
+            # Either none can be made, or it is somebody else's: of who listens there too and has it for a moment, or
+            # of who has left it behind.
+            is_there = os.path.lexists(path)
+            if not is_there and not was_there:
+                raise
+            if time.monotonic() >= deadline:
+                raise OSError(exc.errno, f"{path} is another user's, and may not be locked") from exc
+            was_there = is_there
+        else:
+            if fd is not None:
+                return fd
+            if time.monotonic() >= deadline:
+                raise OSError(errno.EAGAIN, f"another program keeps {path} locked")
+        time.sleep(_LOCK_PAUSE)
+
+
+def _try_lock(path: str) -> int | None:
+    """Lock the file of that path, made if there is none; None where another has it locked, or has just removed it."""
+    try:
+        # For writing: NFS locks no other.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        if exc.errno in _NO_LOCK_FILE:
+            raise OSError(exc.errno, f"{path} is no lock file") from exc
+        raise
+    is_held = False
+    try:
+        file = os.fstat(fd)
+        if not stat.S_ISREG(file.st_mode):
+            raise OSError(errno.EINVAL, f"{path} is no lock file")
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = _is_same(os.lstat(path), file)
+        return fd if is_held else None
+    finally:
+        if not is_held:
+            os.close(fd)
 
 
 # Inherited sockets

@@ -333,8 +333,9 @@ class Server(Callbacks, Entrance):
                 those left are dropped. None is the option `close_timeout`; 0 drops all at once.
 
         Raises:
-            TimeoutError: A callback still runs a second after that. The server has not stopped; it does when
-                the callback returns, and until then it cannot be started again.
+            TimeoutError: A callback still runs a second after that, or, as the message then says, what is left to do
+                without one takes so long. The server has not stopped; it does when that is over, and until then it
+                cannot be started again.
             TypeError, ValueError: timeout is not a duration.
 
         Thread: any.
@@ -427,7 +428,10 @@ class Server(Callbacks, Entrance):
         """Wait until a run that has limit seconds to end is over, and its threads are gone."""
         if not run.ended.wait(limit + GRACE):
             names = ", ".join(sorted(thread.name for thread in run.threads()))
-            raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+            if names:
+                raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+            # The last of these threads closes the sockets; a Unix socket's file may be on a disk that does not answer.
+            raise TimeoutError(f"{self._places()} not closed {limit + GRACE:g} s after stop; no callback runs any more")
         run.join()
 
     def _places(self) -> str:

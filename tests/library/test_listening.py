@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -7,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -422,17 +424,216 @@ def test_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_directory_that_stays_locked_is_an_error_that_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unlimitedws.listening._LOCK_TIMEOUT", 0.05)
-    fd = os.open(path.parent, os.O_RDONLY)
+# --- the lock of a path ---
+
+
+def lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextlib.contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or a directory, as another program does."""
+    fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match=f"another program keeps {path.parent} locked") as caught:
+        yield
+    finally:
+        os.close(fd)
+
+
+def as_nobody(work: Callable[[], str], before: Callable[[], object] = lambda: None) -> str:
+    """Do some work in a child process that becomes another user's; return what it says, or which error it raised."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as said:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                before()
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                os.write(writer, work().encode())
+            except BaseException as exc:
+                os.write(writer, repr(exc).encode())
+            os._exit(0)
+        os.close(writer)
+        text = said.read()
+        assert os.waitpid(pid, 0)[1] == 0
+    return text
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@pytest.fixture
+def common(tmp_path: Path) -> Iterator[Path]:
+    """A path in a directory that others may enter, as none of a test's own are."""
+    with tempfile.TemporaryDirectory() as room:
+        os.chmod(room, 0o755)
+        yield Path(room, "s")
+
+
+def test_who_may_only_read_the_directory_holds_up_nobody(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with holding(path.parent):
+        server = NewServer(f"unix:{path}")
+        server.start()
+        server.stop()
+        assert not path.exists()
+    assert not caplog.records
+
+
+def test_no_file_of_the_lock_stays(path: Path) -> None:
+    with open_one(f"unix:{path}"):
+        assert os.listdir(path.parent) == [path.name]
+        with pytest.raises(OSError, match="in use"):
+            open_one(f"unix:{path}")
+        assert os.listdir(path.parent) == [path.name]
+    assert os.listdir(path.parent) == []
+
+
+def test_file_that_is_locked_is_beside_the_socket_and_for_its_owner_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+
+    def bind(sock: socket.socket, where: str) -> None:
+        modes.append(lock_of(path).lstat().st_mode)
+        sock.bind(where)
+
+    monkeypatch.setattr("unlimitedws.listening._bind", bind)
+    before = os.umask(0)
+    try:
+        open_one(f"unix:{path}").close()
+    finally:
+        os.umask(before)
+    assert modes == [stat.S_IFREG | 0o600]
+
+
+@pytest.mark.parametrize("content", ["", "1234\n"])
+def test_lock_file_that_a_killed_server_left_is_taken_over(path: Path, content: str) -> None:
+    lock_of(path).write_text(content)
+    open_one(f"unix:{path}").close()
+    assert os.listdir(path.parent) == []
+
+
+def test_socket_with_as_long_a_path_as_there_is_has_a_lock_too(path: Path) -> None:
+    path = path.with_name("s" * (107 - len(str(path.parent)) - 1))
+    open_one(f"unix:{path}").close()
+    assert os.listdir(path.parent) == []
+
+
+def test_path_that_stays_locked_is_an_error_that_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlimitedws.listening._LOCK_TIMEOUT", 0.05)
+    with holding(lock_of(path)):
+        with pytest.raises(OSError, match=f"another program keeps {lock_of(path)} locked") as caught:
             open_one(f"unix:{path}")
         assert caught.value.errno == errno.EAGAIN
         assert not path.exists()
-    finally:
-        os.close(fd)
+        # Another socket of the same directory has a lock of its own.
+        open_one(f"unix:{path}2").close()
+    open_one(f"unix:{path}").close()
+
+
+def test_path_that_stays_locked_does_not_hold_up_the_end(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server = NewServer(f"unix:{path}")
+    server.start()
+    with holding(lock_of(path)):
+        server.stop(0)
+        assert path.exists()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{path} could not be removed: another program keeps {lock_of(path)} locked" in caplog.text
+    with server:
+        assert upgrade(server.local_addr) == 101
+    assert os.listdir(path.parent) == []
+
+
+def test_lock_of_a_file_that_is_not_there_any_more_counts_for_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, locked = fcntl.flock, []
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX:
+            locked.append(os.fstat(fd).st_ino)
+            if len(locked) == 1:
+                # Its holder removed it between our open() and our flock(), and the next one has made another.
+                lock_of(path).rename(path.with_name("removed"))
+                lock_of(path).touch()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_one(f"unix:{path}"):
+        assert len(set(locked)) == len(locked) == 2
+        assert sorted(os.listdir(path.parent)) == ["removed", path.name]
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "dangling link", "fifo", "socket"])
+def test_what_is_no_lock_file_is_never_removed(path: Path, kind: str) -> None:
+    found = lock_of(path)
+    if kind == "directory":
+        found.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(found)
+    elif kind == "socket":
+        abandon(found)
+    else:
+        found.symlink_to("precious")
+        if kind == "link":
+            path.with_name("precious").write_text("precious")
+    before = found.lstat()
+    with pytest.raises(OSError, match=f"cannot listen on unix:{path}: {found} is no lock file"):
+        open_one(f"unix:{path}")
+    assert found.lstat() == before
+    assert not path.exists() and path.with_name("precious").exists() == (kind == "link")
+
+
+@needs_root
+def test_lock_file_of_another_user_is_an_error_that_says_so(common: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlimitedws.listening._LOCK_TIMEOUT", 0.05)
+    common.parent.chmod(0o1777)
+    lock_of(common).touch(0o600)
+    said = as_nobody(lambda: repr(open_one(f"unix:{common}")))
+    assert said.startswith("PermissionError(13")
+    assert f"cannot listen on unix:{common}: {lock_of(common)} is another user's, and may not be locked" in said
+    assert lock_of(common).exists()
+
+
+@needs_root
+def test_lock_file_that_another_user_has_for_a_moment_is_waited_for(
+    common: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common.parent.chmod(0o777)
+    lock_of(common).touch(0o600)
+    real = os.path.lexists
+
+    def lexists(where: str) -> bool:
+        was_there = real(where)
+        lock_of(common).unlink()
+        return was_there
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    assert as_nobody(lambda: repr(open_one(f"unix:{common}"))) == f"<Listener unix:{common}>"
+
+
+@needs_root
+def test_directory_that_is_not_ours_to_write_to_is_said_at_once(common: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlimitedws.listening._LOCK_TIMEOUT", 1e9)
+    said = as_nobody(lambda: repr(open_one(f"unix:{common}")))
+    assert said == f"PermissionError(13, 'cannot listen on unix:{common}: Permission denied')"
+
+
+@needs_root
+def test_file_in_a_directory_that_is_not_ours_any_more_stays(common: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made: list[Listener] = []
+
+    def work() -> str:
+        made[0].close()
+        return caplog.messages[-1]
+
+    said = as_nobody(work, before=lambda: made.append(open_one(f"unix:{common}")))
+    assert said == f"{common} could not be removed: Permission denied"
+    assert os.listdir(common.parent) == [common.name]
 
 
 STARTER = """
@@ -479,6 +680,7 @@ def test_of_servers_that_start_together_over_an_abandoned_file_one_gets_it(path:
         assert all(line.startswith("cannot listen on") and "in use" in line for line in said[:-1]), said
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+        assert os.listdir(path.parent) == [path.name]
     finally:
         for starter in starters:
             starter.kill()

@@ -24,6 +24,7 @@ from websockets.sync.client import ClientConnection
 
 import unlimitedws
 from unlimitedws import Address, Conn, DefaultServer, NewServer, OpCode, Options, Server, wsutil
+from unlimitedws.listening import Listener
 
 Dial = Callable[..., ClientConnection]
 Script = Callable[[str], Program]
@@ -664,6 +665,33 @@ def test_stop_says_so_when_a_callback_does_not_return(server: Server, client: Di
         server.stop(0)
     with pytest.raises(RuntimeError, match="running already"):
         server.start()
+    leave.set()
+    server.stop()
+    assert not server.running
+
+
+def test_stop_says_so_when_it_is_no_callback_that_takes_so_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    real = Listener.close
+
+    def close(listener: Listener) -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+        real(listener)
+
+    monkeypatch.setattr(Listener, "close", close)
+    monkeypatch.setattr("unlimitedws.server.GRACE", 0.05)
+    server = NewServer(f"unix:{tmp_path}/s")
+    server.start()
+    run = server._run
+    assert run is not None
+    server.drain(0, wait=False)
+    assert entered.wait(PATIENCE)
+    said = f"^unix:{tmp_path}/s not closed 0.05 s after stop; no callback runs any more$"
+    with pytest.raises(TimeoutError, match=said):
+        server._await_end(run, 0)
     leave.set()
     server.stop()
     assert not server.running
