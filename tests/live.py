@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -97,6 +98,14 @@ def expect_end(client: RawClient) -> bytes:
             client.sock.recv(1)
     except OSError:
         return got
+
+
+def expect_date(date: str | None) -> None:
+    """Assert that a response's Date is that of now (RFC 9110, section 6.6.1), in the one form that may be written."""
+    assert date is not None
+    moment = parsedate_to_datetime(date).timestamp()
+    assert date == formatdate(moment, usegmt=True)
+    assert abs(moment - time.time()) < TIMEOUT, date
 
 
 def expect_eof(client: RawClient) -> None:

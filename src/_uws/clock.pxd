@@ -1,7 +1,7 @@
-# F1. The monotonic clock, for F5 and above; the sans-IO floors are handed their time.
+# F1. The monotonic clock, and that of dates, for F5 and above; the sans-IO floors are handed their time.
 
 from libc.stdint cimport uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 
 cdef inline uint64_t clock_ns() noexcept nogil:
@@ -18,6 +18,13 @@ cdef inline uint64_t clock_us() noexcept nogil:
 
 cdef inline uint64_t clock_ms() noexcept nogil:
     return clock_us() // 1000
+
+
+cdef inline uint64_t clock_unix_s() noexcept nogil:
+    """Seconds since 1970, by a clock that may be set; 0 before."""
+    cdef timespec t
+    clock_gettime(CLOCK_REALTIME, &t)
+    return <uint64_t>t.tv_sec if t.tv_sec > 0 else 0
 
 
 cdef inline timespec clock_spec(uint64_t us) noexcept nogil:

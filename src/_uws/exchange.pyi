@@ -64,11 +64,13 @@ class Exchange:
             ValueError: It is no upgrade, or an argument is out of its range.
         """
 
-    def answer(self, status: int, response: bytes) -> bool:
+    def answer(self, status: int, response: bytes, is_dated: bool = False) -> bool:
         """Answer with a whole HTTP response, ``Connection: close`` in it, and end the connection.
 
         Args:
             status: The one in the response, 200 to 599, for the counters.
+            response: Head and body. A Date is added behind the status line.
+            is_dated: It has one already.
 
         Returns:
             False if it was too late.

@@ -91,7 +91,7 @@ cdef class Exchange:
         conn_unlock(l)
         return done
 
-    def answer(self, int status, bytes response not None):
+    def answer(self, int status, bytes response not None, bint is_dated=False):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef bint done = False
@@ -100,7 +100,7 @@ cdef class Exchange:
         conn_lock(l)
         c = conn_asking(l, self.index, self.generation)
         if c != NULL:
-            done = conn_answer(l, c, status, <const uint8_t*>PyBytes_AS_STRING(response), len(response))
+            done = conn_answer(l, c, status, <const uint8_t*>PyBytes_AS_STRING(response), len(response), is_dated)
         conn_unlock(l)
         return done
 

@@ -311,7 +311,7 @@ cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
 cdef void _refuse(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* head, int status) noexcept nogil:
     """Queue the response to a request that is no upgrade: the page at "/", or a refusal."""
     if status == UWS_E_HTTP_426 and u.is_plain_get and _is_page(l, u, head):
-        conn_answer(l, c, 200, l.page, l.page_len)
+        conn_answer(l, c, 200, l.page, l.page_len, False)
     else:
         conn_refuse(l, c, status)
 

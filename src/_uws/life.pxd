@@ -8,7 +8,8 @@ from _uws.state cimport UwsConn, UwsLoop
 cdef UwsConn* conn_begin(UwsLoop* l, int fd) noexcept nogil
 cdef void conn_ask(UwsLoop* l, UwsConn* c) noexcept nogil
 cdef void conn_upgraded(UwsLoop* l, UwsConn* c) noexcept nogil
-cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes) noexcept nogil
+cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response, size_t len_bytes,
+                      bint is_dated) noexcept nogil
 cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil
 cdef int conn_close(UwsLoop* l, UwsConn* c, int cause, uint16_t code, const uint8_t* reason,
                     size_t len_bytes) noexcept nogil

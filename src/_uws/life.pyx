@@ -30,8 +30,10 @@
 #             there was no memory for the CLOSE event        DEAD          conn_expired, which tries again
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memchr, memcpy, memset, strlen
 
+from _uws.clock cimport clock_unix_s
+from _uws.date cimport UWS_DATE_LINE_BYTES, date_line
 from _uws.errs cimport UWS_E_HTTP_408, UWS_E_HTTP_503, UWS_E_NOMEM, UWS_OK, err_http_status
 from _uws.flush cimport conn_dirty, conn_flush
 from _uws.frame cimport UWS_CLOSE_FRAME_BYTES, UWS_OP_CLOSE, close_frame
@@ -164,14 +166,34 @@ cdef void conn_refuse(UwsLoop* l, UwsConn* c, int status) noexcept nogil:
     """Refuse the request (status: UWS_E_HTTP_*). The slot may be free afterwards."""
     cdef uint8_t response[UWS_MAX_REFUSAL_BYTES]
     cdef size_t n = response_refuse(response, sizeof(response), status)
-    conn_answer(l, c, err_http_status(status), response, n)
+    conn_answer(l, c, err_http_status(status), response, n, False)
+
+
+cdef bint _put_response(UwsLoop* l, UwsSide* side, const uint8_t* response, size_t len_bytes,
+                        bint is_dated) noexcept nogil:
+    """Queue a response, with a Date behind its first line (RFC 9110, section 6.6.1). False: out of memory."""
+    cdef uint8_t date[UWS_DATE_LINE_BYTES]
+    cdef const uint8_t* end = NULL
+    cdef size_t first
+    if not is_dated:
+        end = <const uint8_t*>memchr(response, c'\n', len_bytes)
+    if end != NULL:
+        first = <size_t>(end - response) + 1
+        date_line(clock_unix_s(), date)
+        if (outq_put(&side.out, &l.slab, response, first) != UWS_OK
+                or outq_put(&side.out, &l.slab, date, UWS_DATE_LINE_BYTES) != UWS_OK):
+            return False
+        response += first
+        len_bytes -= first
+    return outq_put(&side.out, &l.slab, response, len_bytes) == UWS_OK
 
 
 cdef bint conn_answer(UwsLoop* l, UwsConn* c, int http_status, const uint8_t* response,
-                      size_t len_bytes) noexcept nogil:
-    """Queue a whole HTTP response, behind which the connection ends. False: out of memory, it has ended."""
+                      size_t len_bytes, bint is_dated) noexcept nogil:
+    """Queue a whole HTTP response, behind which the connection ends. is_dated: it has a Date; one that has none gets
+    it. False: out of memory, it has ended."""
     cdef UwsSide* side = conn_side(l, c)
-    if side == NULL or outq_put(&side.out, &l.slab, response, len_bytes) != UWS_OK:
+    if side == NULL or not _put_response(l, side, response, len_bytes, is_dated):
         conn_eof(l, c, True)
         return False
     _answered(l, c, http_status)

@@ -27,7 +27,7 @@ from .routes import Routes, answer_of
 
 __all__ = ["Door", "FirstMessage", "Rules", "Step", "Steps", "check_offered"]
 
-# As the engine words its own.
+# As the engine words its own, which also adds the Date.
 _ERROR = Response(500, "The server failed to handle this request.\n").encode()
 _BUSY = Reject(503, "The server is too busy; try again soon.\n", {"Retry-After": "1"}).encode()
 _REVOKED = Reject(403).encode()
@@ -298,7 +298,7 @@ class Door:
 
     def _finish(self, ask: _Ask, decision: Accept | Response) -> None:
         if isinstance(decision, Response):
-            ask.exchange.answer(decision.status, decision.encode())
+            ask.exchange.answer(decision.status, decision.encode(), decision.is_dated)
         else:
             self._accept(ask, decision)
 

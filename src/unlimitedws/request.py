@@ -425,7 +425,8 @@ class Response:
     """Answer with an ordinary HTTP response. The connection is closed behind it.
 
     Where the fields given do not say otherwise it has a Content-Type, for a `str` that of plain text in
-    UTF-8, and ``Cache-Control: no-store``: what a socket server answers is about this moment.
+    UTF-8, and ``Cache-Control: no-store``: what a socket server answers is about this moment. A Date that they do
+    not have is added when it is sent.
 
     Attributes:
         status: 200 to 599.
@@ -454,8 +455,13 @@ class Response:
             raise TypeError(f"body: must be str or bytes, not {type(self.body).__name__}")
         object.__setattr__(self, "headers", _checked_fields(self.headers))
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether the fields given have a Date; where not, the engine writes one (RFC 9110, section 6.6.1)."""
+        return any(name.lower() == "date" for name, _ in _pairs(self.headers))
+
     def encode(self) -> bytes:
-        """Return the whole response, head and body, as it goes over the wire."""
+        """Return the whole response, head and body, as it goes over the wire, but for the engine's Date."""
         body = self.body.encode() if isinstance(self.body, str) else self.body
         kind = "text/plain; charset=utf-8" if isinstance(self.body, str) else "application/octet-stream"
         fields = list(_pairs(self.headers))
@@ -490,7 +496,7 @@ class Reject(Response):
         self._check(300)
 
     def encode(self) -> bytes:
-        """Return the whole response, head and body, as it goes over the wire."""
+        """Return the whole response, head and body, as it goes over the wire, but for the engine's Date."""
         if self.body:
             return super().encode()
         return Response(self.status, f"{_phrase(self.status) or self.status}\n", self.headers).encode()

@@ -135,7 +135,7 @@ def test_upgrades_are_refused_and_plain_requests_answered() -> None:
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         health = engine.connect(handshake=False)
         health.send(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
-        assert health.recv_until_eof() == body
+        assert (health.recv_response().status, health.recv_body()) == (200, b"red\n")
         ping(stays)
         assert engine.counter("answered_503") == 1
 
@@ -166,7 +166,8 @@ def test_upgrades_that_python_decides_on_are_refused_but_not_plain_requests() ->
         assert upgrade.recv_response().status == 503
         assert not asked[0].accept()
         assert asked[1].answer(200, body)
-        assert plain.recv_until_eof() == body
+        assert plain.recv_response().status == 200
+        expect_eof(plain)
         ping(third)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import raw
-from live import expect_eof, ping, take, wait, wait_until
+from live import expect_date, expect_eof, ping, take, wait, wait_until
 from loops import Running, echo, running
 from raw import TEXT, RawClient
 
@@ -178,6 +178,33 @@ def test_answer_is_sent_and_the_connection_ends() -> None:
             engine.wait_empty()
             assert engine.counter("answered_418") == 1
             assert engine.counter("refused") == 1
+
+
+def test_answer_gets_a_date_behind_its_first_line_unless_it_has_one() -> None:
+    def decide(exchange: Exchange) -> None:
+        exchange.answer(418, TEAPOT, exchange.target == "/dated")
+
+    with running(on_request=decide) as engine:
+        for path, is_dated in (("/dated", True), ("/other", False)):
+            with RawClient(engine.port, handshake=False) as client:
+                client.send(raw.request(path))
+                got = client.recv_until_eof()
+            first, date, rest = got.split(b"\r\n", 2)
+            if is_dated:
+                assert got == TEAPOT
+            else:
+                assert first + b"\r\n" + rest == TEAPOT
+                assert date.startswith(b"Date: ")
+                expect_date(date[6:].decode())
+
+
+@pytest.mark.parametrize("response", [b"", b"nothing that has lines"])
+def test_answer_that_has_no_first_line_is_sent_as_it_is(response: bytes) -> None:
+    with running(on_request=lambda exchange: exchange.answer(200, response)) as engine:
+        with RawClient(engine.port, handshake=False) as client:
+            client.send(raw.request())
+            assert client.recv_until_eof() == response
+        engine.wait_empty()
 
 
 def test_second_answer_is_late() -> None:

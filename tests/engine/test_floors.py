@@ -14,6 +14,7 @@ FLOORS = {
     "errs": (1, 0),
     "atomic": (1, 1),
     "clock": (1, 1),
+    "date": (1, 1),
     "slab": (1, 1),
     "entropy": (1, 1),
     "histogram": (1, 1),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import raw
-from live import expect_eof, frames, send_bytewise, send_pieces, take
+from live import expect_date, expect_eof, frames, send_bytewise, send_pieces, take
 from loops import Running, running
 from raw import CONT, PING, PONG, TEXT, Frame, RawClient
 
@@ -130,6 +130,7 @@ def test_page_is_served_at_the_root(target: str) -> None:
         response, body = answer(engine, f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         assert (response.status, body) == (200, PAGE)
         assert response.headers["content-type"].startswith("text/html")
+        expect_date(response.headers.get("date"))
         assert engine.counter("refused") == 0
         engine.wait_empty()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import raw
-from live import expect_end, expect_eof, readable, take, wait, wait_until
+from live import expect_date, expect_end, expect_eof, readable, take, wait, wait_until
 from loops import Running, echo, running
 from raw import TEXT, RawClient
 from uws_shims.deliver_shim import Bare
@@ -93,7 +93,9 @@ def test_end_while_upgrading_frees_at_once(engine: Running, how: str, sent: byte
 def test_late_request_is_408(hasty: Running, sent: bytes) -> None:
     with RawClient(hasty.port, handshake=False) as client:
         client.send(sent)
-        assert client.recv_response().status == 408
+        response = client.recv_response()
+        assert response.status == 408
+        expect_date(response.headers.get("date"))
         client.recv_body()
         expect_eof(client)
         # Nobody's FIN comes: the linger has a deadline as well.

@@ -115,8 +115,9 @@ class FakeExchange:
             self.answered.set()
         return was
 
-    def answer(self, status: int, response: bytes) -> bool:
+    def answer(self, status: int, response: bytes, is_dated: bool = False) -> bool:
         was, self.pending = self.pending, False
+        assert is_dated == (b"\r\ndate: " in response.lower())
         if was:
             assert response.startswith(b"HTTP/1.1 %d " % status)
             self.response = status, response

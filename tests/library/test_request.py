@@ -336,6 +336,16 @@ def test_fields_that_are_given_are_not_written_a_second_time() -> None:
     assert fields == {**given, "Content-Length": "2", "Connection": "close"}
 
 
+@pytest.mark.parametrize("make", [Response, Reject])
+def test_date_is_left_to_the_engine_unless_it_is_given(make: type[Response]) -> None:
+    dated = make(403, headers=[("X-A", "1"), ("dAtE", "Sun, 06 Nov 1994 08:49:37 GMT")])
+    assert dated.is_dated
+    assert parse(dated.encode())[1]["dAtE"] == "Sun, 06 Nov 1994 08:49:37 GMT"
+    other = make(403, headers={"X-Date": "1"})
+    assert not other.is_dated
+    assert "Date" not in parse(other.encode())[1]
+
+
 @pytest.mark.parametrize("status", [204, 304])
 def test_response_that_has_no_body_says_nothing_of_its_length(status: int) -> None:
     _, fields, body = parse(Response(status, "ignored").encode())

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 import pytest
-from live import Live, each_mode, serve
+from live import Live, each_mode, expect_date, serve
 
 from unlimitedws import NewServer, Reject, Request, Response
 from unlimitedws.routes import Routes, answer_of, check_path
@@ -35,6 +35,7 @@ def test_route_answers_a_get_and_the_connection_ends(pool: Any, no_fd_leaks: Non
         assert (response.status, body) == (200, b"ok\n")
         assert response.getheader("Content-Type") == "text/plain; charset=utf-8"
         assert response.getheader("Connection") == "close"
+        expect_date(response.getheader("Date"))
         assert live.server.counters()["answered_200"] == 1
         assert live.server.counters()["upgraded"] == 0
 
@@ -106,6 +107,27 @@ def test_handler_past_its_deadline_is_503(pool: Any) -> None:
             assert get(live, "/stuck")[0].status == 503
         finally:
             leave.set()
+
+
+@pytest.mark.parametrize("name", ["Date", "date", "DATE"])
+def test_date_that_the_handler_sets_is_the_only_one(name: str) -> None:
+    long_ago = "Sun, 06 Nov 1994 08:49:37 GMT"
+    with serve() as live:
+        live.server.route("/cached", lambda request: Response(200, "old\n", {name: long_ago}))
+        response, body = get(live, "/cached")
+        assert (response.headers.get_all("Date"), body) == ([long_ago], b"old\n")
+
+
+def test_every_answer_to_a_plain_get_has_a_date() -> None:
+    with serve(page=b"<p>page") as live:
+        live.server.route("/broken", lambda request: 1 / 0)
+        live.server.route("/gone", lambda request: Response(204))
+        live.server.route("/no", lambda request: Reject(403))
+        for path, status in (("/", 200), ("/broken", 500), ("/gone", 204), ("/no", 403), ("/other", 426)):
+            response, _ = get(live, path)
+            assert response.status == status
+            assert len(response.headers.get_all("Date", [])) == 1, path
+            expect_date(response.getheader("Date"))
 
 
 def test_other_paths_and_methods_get_what_they_got_without_routes() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from handshakes import ACCEPT, KEY, MORE_ROWS, ROWS, TEXT_FRAME, Answer, head
-from live import Live, echo, expect_eof, frames, ping, send_bytewise, serve, take
+from live import Live, echo, expect_date, expect_eof, frames, ping, send_bytewise, serve, take
 from raw import PING, PONG, TEXT, Frame, RawClient
 
 Send = Callable[[RawClient, bytes], None]
@@ -68,6 +68,7 @@ def test_refused_request_gets_a_complete_response_and_the_connection_is_over(
     assert "sec-websocket-accept" not in response.headers
     assert response.headers["content-type"] == "text/plain"
     assert int(response.headers["content-length"]) > 0
+    expect_date(response.headers.get("date"))
     if answer.has_content:
         body = client.recv_body().decode("ascii")
         assert body.endswith("\n") and body.strip()
@@ -87,6 +88,7 @@ def test_accepted_request_opens_a_connection(
     assert response.headers["connection"].lower() == "upgrade"
     if b": " + KEY + b"\r" in request_bytes:
         assert response.headers["sec-websocket-accept"] == ACCEPT.decode()
+    assert "date" not in response.headers
     # Nothing was negotiated that the server does not have.
     assert "sec-websocket-extensions" not in response.headers
     assert "sec-websocket-protocol" not in response.headers

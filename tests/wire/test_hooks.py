@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import raw
-from live import Live, ServerProcess, each_mode, expect_eof, ping, readable, serve, take, wait, wait_until
+from live import Live, ServerProcess, each_mode, expect_date, expect_eof, ping, readable, serve, take, wait, wait_until
 from loops import HAS_GIL
 from raw import TEXT, TIMEOUT, RawClient
 
@@ -43,6 +43,7 @@ def refused(client: RawClient) -> tuple[int, bytes]:
     """Return the status and the body of a refusal, behind which the connection has to end."""
     response = client.recv_response()
     assert response.headers["connection"] == "close"
+    expect_date(response.headers.get("date"))
     body = client.recv_body()
     expect_eof(client)
     return response.status, body
