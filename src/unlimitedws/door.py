@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from inspect import CO_COROUTINE, isawaitable, iscoroutine, iscoroutinefunction
-from threading import Semaphore, Thread
+from threading import Thread
 from types import FunctionType, MethodType
 from typing import Any, Protocol, TypeAlias
 
@@ -136,8 +136,8 @@ class Door:
         self._proxies = proxies if proxies else None
         self._roll = roll
         self._failed = failed
-        # Hooks that may yet begin on threads of the engine's: those who are inside need the other half.
-        self._seats = Semaphore(0 if options.pool is None else options.pool[0] // 2)
+        # For each hook that may yet begin on a thread of the engine's one entry: who is inside needs the other half.
+        self._seats = [] if options.pool is None else [None] * (options.pool[0] // 2)
         self.helpers = Helpers(options.request_workers, fatal)
         self.gate: Gate | None = None
 
@@ -222,15 +222,23 @@ class Door:
         try:
             if not self._next(ask, None):
                 return
-            if self._seats.acquire(blocking=False):
-                try:
-                    self._place(ask, True)
-                finally:
-                    self._seats.release()
-            else:
+            if not self._seats or not self._take_seat():
                 self._place(ask, False)
+                return
+            try:
+                self._place(ask, True)
+            finally:
+                self._seats.append(None)
         except BaseException as exc:
             self._fail(ask, exc)
+
+    def _take_seat(self) -> bool:
+        try:
+            self._seats.pop()
+        except IndexError:
+            # Others have been faster.
+            return False
+        return True
 
     def _next(self, ask: _Ask, result: object) -> bool:
         """Find out what is to be called next. False: nothing more, the request has its answer."""
