@@ -58,6 +58,11 @@ PING = b"\x89\x00"
 PONG = b"\x8a\x80\x00\x00\x00\x00"
 
 Function = tuple[str, str]  # library, name
+# How often it waits while its clock is held is the machine's affair. The last two are part of each call that waits.
+WAITING = (
+    "epoll_wait", "usleep", "clock_nanosleep", "nanosleep", "__pthread_enable_asynccancel",
+    "__pthread_disable_asynccancel",
+)  # fmt: skip
 
 
 class Cost(NamedTuple):
@@ -269,7 +274,7 @@ def counted_by(server: rig.Peer, work: Work, out: Path) -> Counted:
 def is_apparatus(function: Function, work: Work) -> bool:
     """What is there only because we count: the preloaded library, and its waiting."""
     library, name = function
-    waits = work.clock == "hold" and name.startswith(("epoll_wait", "usleep", "clock_nanosleep", "nanosleep"))
+    waits = work.clock == "hold" and name.startswith(WAITING)
     return library == "counted" or (library == "libc" and waits)
 
 
