@@ -82,6 +82,24 @@ cdef void conns_fork(bint is_under_way) noexcept:
     forking = is_under_way
 
 
+ctypedef int (*UwsHold)(UwsLoop*, UwsConn*) noexcept nogil
+
+
+cdef bint _held(Conn conn, UwsHold hold) except -1:
+    """Hold a connection, in one of the ways there are. False: it is over."""
+    cdef UwsLoop* l = conn.l
+    cdef UwsConn* c
+    cdef int status = UWS_E_ARG
+    conn_lock(l)
+    c = conn_at(l, conn.index, conn.generation)
+    if c != NULL:
+        status = hold(l, c)
+    conn_unlock(l)
+    if status == UWS_E_NOMEM:
+        raise MemoryError
+    return status == UWS_OK
+
+
 @cython.final
 @cython.freelist(256)
 cdef class Conn:
@@ -378,17 +396,7 @@ cdef class Conn:
         return conn_write(self, UWS_OP_PING, payload, False, COMPRESS_NEVER)
 
     def pause(self):
-        cdef UwsLoop* l = self.l
-        cdef UwsConn* c
-        cdef int status = UWS_E_ARG
-        conn_lock(l)
-        c = conn_at(l, self.index, self.generation)
-        if c != NULL:
-            status = conn_hold(l, c)
-        conn_unlock(l)
-        if status == UWS_E_NOMEM:
-            raise MemoryError
-        if status != UWS_OK:
+        if not _held(self, conn_hold):
             raise self._gone()
 
     def resume(self):
@@ -402,17 +410,7 @@ cdef class Conn:
         conn_unlock(l)
 
     def _suspend(self):
-        cdef UwsLoop* l = self.l
-        cdef UwsConn* c
-        cdef int status = UWS_E_ARG
-        conn_lock(l)
-        c = conn_at(l, self.index, self.generation)
-        if c != NULL:
-            status = conn_suspend(l, c)
-        conn_unlock(l)
-        if status == UWS_E_NOMEM:
-            raise MemoryError
-        return status == UWS_OK
+        return _held(self, conn_suspend)
 
     def _recall(self):
         cdef UwsLoop* l = self.l
