@@ -31,6 +31,7 @@ _TRY_AGAIN_LATER = 1013
 _UNAUTHENTICATED = 3000
 _MESSAGE_HOOKS = ("on_fragment", "on_message", "on_read")
 
+
 class _Attempt:
     """A stranger's first message, while its verifier is awaited.
 

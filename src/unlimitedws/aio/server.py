@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from _uws.conn import Conn, check_close
@@ -20,9 +19,18 @@ from .. import server as threaded
 from ..door import Door, Steps, check_offered
 from ..entrance import check_subprotocols
 from ..errors import ConnectionClosed
-from ..options import Options
 from ..proxies import Proxies
 from ..serving import Serving
+from .arguments import (
+    NO_LIMIT,
+    Origins,
+    address_of,
+    check_options,
+    checked_origins,
+    compression_of,
+    marks_of,
+    translated,
+)
 from .connection import ServerConnection
 from .guest import Guest, LoopHelpers
 from .http import Headers, Request, Response, encodable, extra_fields
@@ -38,23 +46,11 @@ Handler: TypeAlias = Callable[[ServerConnection], Awaitable[object]]
 ProcessRequest: TypeAlias = Callable[[ServerConnection, Request], Any]
 ProcessResponse: TypeAlias = Callable[[ServerConnection, Request, Response], Any]
 SelectSubprotocol: TypeAlias = Callable[[ServerConnection, Sequence[str]], "str | None"]
-Origins: TypeAlias = Sequence["str | re.Pattern[str] | None"]
 
 _GOING_AWAY = 1001
 _INTERNAL_ERROR = 1011
 _SWITCHING = 101
 _MAX_QUEUE = 16
-# The longest that a time of the engine's may be, for "without limit".
-_FOR_EVER = 86400.0
-_NO_LIMIT = 2**31 - 1
-# Options that have other names in `websockets`.
-_THEIRS = {
-    "handshake_timeout": "open_timeout",
-    "request_timeout": "open_timeout",
-    "max_message_bytes": "max_size",
-    "high_water_bytes": "write_limit",
-    "low_water_bytes": "write_limit",
-}
 
 
 class _Hooks:
@@ -71,7 +67,7 @@ class _Hooks:
         self.process_request = process_request
         self.process_response = process_response
         self.select_subprotocol = select_subprotocol
-        self.origins = _checked_origins(origins)
+        self.origins = checked_origins(origins)
         self.server_header = server_header
         for name in ("process_request", "process_response", "select_subprotocol"):
             hook = getattr(self, name)
@@ -215,8 +211,8 @@ class Server:
         self.handler = handler
         self.logger = logging.getLogger("unlimitedws.aio") if logger is None else logger
         self.hooks = hooks
-        high, low = _marks("max_queue", max_queue, "a number of messages")
-        self.high_queue, self.low_queue = (_NO_LIMIT, _NO_LIMIT) if high is None else (high, low)
+        high, low = marks_of("max_queue", max_queue, "a number of messages")
+        self.high_queue, self.low_queue = (NO_LIMIT, NO_LIMIT) if high is None else (high, low)
         self._addr = addr
         self._options = options
         self._subprotocols = () if subprotocols is None else check_subprotocols(subprotocols)
@@ -545,8 +541,8 @@ def serve(
     if not callable(handler):
         raise TypeError(f"handler: must be a coroutine function, not {handler!r}")
     hooks = _Hooks(process_request, process_response, select_subprotocol, origins, server_header)
-    found = _translated(options)
-    found["compression"] = _compression(compression)
+    found = translated(options)
+    found["compression"] = compression_of(compression)
     if hooks:
         if found.get("keep_request") is False:
             raise ValueError("keep_request: hooks of the handshake need the request")
@@ -559,17 +555,11 @@ def serve(
         raise ValueError("overflow: 'block' would hold up the event loop; send() waits by itself, broadcast() never")
     found.setdefault("overflow", "close")
     found["request_workers"] = 0
-    # What is wrong is said here, and not where it is awaited; by the name that it was given.
-    try:
-        Options.of(found)
-    except (TypeError, ValueError) as exc:
-        name, _, wrong = str(exc).partition(":")
-        if _THEIRS.get(name) not in options:
-            raise
-        raise type(exc)(f"{_THEIRS[name]}:{wrong}") from None
+    # What is wrong is said here, and not where it is awaited.
+    check_options(found, options)
     return Server(
         handler,
-        _address(host, port, sock),
+        address_of(host, port, sock),
         found,
         hooks,
         subprotocols=subprotocols,
@@ -585,79 +575,6 @@ def unix_serve(handler: Handler, path: str | None = None, **kwargs: Any) -> Serv
     if path is None and kwargs.get("sock") is None:
         raise ValueError("path: a Unix socket has one")
     return serve(handler, None if path is None else f"unix:{path}", **kwargs)
-
-
-def _address(host: str | Sequence[str] | None, port: int | None, sock: socket.socket | None) -> Any:
-    if sock is not None:
-        if host is not None or port is not None:
-            raise ValueError("sock: it has an address already; host and port are for another one")
-        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            sock.listen()
-        return f"fd:{sock.fileno()}"
-    if isinstance(host, str) and port is None and (":" in host or host == "systemd"):
-        return host
-    number = 0 if port is None else port
-    hosts = ["" if host is None else host] if host is None or isinstance(host, str) else list(host)
-    return [f"[{one}]:{number}" if ":" in one else f"{one}:{number}" for one in hosts]
-
-
-def _compression(value: Any) -> Any:
-    if isinstance(value, str):
-        if value != "deflate":
-            raise ValueError(f'compression: "deflate" or None, not {value!r}')
-        return True
-    return False if value is None else value
-
-
-def _marks(name: str, limits: Any, what: str) -> tuple[int | None, int]:
-    """Return the high mark, None where there is none, and the low one, of what may also be a single number."""
-    pair = tuple(limits) if isinstance(limits, tuple | list) else (limits, None)
-    wrong = f"{name}: must be {what}, or (high, low), not {limits!r}"
-    if len(pair) != 2 or any(isinstance(one, bool) or not isinstance(one, int | None) for one in pair):
-        raise TypeError(wrong)
-    high, low = pair
-    if high is None:
-        return (None, 0)
-    low = high // 4 if low is None else low
-    if not 0 <= low <= high:
-        raise ValueError(wrong)
-    return (high, low)
-
-
-def _checked_origins(origins: Any) -> Origins | None:
-    if origins is None:
-        return None
-    if isinstance(origins, str | bytes) or not isinstance(origins, Iterable):
-        raise TypeError(f"origins: must be a list of str, patterns and None, not {origins!r}")
-    found = tuple(origins)
-    for one in found:
-        text = one.pattern if isinstance(one, re.Pattern) else one
-        if not isinstance(text, str | None):
-            raise TypeError(f"origins: must be of str, patterns of str and None, not of {one!r}")
-    return found
-
-
-def _translated(options: dict[str, Any]) -> dict[str, Any]:
-    """Our names for those of `websockets`."""
-    found = dict(options)
-    if "open_timeout" in found:
-        limit = found.pop("open_timeout")
-        found["handshake_timeout"] = found["request_timeout"] = _FOR_EVER if limit is None else limit
-    for name in ("ping_timeout", "close_timeout"):
-        if name in found and found[name] is None:
-            found[name] = _FOR_EVER
-    if "max_size" in found:
-        size = found.pop("max_size")
-        if isinstance(size, tuple):
-            raise ValueError("max_size: messages have a limit here, fragments have none; give one number")
-        found["max_message_bytes"] = _NO_LIMIT if size is None else size
-    if "write_limit" in found:
-        limits = found.pop("write_limit")
-        high, low = _marks("write_limit", limits, "a number of bytes")
-        if high is None:
-            raise TypeError(f"write_limit: must be a number of bytes, or (high, low), not {limits!r}")
-        found["high_water_bytes"], found["low_water_bytes"] = high, low
-    return found
 
 
 def _is_allowed(origin: str | None, allowed: Origins) -> bool:
