@@ -199,21 +199,23 @@ class Gate:
         if about is None or attempt is None:
             return
         error, attempt.error = attempt.error, None
-        if error is None:
-            self._decide(conn, about, attempt.result, attempt.since)
-            return
-        from .coroutines import Late
-
-        if isinstance(error, Late):
-            if not self._shut:
-                logger.info("a first message was not verified within %g s", about.stranger.timeout)
-            self._decide(conn, about, None, attempt.since)
-            return
         try:
-            raise error
+            if error is not None and not self._was_late(about, error):
+                raise error
         finally:
             # The traceback holds this frame, and the frame would hold the exception.
             del error
+        self._decide(conn, about, attempt.result, attempt.since)
+
+    def _was_late(self, about: About, error: BaseException) -> bool:
+        """Tell whether the verifier was not awaited to its end: then nobody has been recognized."""
+        from .coroutines import Late
+
+        if not isinstance(error, Late):
+            return False
+        if not self._shut:
+            logger.info("a first message was not verified within %g s", about.stranger.timeout)
+        return True
 
     def _decide(self, conn: Conn, about: About, accept: object, since: float) -> None:
         """It is known what the verifier says."""
