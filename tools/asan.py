@@ -44,6 +44,9 @@ UNFIT = {
             "tests/wire/test_streaming.py::test_100_mib_pass_through_8_mib",
             "tests/test_scale.py::test_a_hundred_thousand_connections_echo_in_one_process",
         ),
+        "the C library's heaps": (
+            "tests/abuse/test_soak.py::test_connections_of_every_kind_come_and_go_and_it_is_counted_what_stays",
+        ),
         "address space": (
             "tests/library/doctor/test_remedies.py::test_shells_take_the_commands",
             "tests/library/doctor/test_rules.py"
