@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +20,7 @@ from .address import Address
 from .callbacks import Callbacks
 from .door import Door
 from .durations import Duration, microseconds, seconds
-from .ending import NONE, NOW, more_urgent, obey
+from .ending import NONE, NOW, more_urgent, obey, patience
 from .entrance import Entrance
 from .errors import ConnectionClosed
 from .hooks import adopt_methods, check_hook_name
@@ -265,6 +267,8 @@ class Server(Callbacks, Entrance):
             RuntimeError: It runs already. With several workers: this is not the main thread, or another server runs
                 in this process; or a worker ended before all of them served, or more died than
                 `worker_restart_limit`.
+            TimeoutError: A second after the signal that drops who is left, callbacks still run. The server has not
+                stopped, and does when they return; they are on daemon threads, which do not keep the process.
             BaseException: A callback raised `KeyboardInterrupt` or `SystemExit`, or the engine cannot go on:
                 the server has been stopped, and this is what was raised.
 
@@ -290,11 +294,14 @@ class Server(Callbacks, Entrance):
                 obey(self._options, run, urgency)
                 if ready is not None:
                     ready()
-                waiter.wait(run.ended)
-                run.join()
+                overdue = self._wait(waiter, run, lambda: urgency)
+                if not overdue:
+                    run.join()
             except BaseException:
                 self.stop()
                 raise
+        if overdue:
+            raise TimeoutError(f"callbacks still run after the last signal: {_named(run)}")
         raised, run.raised = run.raised, None
         if raised is not None:
             try:
@@ -424,10 +431,30 @@ class Server(Callbacks, Entrance):
             last.join()
         return None
 
+    def _wait(self, waiter: SignalWaiter, run: Serving, urgency: Callable[[], int]) -> bool:
+        """Wait until a run has ended. True: it has not, as callbacks run on though a signal has said that nobody waits.
+
+        Where an earlier signal has only asked for the end, the log says what it takes so long for.
+        """
+        obeyed, deadline = NONE, math.inf
+        while not run.ended.is_set():
+            if urgency() != obeyed:
+                obeyed = urgency()
+                deadline = time.monotonic() + patience(self._options, obeyed) + GRACE
+            left = deadline - time.monotonic()
+            if left > 0:
+                waiter.pause(None if left == math.inf else left)
+                continue
+            if obeyed == NOW:
+                return True
+            logger.warning("the server cannot end, as callbacks still run: %s", _named(run))
+            deadline = math.inf
+        return False
+
     def _await_end(self, run: Serving, limit: float) -> None:
         """Wait until a run that has limit seconds to end is over, and its threads are gone."""
         if not run.ended.wait(limit + GRACE):
-            names = ", ".join(sorted(thread.name for thread in run.threads()))
+            names = _named(run)
             if names:
                 raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
             # The last of these threads closes the sockets; a Unix socket's file may be on a disk that does not answer.
@@ -591,6 +618,10 @@ def DefaultServer(addr: Addresses, **options: Unpack[OptionKeywords]) -> Server:
     defaults = OptionKeywords(pool=(128, 128), schedule_timeout=0.001, cooldown_time=0.005, io_timeout=0.1)
     defaults.update(options)
     return Server(addr, **defaults)
+
+
+def _named(run: Serving) -> str:
+    return ", ".join(sorted(thread.name for thread in run.threads()))
 
 
 def _raise_nofile_limit() -> None:

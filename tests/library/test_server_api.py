@@ -810,6 +810,29 @@ def test_one_more_signal_drops_who_does_not_answer(script: Script, number: str) 
         assert program.end() == (0, "in good order\n", "")
 
 
+def test_run_says_what_it_waits_for_and_with_the_last_signal_does_not_wait(script: Script, client: Dial) -> None:
+    program = script("""
+import logging, threading, unlimitedws
+logging.basicConfig(format="%(message)s")
+server = unlimitedws.DefaultServer("127.0.0.1:0", close_timeout=0.1)
+@server.on_message
+def forever(conn, message):
+    conn.send("begun")
+    threading.Event().wait()
+server.run(ready=lambda: print(server.local_addr.port))
+""")
+    ws = client(int(program.line()))
+    ws.send("go")
+    assert ws.recv(PATIENCE) == "begun"
+    program.signal(signal.SIGINT)
+    assert program.process.stderr is not None
+    assert "the server cannot end, as callbacks still run: unlimitedws-" in program.process.stderr.readline()
+    program.signal(signal.SIGINT)
+    status, out, err = program.end()
+    assert (status, out) == (1, "")
+    assert "TimeoutError: callbacks still run after the last signal: unlimitedws-" in err
+
+
 def test_first_sigterm_drains_the_second_stops_the_third_drops(script: Script) -> None:
     program = script(SERVE.format(drain_time=60))
     addr = Address("127.0.0.1", int(program.line()))
