@@ -6,6 +6,7 @@ Imported by `helpers` when the first such hook runs: nobody else pays for import
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -134,7 +135,7 @@ class Awaiter:
         try:
             result = await job.work()
         except asyncio.CancelledError as exc:
-            if job.is_late or self._closing:
+            if job.is_late or self._closing or _is_told_to_end(task):
                 error = Late()
             else:
                 # It has awaited something that somebody else cancelled. Not to be taken for an order to us.
@@ -217,6 +218,11 @@ class AsyncThread(Awaiter):
             step()
         except BaseException as exc:
             self._fatal(exc)
+
+
+def _is_told_to_end(task: asyncio.Task[None]) -> bool:
+    """Tell whether a task itself was cancelled, as all are at the end of `asyncio.run`; Python 3.10 cannot tell."""
+    return sys.version_info >= (3, 11) and task.cancelling() > 0
 
 
 async def _all_of(tasks: set[asyncio.Task[Any]]) -> None:

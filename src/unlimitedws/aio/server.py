@@ -122,8 +122,10 @@ class _AioDoor(Door):
             return accept
         subprotocol = accept.subprotocol
         if hooks.select_subprotocol is not None:
-            subprotocol = yield "select_subprotocol", hooks.select_subprotocol, (connection, request.subprotocols)
-            check_offered(request, subprotocol, "select_subprotocol")
+            selected = yield "select_subprotocol", hooks.select_subprotocol, (connection, request.subprotocols)
+            check_offered(request, selected, "select_subprotocol")
+            # An authenticator's stands: a browser that offers its token beside it goes without.
+            subprotocol = subprotocol if selected is None else selected
         if hooks.server_header is not None:
             fields.append(("Server", hooks.server_header))
         response = connection.response = Response(_SWITCHING, "Switching Protocols", Headers(fields))

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from unlimitedws.aio import (
     serve,
     unix_serve,
 )
-from unlimitedws.auth import FirstMessageAuth, Identity
+from unlimitedws.auth import FirstMessageAuth, Identity, SubprotocolAuth
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -279,6 +280,56 @@ def test_server_that_closes_cancels_the_verifier_of_a_first_message(loop: str) -
         await ended
 
     run(loop, main())
+
+
+def test_end_of_the_event_loop_is_not_the_verifiers_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> Any:
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def verify(token: str) -> Identity | None:
+            begun.set_result(None)
+            await asyncio.sleep(3600)
+            return None
+
+        async def handler(connection: ServerConnection) -> None:
+            raise AssertionError("nobody has come in")
+
+        server = serve(handler, "127.0.0.1", 0, start_serving=False)
+        server = await server
+        server.server.auth = FirstMessageAuth(verify, timeout=3600)
+        await server.start_serving()
+        ws = await client(server)
+        await ws.send("who knows")
+        await begun
+        ws.transport.abort()
+        # Whoever runs this cancels all tasks now.
+
+    with caplog.at_level(logging.ERROR, "unlimitedws"):
+        asyncio.run(main())
+    if sys.version_info >= (3, 11):
+        assert not caplog.records
+
+
+def test_subprotocol_of_the_authenticator_stands_where_the_hook_selects_none() -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            await connection.send(str(connection.subprotocol))
+
+        def select(connection: ServerConnection, offered: Any) -> str | None:
+            return "second" if "second" in offered else None
+
+        async with serve(
+            handler, "127.0.0.1", 0, start_serving=False, select_subprotocol=select
+        ) as server:
+            server.server.auth = SubprotocolAuth(
+                lambda token: Identity("alice") if token == "alice's" else None, subprotocols=["first", "second"]
+            )
+            await server.start_serving()
+            for offered, selected in ((["first"], "first"), (["first", "second"], "second")):
+                async with client(server, subprotocols=[*offered, "bearer.alice's"]) as ws:
+                    assert ws.subprotocol == await ws.recv() == selected
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("loop", LOOPS)
