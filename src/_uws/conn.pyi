@@ -199,6 +199,10 @@ class Conn(Hashable):
         """Have the hook "on_recall" called, on a thread that runs callbacks, and then what waits behind. False, and
         nothing, where it is not suspended. Thread: any."""
 
+    def _is_awaited(self) -> bool:
+        """Whether it matters to anybody who this is: its client is there, or has left messages behind, and the loop
+        does not stop. Thread: any."""
+
     def _end(self, cause: int, code: int, reason: str) -> None:
         """Close as `close` does, for a cause other than the application's own call."""
 
@@ -210,12 +214,13 @@ class Conn(Hashable):
     def _about(self) -> Any:
         """What `Exchange.accept` or `_identify` was given; None without one."""
 
-    def _identify(self, about: Any, expires_ms: int = 0) -> bool:
+    def _identify(self, about: Any, expires_ms: int = 0, was_stranger: bool = False) -> bool:
         """Let `about` say who this is: `user`, `session` and `request` are its attributes, and its `closed(conn)` is
         called when the connection is over. The deadline for strangers ends; a new expiry begins (0: none).
 
         Returns:
-            False: the connection is closed or closing, and nothing was changed.
+            False: the connection is closed or closing, and nothing was changed. A stranger's still counts where its
+            client has ended it, and `on_close` is to come.
 
         Thread: any.
         """

@@ -25,7 +25,7 @@ from _uws.keeper cimport keeper_addresses
 from _uws.life cimport conn_abort, conn_close, conn_end, conn_words
 from _uws.peer cimport UwsRemote, address_of, remote_make, remote_take
 from _uws.lock cimport conn_lock, conn_unlock
-from _uws.slot cimport conn_at, conn_held, conn_mute, conn_takes, conn_trim
+from _uws.slot cimport conn_at, conn_awaits, conn_held, conn_mute, conn_takes, conn_tells, conn_trim
 from _uws.sock cimport sock_local, sockaddr_storage
 from _uws.state cimport (
     UWS_C_ABORT,
@@ -278,7 +278,7 @@ cdef class Conn:
         with cython.critical_section(self):
             return self.about
 
-    def _identify(self, about, int64_t expires_ms=0):
+    def _identify(self, about, int64_t expires_ms=0, bint was_stranger=False):
         cdef UwsLoop* l = self.l
         cdef UwsConn* c
         cdef bint is_open
@@ -288,7 +288,7 @@ cdef class Conn:
             _before = self.about
             conn_lock(l)
             c = conn_at(l, self.index, self.generation)
-            is_open = conn_takes(c)
+            is_open = conn_takes(c) or (was_stranger and conn_tells(c))
             if is_open:
                 c.marks &= ~UWS_M_STRANGER
                 conn_expires_in(l, c, <uint64_t>expires_ms)
@@ -421,6 +421,15 @@ cdef class Conn:
         done = c != NULL and conn_recall(l, c)
         conn_unlock(l)
         return done
+
+    def _is_awaited(self):
+        cdef UwsLoop* l = self.l
+        cdef UwsConn* c
+        conn_lock(l)
+        c = conn_at(l, self.index, self.generation)
+        cdef bint is_awaited = not l.stopping and conn_awaits(c)
+        conn_unlock(l)
+        return is_awaited
 
     @property
     def is_paused(self):

@@ -5,11 +5,14 @@ from libc.stdint cimport int32_t, uint32_t
 
 from _uws.atomic cimport atomic_write
 from _uws.clock cimport clock_ms
+from _uws.proto cimport UWS_EV_CLOSE
 from _uws.state cimport (
     UWS_C_LOCAL,
+    UWS_F_CLOSE_DONE,
     UWS_F_CLOSE_OUT,
     UWS_F_DIRTY,
     UWS_F_GONE,
+    UWS_F_UNPOLLED,
     UWS_M_EXTRA,
     UWS_M_MUTE,
     UWS_M_SAID,
@@ -97,6 +100,20 @@ cdef inline bint conn_takes(const UwsConn* c) noexcept nogil:
     """May a frame still be queued? Also while the end waits for the replies to the messages before it."""
     return (c != NULL and (c.state == UWS_S_OPEN or c.state == UWS_S_ENDING or c.state == UWS_S_LEAVING)
             and not (c.flags & UWS_F_GONE) and not (c.marks & UWS_M_SAID))
+
+
+cdef inline bint conn_tells(const UwsConn* c) noexcept nogil:
+    """Is there more to tell of it: is it open, or has its client ended it and on_close is still to come? What we end
+    ourselves and do not deliver to its end is muted."""
+    return (c != NULL and not (c.marks & UWS_M_MUTE) and not (c.flags & UWS_F_CLOSE_DONE)
+            and (c.state == UWS_S_OPEN or c.state == UWS_S_LEAVING or c.flags & UWS_F_CLOSE_OUT))
+
+
+cdef inline bint conn_awaits(const UwsConn* c) noexcept nogil:
+    """Is its client there, or does something wait that it sent before it left? One that is not read is out of the epoll
+    set when both directions are shut."""
+    return conn_tells(c) and (not (c.flags & (UWS_F_CLOSE_OUT | UWS_F_UNPOLLED)) or (
+        c.side != NULL and c.side.inbox.head != NULL and c.side.inbox.head.event.kind != UWS_EV_CLOSE))
 
 
 cdef inline void conn_order(UwsLoop* l) noexcept nogil:

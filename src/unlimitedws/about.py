@@ -11,16 +11,38 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _uws.conn import Conn
 
 from .causes import CloseCause
 
-__all__ = ["About", "Roll", "milliseconds_until"]
+if TYPE_CHECKING:
+    from .request import Accept, FirstMessage
+
+__all__ = ["About", "Roll", "Stranger", "milliseconds_until"]
 
 # As the engine takes it, which adds it to the time of its clock.
 _MAX_MS = 2**62
+
+
+class Stranger:
+    """What is to become of a connection that has been let in, and has not said who it is.
+
+    Attributes:
+        auth: Who is to check its first message.
+        accept: What the handshake's hooks have allowed, which the first message cannot widen.
+        until: When it has to be known, by the monotonic clock.
+        tried: Whether its first message has been looked at: there is no second one.
+    """
+
+    __slots__ = ("accept", "auth", "tried", "until")
+
+    def __init__(self, auth: FirstMessage, accept: Accept) -> None:
+        self.auth = auth
+        self.accept = accept
+        self.until = time.monotonic() + auth.timeout
+        self.tried = False
 
 
 class About:
@@ -30,12 +52,11 @@ class About:
         user, session: Who it is; None: nobody said.
         request: The upgrade request where the option `keep_request` is on; else None.
         conn: The connection; None before it is open and after it is over. The engine sets it.
-        stranger: Who is to check the first message, while the connection has not said who it is; else None.
+        stranger: What its first message is looked at with, while the connection has not said who it is; else None.
         revoked: Close code and reason, once `disconnect` has met it.
-        tried: Whether a stranger's first message has been looked at: there is no second one.
     """
 
-    __slots__ = ("_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "tried", "user")
+    __slots__ = ("_roll", "_settled", "conn", "request", "revoked", "session", "stranger", "user")
 
     def __init__(self, roll: Roll, user: object = None, session: object = None) -> None:
         self._roll = roll
@@ -44,13 +65,15 @@ class About:
         self.session = session
         self.request: Any = None
         self.conn: Conn | None = None
-        self.stranger: Any = None
+        self.stranger: Stranger | None = None
         self.revoked: tuple[int, str] | None = None
-        self.tried = False
 
     def closed(self, conn: Conn) -> None:
         """The connection is over: forget it. The engine calls this once, after `on_close`."""
         self._roll.drop(self)
+        if self.request is not None:
+            # A stranger's, with whom it would go round in a circle.
+            self.request._newcomer = None
 
 
 # With what the interpreter adds to an object that its collector watches.
@@ -138,7 +161,8 @@ class Roll:
             since: As `admit`; None: whoever was disconnected before this call is let in.
 
         Returns:
-            False: the connection is over, or `admit` would say so.
+            False: the connection is over, or `admit` would say so. A stranger's is over when nothing of it is to be
+            told any more: what its client sent before it left is somebody's.
 
         Raises:
             ValueError: The connection is entered with another roll, that of another server.
@@ -153,7 +177,11 @@ class Roll:
                 about = About(self, user, session)
                 about.conn = conn
                 about._settled = True
-            if not conn._identify(about, expires_ms):
+            was_stranger = about.stranger is not None
+            if was_stranger and about.conn is None:
+                # Its `drop` has been here.
+                return False
+            if not conn._identify(about, expires_ms, was_stranger):
                 return False
             # If it is over by now: its `drop` waits for our lock.
             self._strike(about)

@@ -12,20 +12,20 @@ from functools import partial
 from inspect import CO_COROUTINE, isawaitable, iscoroutine, iscoroutinefunction
 from threading import Thread
 from types import FunctionType, MethodType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from _uws.exchange import Exchange
 
-from .about import About, Roll, milliseconds_until
+from .about import About, Roll, Stranger, milliseconds_until
 from .durations import milliseconds, seconds
 from .gate import Gate
 from .helpers import Helpers
 from .options import Options
 from .proxies import Proxies
-from .request import Accept, Authenticator, Decision, Reject, Request, Response
+from .request import Accept, Authenticator, Decision, FirstMessage, Reject, Request, Response
 from .routes import Routes, answer_of
 
-__all__ = ["Door", "FirstMessage", "Rules", "Step", "Steps", "check_offered"]
+__all__ = ["Door", "Rules", "Step", "Steps", "check_offered"]
 
 # As the engine words its own, which also adds the Date.
 _ERROR = Response(500, "The server failed to handle this request.\n").encode()
@@ -44,17 +44,6 @@ _PLAIN_RESULTS = frozenset({type(None), Accept, Reject, Response, str, bytes})
 # Fields of the handshake itself, which gobwas does not show to OnHeader either; Host has a hook of its own.
 _NOT_SHOWN = ("connection", "host", "upgrade")
 _NOT_SHOWN_PREFIX = "sec-websocket-"
-
-
-class FirstMessage(Protocol):
-    """An authenticator's part that decides by a connection's first message: `unlimitedws.auth` has one."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds from the handshake to the message."""
-
-    def check_message(self, conn: Any, message: str | bytes) -> Any:
-        """Return an `Accept`, None where nobody was recognized, or an awaitable of either."""
 
 
 class Rules:
@@ -199,7 +188,7 @@ class Door:
                 return said
             if said is not None:
                 check_offered(request, said.subprotocol, "on_request")
-                accept = _joined(accept, said)
+                accept = accept.joined(said)
         hook = hooks.get("on_host")
         if hook is not None:
             refused = _objection((yield "on_host", hook, (request.host,)), "on_host")
@@ -323,7 +312,7 @@ class Door:
         ):
             about = About(self._roll, accept.user, accept.session)
             about.request = ask.request if self._keep_request else None
-            about.stranger = stranger
+            about.stranger = None if stranger is None else Stranger(stranger, accept)
             if not self._roll.admit(about, ask.since):
                 ask.exchange.answer(403, _REVOKED)
                 return
@@ -432,15 +421,3 @@ def check_offered(request: Request, subprotocol: object, name: str) -> None:
     if subprotocol is not None and subprotocol not in request.subprotocols:
         raise ValueError(f"{name} selects a subprotocol that the client does not offer")
 
-
-def _joined(auth: Accept, said: Accept) -> Accept:
-    """What an authenticator and `on_request` have said together. Neither can lengthen what the other allows."""
-    ends = [one.expires for one in (auth, said) if one.expires is not None]
-    return Accept(
-        subprotocol=auth.subprotocol if said.subprotocol is None else said.subprotocol,
-        headers=(*auth.fields, *said.fields),
-        user=auth.user if said.user is None else said.user,
-        session=auth.session if said.session is None else said.session,
-        expires=min(ends, default=None),
-        authenticated=auth.authenticated and said.authenticated,
-    )

@@ -15,7 +15,7 @@ from typing import Any
 from _uws.conn import Conn
 from _uws.messages import read_client_data
 
-from .about import About, Roll, milliseconds_until
+from .about import About, Roll, Stranger, milliseconds_until
 from .causes import CloseCause
 from .fragment import Fragment
 from .helpers import Helpers
@@ -36,14 +36,16 @@ class _Attempt:
     """A stranger's first message, while its verifier is awaited.
 
     Attributes:
+        stranger: Whose it is.
         since: When it came, by the monotonic clock.
         result, error: What came of it; neither, where the server stopped first.
     """
 
-    __slots__ = ("conn", "error", "result", "since")
+    __slots__ = ("conn", "error", "result", "since", "stranger")
 
-    def __init__(self, conn: Conn, since: float) -> None:
+    def __init__(self, conn: Conn, stranger: Stranger, since: float) -> None:
         self.conn = conn
+        self.stranger = stranger
         self.since = since
         self.result: Any = None
         self.error: BaseException | None = None
@@ -138,33 +140,39 @@ class Gate:
 
     def _recognize(self, conn: Conn, about: About, message: str | bytes) -> None:
         # Not whether it is open: a peer may close right behind what it says, and is answered all the same.
-        if about.tried:
+        stranger = about.stranger
+        if stranger is None or stranger.tried:
             # It has been refused, and sends on.
             return
-        about.tried = True
+        stranger.tried = True
         since = time.monotonic()
-        most = getattr(about.stranger, "max_bytes", None)
-        if most is not None and len(message) > most:
+        most = getattr(stranger.auth, "max_bytes", None)
+        if most is not None and _len_bytes(message) > most:
             conn._end(CloseCause.LIMIT, _TOO_BIG, "")
             return
-        accept = about.stranger.check_message(conn, message)
-        if isawaitable(accept):
-            self._await(conn, about, accept, since)
+        said = stranger.auth.check_message(conn, message)
+        if isawaitable(said):
+            self._await(conn, about, stranger, said, since)
         else:
-            self._decide(conn, about, accept, since)
+            self._decide(conn, stranger, said, since)
 
-    def _await(self, conn: Conn, about: About, work: Awaitable[Any], since: float) -> None:
+    def _await(
+        self, conn: Conn, about: About, stranger: Stranger, work: Awaitable[Any], since: float
+    ) -> None:
         """Go on in `on_recall`, when it is known what comes of work, or nobody wants to know.
 
         Its next messages wait for that, and so does its end. No thread does.
         """
-        attempt = _Attempt(conn, since)
+        attempt = _Attempt(conn, stranger, since)
         begun = False
 
         def begin() -> Awaitable[Any]:
             nonlocal begun
             begun = True
             return work
+
+        def wanted() -> bool:
+            return not self._shut and conn._is_awaited()
 
         def finish(result: object, error: BaseException | None) -> None:
             # It may have been cancelled before its first step; asyncio complains of a coroutine that nobody awaits.
@@ -185,7 +193,7 @@ class Gate:
         try:
             if self._shut:
                 finish(None, None)
-            elif not self._helpers.submit_async(begin, about.stranger.timeout, finish, lambda: not self._shut):
+            elif not self._helpers.submit_async(begin, max(stranger.until - since, 0.0), finish, wanted):
                 # Too many are awaited.
                 conn._end(CloseCause.LIMIT, _TRY_AGAIN_LATER, "")
                 finish(None, None)
@@ -194,45 +202,51 @@ class Gate:
 
     def on_recall(self, conn: Conn) -> None:
         """A verifier has been awaited: go on where its message had come."""
-        about = _stranger(conn)
-        attempt = None if about is None else self._attempts.pop(about, None)
-        if about is None or attempt is None:
+        about = conn._about
+        attempt = self._attempts.pop(about, None)
+        if attempt is None or about.stranger is None:
             return
         error, attempt.error = attempt.error, None
         try:
-            if error is not None and not self._was_late(about, error):
+            if error is not None and not self._was_late(attempt.stranger, error):
                 raise error
         finally:
             # The traceback holds this frame, and the frame would hold the exception.
             del error
-        self._decide(conn, about, attempt.result, attempt.since)
+        self._decide(conn, attempt.stranger, attempt.result, attempt.since)
 
-    def _was_late(self, about: About, error: BaseException) -> bool:
+    def _was_late(self, stranger: Stranger, error: BaseException) -> bool:
         """Tell whether the verifier was not awaited to its end: then nobody has been recognized."""
         from .coroutines import Late
 
         if not isinstance(error, Late):
             return False
-        if not self._shut:
-            logger.info("a first message was not verified within %g s", about.stranger.timeout)
+        # Otherwise the server stops, or the client has gone.
+        if time.monotonic() >= stranger.until:
+            logger.info("a first message was not verified within %g s", stranger.auth.timeout)
         return True
 
-    def _decide(self, conn: Conn, about: About, accept: object, since: float) -> None:
+    def _decide(self, conn: Conn, stranger: Stranger, said: object, since: float) -> None:
         """It is known what the verifier says."""
-        if accept is None:
+        if said is None:
             if self._shut:
                 # Not refused, but interrupted: it gets the close frame of all the others.
                 return
             conn._end(CloseCause.UNAUTHENTICATED, _UNAUTHENTICATED, "")
             return
-        if not isinstance(accept, Accept):
-            raise TypeError(f"check_message must return Accept or None, not {type(accept).__name__}")
+        if not isinstance(said, Accept):
+            raise TypeError(f"check_message must return Accept or None, not {type(said).__name__}")
+        accept = stranger.accept.joined(said)
         ends_ms = milliseconds_until(accept.expires)
         if self._roll.identify(conn, accept.user, accept.session, ends_ms, since):
             self._run("on_connect", conn)
         else:
             # Disconnected by the application meanwhile; where it is closed already, this changes nothing.
             conn._end(CloseCause.REVOKED, _UNAUTHENTICATED, "")
+
+
+def _len_bytes(message: str | bytes) -> int:
+    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
 
 
 def _stranger(conn: Conn) -> About | None:

@@ -27,6 +27,7 @@ __all__ = [
     "Authenticator",
     "Cookies",
     "Decision",
+    "FirstMessage",
     "HeaderFields",
     "Headers",
     "Reject",
@@ -419,6 +420,20 @@ class Accept:
         """Return the further fields as they go over the wire, each line with its CR LF."""
         return _field_lines(self.fields) if self.headers else b""
 
+    def joined(self, later: Accept) -> Accept:
+        """Return what two have said together, later's word where both have one. Neither can lengthen what the other
+        allows.
+        """
+        ends = [one.expires for one in (self, later) if one.expires is not None]
+        return Accept(
+            subprotocol=self.subprotocol if later.subprotocol is None else later.subprotocol,
+            headers=(*self.fields, *later.fields),
+            user=self.user if later.user is None else later.user,
+            session=self.session if later.session is None else later.session,
+            expires=min(ends, default=None),
+            authenticated=self.authenticated and later.authenticated,
+        )
+
 
 @dataclass(frozen=True)
 class Response:
@@ -511,6 +526,17 @@ class Authenticator(Protocol):
 
     def check(self, request: Request) -> Decision | Awaitable[Decision]:
         """Decide about a request; None: it has no opinion. May be a coroutine function."""
+
+
+class FirstMessage(Protocol):
+    """An authenticator's part that decides by a connection's first message: `unlimitedws.auth` has one."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds from the handshake to the message."""
+
+    def check_message(self, conn: Any, message: str | bytes) -> Any:
+        """Return an `Accept`, None where nobody was recognized, or an awaitable of either."""
 
 
 def check_key(value: _T, name: str) -> _T:

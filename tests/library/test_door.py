@@ -23,7 +23,7 @@ import pytest
 from _uws.conn import check_close
 from unlimitedws import Accept, Address, CloseCause, Options, Reject, Request, Response
 from unlimitedws import helpers as helpers_module
-from unlimitedws.about import About, Roll, milliseconds_until
+from unlimitedws.about import About, Roll, Stranger, milliseconds_until
 from unlimitedws.coroutines import AsyncThread, Late
 from unlimitedws.door import Door, Rules, _is_async
 from unlimitedws.gate import Gate
@@ -59,7 +59,10 @@ class FakeConn:
             self.recalled.set()
         return was_suspended
 
-    def _identify(self, about: Any, expires_ms: int) -> bool:
+    def _is_awaited(self) -> bool:
+        return self.is_open or self.is_ending
+
+    def _identify(self, about: Any, expires_ms: int, was_stranger: bool) -> bool:
         takes = self.is_open or self.is_ending
         if takes:
             self._about = about
@@ -289,7 +292,7 @@ def test_authenticator_that_is_replaced_meanwhile_still_decides_on_its_requests(
     leave.set()
     assert exchange.status == 101
     assert exchange.accepted is not None
-    assert exchange.accepted["about"].stranger is first
+    assert exchange.accepted["about"].stranger.auth is first
     assert exchange.accepted["auth_ms"] == 2000
 
 
@@ -1239,7 +1242,7 @@ class Inside:
         }
         self.gate: Any = Gate(self.hooks, roll, helpers)
         about = About(roll)
-        about.stranger = auth
+        about.stranger = Stranger(auth, Accept())
         assert roll.admit(about, time.monotonic())
         self.conn = FakeConn(about)
         about.conn = self.conn  # type: ignore[assignment]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import raw
-from live import STOP_TIMEOUT, each_mode, expect_eof, take, wait
+from live import STOP_TIMEOUT, each_mode, expect_eof, take, wait, wait_until
 from raw import TEXT, Close, RawClient
 
-from unlimitedws import CloseCause, Server
+from unlimitedws import Accept, CloseCause, Server
 from unlimitedws.auth import (
     AnyOf,
     Authenticator,
@@ -311,6 +311,117 @@ def test_end_right_behind_a_first_message_waits_for_its_async_verifier(serve: Se
 
 
 @each_mode
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_a_client_that_is_gone_has_left_behind_waits_for_the_verifier(
+    serve: Serve, pool: Any, is_async: bool, end: str
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    async def slow(token: str) -> Identity | None:
+        entered.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.002)
+        return verify(token)
+
+    def blocking(token: str) -> Identity | None:
+        entered.set()
+        wait(go_on)
+        return verify(token)
+
+    site = serve(FirstMessageAuth(slow if is_async else blocking, timeout=100), pool=pool, close_timeout=0.1)
+    site.server.on_message = lambda conn, message: site.messages.put((conn.user, message))
+    with site.client() as client:
+        sent = raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "one") + raw.frame(TEXT, "two")
+        client.send(sent + (raw.close_frame(1000) if end == "close" else b""))
+        wait(entered)
+        if end == "close":
+            # Whoever closes is not kept waiting for the verifier.
+            assert client.recv_close() == Close(1000, "")
+        else:
+            client.reset()
+        if end == "close" or not is_async:
+            # Where it waits without a thread it is not read on, and what ends it is found behind.
+            wait_until(lambda: site.server.connections == 0, "it is over")
+        assert site.opened.empty() and site.messages.empty() and site.closed.empty()
+        go_on.set()
+        assert take(site.opened).user == "alice"
+        assert [take(site.messages), take(site.messages)] == [("alice", "one"), ("alice", "two")]
+        assert take(site.closed)[:2] == ("alice", CloseCause.PEER if end == "close" else CloseCause.LOST)
+
+
+@each_mode
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_verifier_of_who_is_gone_and_has_left_nothing_is_cancelled(serve: Serve, pool: Any, end: str) -> None:
+    entered, cancelled = threading.Event(), threading.Event()
+
+    async def never(token: str) -> Identity | None:
+        entered.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cancelled.set()
+        return None
+
+    site = serve(FirstMessageAuth(never, timeout=3600), pool=pool, close_timeout=0.1)
+    with site.client() as client:
+        client.send(raw.frame(TEXT, TOKEN) + (raw.close_frame(1000) if end == "close" else b""))
+        wait(entered)
+        if end == "reset":
+            client.reset()
+        wait(cancelled)
+    wait_until(lambda: site.server.counters()["descriptors"] == 0, "its slot is free")
+    assert site.opened.empty() and site.closed.empty()
+
+
+@each_mode
+@pytest.mark.parametrize("is_async", [False, True])
+def test_first_message_cannot_widen_what_the_handshake_allows(serve: Serve, pool: Any, is_async: bool) -> None:
+    async def slow(token: str) -> Identity | None:
+        await asyncio.sleep(0.01)
+        return Identity("alice", expires=time.time() + 3600)
+
+    def quick(token: str) -> Identity | None:
+        return Identity("alice", expires=time.time() + 3600)
+
+    site = serve(FirstMessageAuth(slow if is_async else quick), pool=pool)
+    site.server.on_request = lambda request: Accept(session="of the request", expires=time.time() + 1)
+    with site.client() as client:
+        client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "one"))
+        conn = take(site.opened)
+        assert (conn.user, conn.session) == ("alice", "of the request")
+        assert client.recv_message() == "one"
+        assert client.recv_close() == Close(3000, "credential expired")
+        client.send_close(3000)
+        expect_eof(client)
+    assert take(site.closed) == ("alice", CloseCause.EXPIRED, 3000)
+    site.server.on_request = lambda request: Accept(session="of the request")
+    with site.client() as client:
+        client.send_frame(TEXT, TOKEN)
+        take(site.opened)
+        assert site.server.disconnect(session="of the request") == 1
+        assert client.recv_close().code == 3000
+
+
+@each_mode
+def test_drain_does_not_wait_for_the_verifier_of_a_first_message(serve: Serve, pool: Any) -> None:
+    entered = threading.Event()
+
+    async def never(token: str) -> Identity | None:
+        entered.set()
+        await asyncio.sleep(3600)
+        return None
+
+    site = serve(FirstMessageAuth(never, timeout=3600), pool=pool, close_timeout=0.1)
+    with site.client() as client:
+        client.send_frame(TEXT, TOKEN)
+        wait(entered)
+        site.server.drain(0.1, wait=False)
+        wait_until(lambda: not site.server.running, "it has ended")
+    assert site.opened.empty() and site.closed.empty()
+
+
+@each_mode
 def test_strangers_whose_verifiers_are_awaited_hold_up_no_callback(serve: Serve, pool: Any) -> None:
     go_on = threading.Event()
     begun = threading.Semaphore(0)
@@ -460,10 +571,11 @@ def test_stop_does_not_wait_for_the_verifier_of_a_first_message(serve: Serve, po
     assert site.opened.empty() and site.closed.empty()
 
 
-def test_first_message_of_a_size_that_no_credential_has_closes_with_1009(serve: Serve) -> None:
+@pytest.mark.parametrize("message", ["x" * 401, "\N{grinning face}" * 101])
+def test_first_message_of_a_size_that_no_credential_has_closes_with_1009(serve: Serve, message: str) -> None:
     site = serve(FirstMessageAuth(verify, max_chars=100))
     with site.client() as client:
-        client.send_frame(TEXT, "x" * 401)
+        client.send_frame(TEXT, message)
         assert client.recv_close().code == 1009
         client.send_close(1009)
         expect_eof(client)
