@@ -32,7 +32,7 @@ from .routes import Handler, check_path
 if TYPE_CHECKING:
     from .serving import Serving
 
-__all__ = ["Entrance", "HeaderHook", "HostHook", "RequestHook", "check_subprotocols"]
+__all__ = ["Entrance", "HeaderHook", "HostHook", "RequestHook", "check_auth", "check_subprotocols"]
 
 RequestHook: TypeAlias = Callable[[Request], Decision | Awaitable[Decision]]
 HostHook: TypeAlias = Callable[[str], Reject | Awaitable[Reject | None] | None]
@@ -44,6 +44,15 @@ _DOOR_HOOKS = ("on_request", "on_host", "on_header")
 _CONN_HOOKS = ("on_connect", "on_read", "on_message", "on_fragment", "on_drain", "on_pong", "on_close")
 # The engine's: it compares each of them with each that a client offers.
 _MAX_SUBPROTOCOLS = 32
+
+
+def check_auth(authenticator: Authenticator | None) -> Authenticator | None:
+    """Return authenticator if it can be that of a server. Raises as `Entrance.auth`."""
+    if isinstance(authenticator, type):
+        raise TypeError(f"auth: must be an authenticator, not the class {authenticator.__name__}")
+    if authenticator is not None and not callable(getattr(authenticator, "check", None)):
+        raise TypeError(f"auth: must have a method check(request), which {authenticator!r} has not")
+    return authenticator
 
 
 def check_subprotocols(names: Iterable[str]) -> tuple[str, ...]:
@@ -104,12 +113,9 @@ class Entrance:
 
     @auth.setter
     def auth(self, authenticator: Authenticator | None) -> None:
-        if isinstance(authenticator, type):
-            raise TypeError(f"auth: must be an authenticator, not the class {authenticator.__name__}")
-        if authenticator is not None and not callable(getattr(authenticator, "check", None)):
-            raise TypeError(f"auth: must have a method check(request), which {authenticator!r} has not")
+        checked = check_auth(authenticator)
         with self._lock:
-            self._rules.auth = authenticator
+            self._rules.auth = checked
             if self._run is not None:
                 self._furnish(self._run)
 

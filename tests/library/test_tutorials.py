@@ -1,4 +1,5 @@
-"""The programs of the pages that one begins with: the tutorial, coming from Go, coming from `websockets`.
+"""The programs of the pages that one begins with: the tutorial, coming from Go, coming from `websockets`; and of a door
+with a lock in asyncio.
 
 Each is taken from its page and run as it stands there, but for the port, which may be somebody's.
 """
@@ -183,6 +184,20 @@ def test_programs_that_came_from_websockets(listening: Callable[[str], int]) -> 
     handlers, callbacks = blocks("from-websockets.md")
     said_to_all(listening(handlers))
     echoed(listening(callbacks))
+
+
+def test_program_of_authentication_with_asyncio(
+    listening: Callable[[str], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENS", json.dumps({"a-token-of-some-length": "ann"}))
+    (text,) = [block for block in blocks("authentication.md") if "asyncio.run" in block]
+    port = listening(text)
+    with RawClient(port, handshake=False) as stranger:
+        stranger.send(raw.request())
+        assert stranger.recv_until_eof().startswith(b"HTTP/1.1 401 ")
+    with RawClient(port, headers=[("Authorization", "Bearer a-token-of-some-length")]) as ann:
+        ann.send_frame(TEXT, "hello")
+        assert ann.recv_message() == "ann: hello"
 
 
 def test_handlers_that_came_from_websockets_run_there_too(program: Callable[..., Program], tmp_path: Path) -> None:

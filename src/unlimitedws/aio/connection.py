@@ -131,6 +131,30 @@ class ServerConnection:
         """The subprotocol that was agreed on; None: none."""
         return None if self._conn is None else self._conn.subprotocol
 
+    # Any attribute may be set, so these, too: a hook of the handshake that was written for `websockets` may say who it
+    # is in the connection's `user`.
+
+    @property
+    def user(self) -> Any:
+        """Who it is: `Conn.user`, which is what `auth`, `Accept` or `Server.identify` said; None: nobody said.
+
+        A program may set it; then it is that. What `Server.disconnect` goes by is `Conn.user` all the same.
+        """
+        return self._known("user")
+
+    @user.setter
+    def user(self, user: Any) -> None:
+        vars(self)["user"] = user
+
+    @property
+    def session(self) -> Any:
+        """The user's session: `Conn.session`, likewise."""
+        return self._known("session")
+
+    @session.setter
+    def session(self, session: Any) -> None:
+        vars(self)["session"] = session
+
     @property
     def state(self) -> State:
         """Where it is in its life."""
@@ -385,6 +409,14 @@ class ServerConnection:
         conn.close(code, reason)
         if is_open:
             self._said = Close(code, reason)
+
+    def _known(self, name: str) -> Any:
+        """What the program has set as an attribute of this name; else what the engine's connection has."""
+        own = vars(self)
+        if name in own:
+            return own[name]
+        # An authenticator has said so before there is a connection, when `process_response` is asked.
+        return getattr(self.request.full if self._conn is None else self._conn, name, None)
 
     def _gone(self) -> ConnectionClosed:
         """A fresh exception for a use after the end: raising one and the same would lengthen its traceback."""

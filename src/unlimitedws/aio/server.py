@@ -17,7 +17,7 @@ from _uws.conn import Conn, check_close
 from .. import request as plain
 from .. import server as threaded
 from ..door import Door, Steps, check_offered
-from ..entrance import check_subprotocols
+from ..entrance import check_auth, check_subprotocols
 from ..errors import ConnectionClosed
 from ..proxies import Proxies
 from ..serving import Serving
@@ -204,6 +204,7 @@ class Server:
         options: dict[str, Any],
         hooks: _Hooks,
         *,
+        auth: plain.Authenticator | None = None,
         subprotocols: Sequence[str] | None = None,
         max_queue: int | tuple[int | None, int | None] | None = _MAX_QUEUE,
         start_serving: bool = True,
@@ -217,6 +218,7 @@ class Server:
         self.high_queue, self.low_queue = (NO_LIMIT, NO_LIMIT) if high is None else (high, low)
         self._addr = addr
         self._options = options
+        self._auth = check_auth(auth)
         self._subprotocols = () if subprotocols is None else check_subprotocols(subprotocols)
         self._at_once = start_serving
         self._sock = sock
@@ -256,6 +258,7 @@ class Server:
             made.on_message = _on_message
             made.on_drain = _on_drain
             made.on_close = self._on_close
+            made.auth = self._auth
             made.subprotocols = list(self._subprotocols)
             self._threaded = made
             if self._at_once:
@@ -486,6 +489,7 @@ def serve(
     host: str | Sequence[str] | None = None,
     port: int | None = None,
     *,
+    auth: plain.Authenticator | None = None,
     origins: Origins | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
@@ -510,6 +514,7 @@ def serve(
         host: An address or a name, or several; None: every address of the machine. Without a port also whatever
             `Server` of `unlimitedws` takes: ``":8000"``, ``"unix:/run/app.sock"``, ``"systemd"``.
         port: 0 lets the kernel choose.
+        auth: Who is asked who a client is, before anybody is let in: see `unlimitedws.auth`. None: nobody.
         origins: What the Origin field may be: texts, patterns that match all of it, None for requests without one.
             Others get 403. None: anything.
         subprotocols: Ours, the one we like best first. Of several that a client offers the first of ours is taken.
@@ -564,6 +569,7 @@ def serve(
         address_of(host, port, sock),
         found,
         hooks,
+        auth=auth,
         subprotocols=subprotocols,
         max_queue=max_queue,
         start_serving=start_serving,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import raw
 from library.aio.both import LOOPS, client, closed, port_of, run
 from library.programs import ROOT, Program
 from live import ping, readable
@@ -36,7 +37,7 @@ from unlimitedws.aio import (
     serve,
     unix_serve,
 )
-from unlimitedws.auth import FirstMessageAuth, Identity, SubprotocolAuth
+from unlimitedws.auth import BearerAuth, FirstMessageAuth, Identity, StaticTokens, SubprotocolAuth
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -750,6 +751,94 @@ def test_a_client_that_leaves_is_no_error_of_the_handler(caplog: pytest.LogCaptu
     assert caplog.records == []
 
 
+TOKEN = "a-token-of-some-length"
+
+
+def test_authenticator_of_serve_is_in_force_before_anybody_is_let_in() -> None:
+    async def main() -> None:
+        sock = socket.create_server(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        with RawClient(port, handshake=False) as stranger, RawClient(port, handshake=False) as ann:
+            # They have sent their requests before the server is there.
+            stranger.send(raw.request())
+            ann.send(raw.request(headers=[("Authorization", f"Bearer {TOKEN}")]))
+            async with serve(_nothing, sock=sock, auth=BearerAuth(StaticTokens({TOKEN: "ann"}))):
+                assert (await asyncio.to_thread(stranger.sock.recv, 4096)).startswith(b"HTTP/1.1 401 ")
+                assert (await asyncio.to_thread(ann.sock.recv, 4096)).startswith(b"HTTP/1.1 101 ")
+                # Nobody has to wait for its close frame.
+                ann.close()
+
+    run("asyncio", main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_handler_knows_the_user_also_after_the_end(loop: str) -> None:
+    seen: list[Any] = []
+
+    def verify(token: str) -> Identity | None:
+        return Identity("ann", session="laptop") if token == TOKEN else None
+
+    async def main() -> None:
+        over = asyncio.Event()
+
+        async def handler(connection: ServerConnection) -> None:
+            seen.append((connection.user, connection.session))
+            await connection.wait_closed()
+            seen.append((connection.user, connection.session, connection.conn.user))
+            over.set()
+
+        async with serve(handler, "127.0.0.1", 0, auth=FirstMessageAuth(verify)) as server:
+            async with client(server) as ws:
+                await ws.send(TOKEN)
+            await over.wait()
+
+    run(loop, main())
+    assert seen == [("ann", "laptop"), ("ann", "laptop", "ann")]
+
+
+def test_hooks_know_the_user_when_the_authenticator_has_said_so() -> None:
+    seen: list[Any] = []
+
+    def process_request(connection: ServerConnection, request: Request) -> None:
+        seen.append(connection.user)
+
+    def process_response(connection: ServerConnection, request: Request, response: Response) -> None:
+        seen.append(connection.user)
+
+    async def main() -> None:
+        options: dict[str, Any] = {"process_request": process_request, "process_response": process_response}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with (
+            serve(_nothing, "127.0.0.1", 0, auth=BearerAuth(StaticTokens({TOKEN: "ann"})), **options) as server,
+            client(server, additional_headers=headers),
+        ):
+            pass
+
+    run("asyncio", main())
+    assert seen == [None, "ann"]
+
+
+def test_user_that_a_program_sets_on_its_connection_is_its_own() -> None:
+    async def main() -> None:
+        def process_request(connection: ServerConnection, request: Request) -> None:
+            connection.user = {"name": "bob"}
+            connection.session = [1]
+
+        async def handler(connection: ServerConnection) -> None:
+            conn = connection.conn
+            await connection.send(repr((connection.user, connection.session, conn.user, conn.session)))
+
+        auth = BearerAuth(StaticTokens({TOKEN: "ann"}))
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with (
+            serve(handler, "127.0.0.1", 0, auth=auth, process_request=process_request) as server,
+            client(server, additional_headers=headers) as ws,
+        ):
+            assert await ws.recv() == repr(({"name": "bob"}, [1], "ann", None))
+
+    run("asyncio", main())
+
+
 async def _nothing(connection: ServerConnection) -> None:
     await connection.wait_closed()
 
@@ -788,6 +877,8 @@ async def _nothing(connection: ServerConnection) -> None:
         ({"select_subprotocol": ["chat"]}, TypeError, "select_subprotocol: must be a function"),
         ({"server_header": 5}, TypeError, "server_header: must be a str or None, not 5"),
         ({"server_header": "a\r\nX: b"}, ValueError, "Server"),
+        ({"auth": "ann"}, TypeError, "auth: must have a method check"),
+        ({"auth": BearerAuth}, TypeError, "auth: must be an authenticator, not the class BearerAuth"),
         ({"compression": "brotli"}, ValueError, "compression"),
         ({"pool": (4, 4)}, ValueError, "pool"),
         ({"overflow": "block"}, ValueError, "overflow"),
