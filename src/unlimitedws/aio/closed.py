@@ -13,6 +13,7 @@ from _uws.conn import Conn
 from ..causes import CloseCause
 from ..errors import ConnectionClosed as _ConnectionClosed
 from ..errors import UnlimitedWSError
+from ..statuscode import STATUS_APPLICATION, STATUS_PRIVATE
 
 __all__ = [
     "Close",
@@ -27,6 +28,23 @@ __all__ = [
 # What a peer says that has nothing to complain about; 1005 is a close frame without a code.
 _OK = frozenset({1000, 1001, 1005})
 _NO_CLOSE_FRAME = 1006
+
+# In the words of `websockets`, which people search their logs for.
+_MEANINGS = {
+    1000: "OK",
+    1001: "going away",
+    1002: "protocol error",
+    1003: "unsupported data",
+    1005: "no status received [internal]",
+    1007: "invalid frame payload data",
+    1008: "policy violation",
+    1009: "message too big",
+    1010: "mandatory extension",
+    1011: "internal error",
+    1012: "service restart",
+    1013: "try again later",
+    1014: "bad gateway",
+}
 
 # Where the peer is failed (RFC 6455, section 7.1.7): the code is ours, and nobody waits for an answer.
 _FAILED = frozenset({CloseCause.PROTOCOL, CloseCause.LIMIT, CloseCause.CALLBACK, CloseCause.MEMORY})
@@ -51,6 +69,15 @@ class Close(NamedTuple):
 
     code: int
     reason: str
+
+    def __str__(self) -> str:
+        if self.code in STATUS_APPLICATION:
+            meaning = "registered"
+        elif self.code in STATUS_PRIVATE:
+            meaning = "private use"
+        else:
+            meaning = _MEANINGS.get(self.code, "unknown")
+        return f"{self.code} ({meaning})" + (f" {self.reason}" if self.reason else "")
 
 
 class ConcurrencyError(UnlimitedWSError, RuntimeError):
@@ -80,6 +107,17 @@ class ConnectionClosed(_ConnectionClosed):
         self.rcvd = rcvd
         self.sent = sent
         self.rcvd_then_sent = rcvd_then_sent
+
+    def __str__(self) -> str:
+        if self.rcvd is None:
+            if self.sent is None:
+                return "no close frame received or sent"
+            return f"sent {self.sent}; no close frame received"
+        if self.sent is None:
+            return f"received {self.rcvd}; no close frame sent"
+        if self.rcvd_then_sent:
+            return f"received {self.rcvd}; then sent {self.sent}"
+        return f"sent {self.sent}; then received {self.rcvd}"
 
 
 class ConnectionClosedOK(ConnectionClosed):

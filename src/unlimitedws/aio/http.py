@@ -30,6 +30,10 @@ class Headers(MutableMapping[str, str]):
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields = list(fields)
 
+    def copy(self) -> Headers:
+        """Return the same fields, to be changed by themselves."""
+        return Headers(self._fields)
+
     def raw_items(self) -> Iterator[tuple[str, str]]:
         """Iterate over names and values, in order, line by line."""
         return iter(list(self._fields))

@@ -21,6 +21,8 @@ from library.aio.both import LOOPS, client, closed, port_of, run
 from library.programs import ROOT, Program
 from live import ping, readable
 from raw import PING, PONG, TEXT, Frame, RawClient
+from websockets import exceptions as their_exceptions
+from websockets import frames as their_frames
 from websockets.exceptions import InvalidStatus
 
 import unlimitedws
@@ -932,6 +934,125 @@ def test_origins_are_texts_patterns_and_none() -> None:
     run("asyncio", main())
 
 
+@pytest.mark.parametrize("reason", ["", "enough"])
+@pytest.mark.parametrize("code", [*range(1000, 1004), 1005, *range(1007, 1015), 2999, 3000, 3999, 4000, 4999])
+def test_close_frames_read_as_in_websockets(code: int, reason: str) -> None:
+    ours, theirs = Close(code, reason), their_frames.Close(code, reason)
+    assert str(ours) == str(theirs)
+    for rcvd, sent, first in ((1, 1, True), (1, 1, False), (1, 0, None), (0, 1, None), (0, 0, None)):
+        exc = ConnectionClosed(ours if rcvd else None, ours if sent else None, first)
+        other = their_exceptions.ConnectionClosed(theirs if rcvd else None, theirs if sent else None, first)
+        assert str(exc) == str(other)
+
+
+def test_clients_reason_is_told_and_not_repeated() -> None:
+    """What the page says of `sent`: what was sent."""
+
+    async def main() -> None:
+        seen: asyncio.Future[ConnectionClosed] = asyncio.get_running_loop().create_future()
+
+        async def handler(connection: ServerConnection) -> None:
+            try:
+                await connection.recv()
+            except ConnectionClosed as exc:
+                seen.set_result(exc)
+
+        def say_goodbye(port: int) -> raw.Close:
+            with RawClient(port) as ws:
+                ws.send_close(3001, "why")
+                return ws.recv_close()
+
+        async with serve(handler, "127.0.0.1", 0) as server:
+            answer = await asyncio.to_thread(say_goodbye, port_of(server))
+            exc = await seen
+        assert (exc.rcvd, exc.sent) == (Close(3001, "why"), Close(3001, ""))
+        assert (answer.code, answer.reason) == exc.sent
+
+    run("asyncio", main())
+
+
+def test_hooks_are_not_asked_about_what_the_engine_answers() -> None:
+    """As the page says: HEAD, and ``/`` where there is the option `page`."""
+    asked: list[str] = []
+
+    def process_request(connection: ServerConnection, request: Request) -> Response:
+        asked.append(request.path)
+        return connection.respond(200, "hook")
+
+    def answer(port: int, head: str) -> bytes:
+        with RawClient(port, handshake=False) as ws:
+            ws.send(f"{head} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            return ws.recv_until_eof()
+
+    async def main() -> None:
+        async with serve(_nothing, "127.0.0.1", 0, process_request=process_request, page=b"page") as server:
+            port = port_of(server)
+            assert (await asyncio.to_thread(answer, port, "HEAD /a")).startswith(b"HTTP/1.1 405 ")
+            assert (await asyncio.to_thread(answer, port, "GET /")).endswith(b"page")
+            assert (await asyncio.to_thread(answer, port, "GET /b")).endswith(b"hook")
+
+    run("asyncio", main())
+    assert asked == ["/b"]
+
+
+def test_addresses_are_pairs_whatever_the_socket_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        seen: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def handler(connection: ServerConnection) -> None:
+            await seen.put((tuple(connection.remote_address), tuple(connection.local_address)))
+
+        from websockets.asyncio.client import connect, unix_connect
+
+        async with serve(handler, port=0) as server:
+            assert len(server.sockets) == 1
+            port = port_of(server)
+            for host in ("127.0.0.1", "[::1]"):
+                async with connect(f"ws://{host}:{port}/", proxy=None) as ws:
+                    theirs = ws.local_address
+                    assert await seen.get() == (theirs[:2], (host.strip("[]"), port))
+        path = str(tmp_path / "socket")
+        async with unix_serve(handler, path), unix_connect(path):
+            assert await seen.get() == (("unix:", 0), (f"unix:{path}", 0))
+
+    run("asyncio", main())
+
+
+def test_two_processes_share_a_port_with_sockets_of_their_own(script: Callable[[str], Program]) -> None:
+    text = """
+import asyncio, socket
+from unlimitedws.aio import serve
+
+async def handler(connection):
+    await connection.send({name!r})
+    await connection.wait_closed()
+
+async def main():
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(("127.0.0.1", {port}))
+    async with serve(handler, sock=sock) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.to_thread(input)
+
+asyncio.run(main())
+"""
+    one = script(text.format(name="one", port=0))
+    port = int(one.line())
+    two = script(text.format(name="two", port=port))
+    assert two.line() == str(port)
+    # Which of them it is goes by a hash of the addresses.
+    met: set[str] = set()
+    while met != {"one", "two"}:
+        with RawClient(port) as ws:
+            message = ws.recv_message()
+            assert isinstance(message, str)
+            met.add(message)
+    for process in (one, two):
+        process.say()
+        assert process.end() == (0, "", "")
+
+
 def test_headers_and_responses() -> None:
     headers = Headers([("A", "1"), ("b", "2")])
     headers["a"] = "3"
@@ -941,8 +1062,10 @@ def test_headers_and_responses() -> None:
     assert list(headers) == ["a", "b"]
     assert len(headers) == 2
     assert "B" in headers and "c" not in headers
+    copied = headers.copy()
     del headers["A"]
     assert list(headers.raw_items()) == [("b", "2")]
+    assert list(copied.raw_items()) == [("A", "1"), ("b", "2"), ("a", "3")]
     with pytest.raises(KeyError):
         del headers["A"]
     assert "2" not in repr(headers)

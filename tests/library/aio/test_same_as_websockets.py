@@ -346,6 +346,32 @@ def test_broadcast_reaches_all_that_are_open(lib: Library, loop: str) -> None:
     run(loop, main())
 
 
+def test_exceptions_read_the_same(lib: Library, loop: str) -> None:
+    async def main() -> None:
+        seen: asyncio.Queue[str] = asyncio.Queue()
+
+        async def handler(connection: Any) -> None:
+            if connection.request.path == "/closed":
+                await connection.close(4000, "enough")
+            try:
+                await connection.recv()
+            except lib.ConnectionClosed as exc:
+                await seen.put(str(exc))
+
+        async with lib.serve(handler, "127.0.0.1", 0) as server:
+            await (await client(server)).close()
+            assert await seen.get() == "received 1000 (OK); then sent 1000 (OK)"
+            await (await client(server)).close(3001)
+            assert await seen.get() == "received 3001 (registered); then sent 3001 (registered)"
+            (await client(server)).transport.abort()
+            assert await seen.get() == "no close frame received or sent"
+            await (await client(server, "/closed")).wait_closed()
+            said = "4000 (private use) enough"
+            assert await seen.get() == f"sent {said}; then received {said}"
+
+    run(loop, main())
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_process_request_answers_or_lets_in(lib: Library, loop: str, is_async: bool) -> None:
     def decide(connection: Any, request: Any) -> Any:
