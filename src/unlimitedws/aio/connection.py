@@ -538,7 +538,10 @@ async def _joined(pieces: Any) -> str | bytes | None:
     elif isinstance(pieces, Iterable):
         found = list(pieces)
     else:
-        return bytes(memoryview(pieces))
+        try:
+            return bytes(memoryview(pieces))
+        except TypeError:
+            raise TypeError(f"a message is a str or a bytes-like object, not {type(pieces).__name__}") from None
     if not found:
         return None
     if all(isinstance(piece, str) for piece in found):

@@ -841,6 +841,30 @@ def test_user_that_a_program_sets_on_its_connection_is_its_own() -> None:
     run("asyncio", main())
 
 
+@pytest.mark.parametrize("message", [1, None, 1.5, object()])
+def test_what_is_no_message_is_refused_in_the_words_of_the_callbacks(message: Any) -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            try:
+                connection.conn.send(message)
+            except TypeError as exc:
+                said.append(str(exc))
+            try:
+                await connection.send(message)
+            except TypeError as exc:
+                said.append(str(exc))
+            # The connection has not suffered.
+            await connection.send("well")
+
+        async with serve(handler, "127.0.0.1", 0) as server, client(server) as ws:
+            assert await ws.recv() == "well"
+
+    run("asyncio", main())
+    assert said == [f"a message is a str or a bytes-like object, not {type(message).__name__}"] * 2
+
+
 async def _nothing(connection: ServerConnection) -> None:
     await connection.wait_closed()
 
