@@ -1,5 +1,5 @@
-"""The programs of the pages that one begins with: the tutorial, coming from Go, coming from `websockets`; and of a door
-with a lock in asyncio.
+"""The programs of the pages that one begins with: the README, the tutorial, coming from Go, coming from `websockets`;
+and of a door with a lock in asyncio.
 
 Each is taken from its page and run as it stands there, but for the port, which may be somebody's.
 """
@@ -28,7 +28,7 @@ ANALYZE = shutil.which("systemd-analyze")
 
 # A program that listens on a port of its own choice, which is printed.
 ON_ANY_PORT = """
-import runpy, socket, sys
+import functools, runpy, socket, sys
 import unlimitedws, unlimitedws.aio
 
 def on_any_port(addr, make=unlimitedws.DefaultServer, **options):
@@ -41,6 +41,7 @@ def on_any_socket(handler, host, port, make=unlimitedws.aio.serve, **options):
     print(sock.getsockname()[1])
     return make(handler, sock=sock, **options)
 
+unlimitedws.Server = functools.partial(on_any_port, make=unlimitedws.Server)
 unlimitedws.DefaultServer = on_any_port
 unlimitedws.aio.serve = on_any_socket
 runpy.run_path(sys.argv[1], run_name="__main__")
@@ -86,6 +87,14 @@ def echoed(port: int) -> None:
     with RawClient(port) as client:
         client.send_frame(TEXT, "hello")
         assert client.recv_message() == "hello"
+
+
+def test_programs_of_the_readme(listening: Callable[[str], int]) -> None:
+    go, direct, room, handlers = blocks("../README.md")
+    echoed(listening(go))
+    echoed(listening(direct))
+    said_to_all(listening(room))
+    echoed(listening(handlers))
 
 
 def test_first_programs_of_the_tutorial(listening: Callable[[str], int]) -> None:
