@@ -11,7 +11,7 @@ from .durations import Duration, microseconds, milliseconds, seconds
 from .pool import MAX_WORKERS, check_size
 from .proxies import Proxies
 
-__all__ = ["OptionKeywords", "Options"]
+__all__ = ["CommonKeywords", "OptionKeywords", "Options"]
 
 Overflow: TypeAlias = Literal["block", "close", "drop-newest", "drop-oldest"]
 # In the engine's order.
@@ -413,11 +413,10 @@ class Options:
         }
 
 
-class OptionKeywords(TypedDict, total=False):
-    """The fields of `Options` as keywords, for type checkers and editors. A test keeps the two the same."""
+class CommonKeywords(TypedDict, total=False):
+    """Those of `OptionKeywords` that `unlimitedws.aio.serve` takes likewise."""
 
     max_message_bytes: int
-    streaming: bool
     max_stream_bytes: int | None
     max_incomplete_total_bytes: int
     max_fragments: int
@@ -430,11 +429,9 @@ class OptionKeywords(TypedDict, total=False):
     max_line_bytes: int
     handshake_timeout: Duration
     request_timeout: Duration
-    request_workers: int
     auth_timeout: Duration
     keep_request: bool
     ping_interval: Duration | None
-    ping_timeout: Duration
     send_timeout: Duration | None
     idle_timeout: Duration | None
     max_lifetime: Duration | None
@@ -451,20 +448,28 @@ class OptionKeywords(TypedDict, total=False):
     trusted_proxies: Sequence[str]
     forwarded_header: str
     proxy_protocol: bool
-    pool: tuple[int, int] | None
     schedule_timeout: Duration
     cooldown_time: Duration
     io_timeout: Duration
-    loops: int
-    private_fds: bool
-    workers: int
     worker_restart_limit: int
     worker_restart_window: Duration
-    close_timeout: Duration
     drain_time: Duration
     max_connections: int | None
     raise_nofile_limit: bool
     page: bytes | None
+
+
+class OptionKeywords(CommonKeywords, total=False):
+    """The fields of `Options` as keywords, for type checkers and editors. A test keeps the two the same."""
+
+    streaming: bool
+    request_workers: int
+    ping_timeout: Duration
+    pool: tuple[int, int] | None
+    loops: int
+    private_fds: bool
+    workers: int
+    close_timeout: Duration
     compression: bool | Compression
 
 

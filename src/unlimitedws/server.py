@@ -103,10 +103,13 @@ class Server(Callbacks, Entrance):
         super().__init_subclass__(**keywords)
         cls._methods = adopt_methods(cls, cls._methods)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; one that looks like a hook has to be one."""
-        check_hook_name(self, name)
-        super().__setattr__(name, value)
+    # Type checkers take a class that has this for one that has every attribute.
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; one that looks like a hook has to be one."""
+            check_hook_name(self, name)
+            super().__setattr__(name, value)
 
     # The setters of the Go API
 

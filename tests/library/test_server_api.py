@@ -1060,7 +1060,7 @@ def test_types_of_the_example_are_checked(tmp_path: Path) -> None:
     typed = tmp_path / "typed.py"
     typed.write_text("""
 import unlimitedws
-from unlimitedws import Conn, wsutil
+from unlimitedws import Conn, aio, wsutil
 
 server = unlimitedws.DefaultServer(":8000", max_message_bytes=1)
 
@@ -1076,7 +1076,22 @@ def message(conn: Conn, message: str | bytes) -> None:
 server.on_close = lambda conn: print(conn.close_code)
 server.on_close = None
 server.on_read = "x"  # type: ignore[assignment]
+server.on_conect = echo  # type: ignore[attr-defined]
+server.subprotocols = ["chat"]
 unlimitedws.Server(":8000", max_mesage_bytes=1)  # type: ignore[call-arg]
+
+async def handler(connection: aio.ServerConnection) -> None:
+    connection.user = connection.session
+    async for message in connection:
+        await connection.send(message)
+
+aio.serve(handler, ":8000", max_message_bytes=1, ping_timeout=None, compression="deflate")
+aio.serve(handler, "", 8000, max_size=None, write_limit=(2, 1))
+aio.serve(handler, "", 8000, max_sise=1)  # type: ignore[call-arg]
+aio.serve(handler, "", 8000, pool=(1, 1))  # type: ignore[call-arg]
+aio.serve(handler, "", 8000, max_size="1")  # type: ignore[arg-type]
+aio.unix_serve(handler, "/run/it", open_timeout=1, start_serving=False)
+aio.unix_serve(handler, "/run/it", nonsense=3)  # type: ignore[call-arg]
 """)
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(typed)]
     result = subprocess.run(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ..options import Options
+from ..durations import Duration
+from ..options import CommonKeywords, Options
 
 __all__ = [
     "NO_LIMIT",
+    "AioKeywords",
     "Origins",
     "address_of",
     "check_options",
@@ -33,6 +35,16 @@ _THEIRS = {
     "high_water_bytes": "write_limit",
     "low_water_bytes": "write_limit",
 }
+
+
+class AioKeywords(CommonKeywords, total=False):
+    """The options of `serve`, for type checkers and editors: the fields of `Options`, and the names of `websockets`."""
+
+    open_timeout: Duration | None
+    ping_timeout: Duration | None
+    close_timeout: Duration | None
+    max_size: int | None
+    write_limit: int | tuple[int, int | None]
 
 
 def address_of(host: str | Sequence[str] | None, port: int | None, sock: socket.socket | None) -> Any:
@@ -85,7 +97,7 @@ def checked_origins(origins: Any) -> Origins | None:
     return found
 
 
-def translated(options: dict[str, Any]) -> dict[str, Any]:
+def translated(options: Mapping[str, Any]) -> dict[str, Any]:
     """Our names for those of `websockets`."""
     found = dict(options)
     if "open_timeout" in found:
@@ -108,7 +120,7 @@ def translated(options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_options(found: dict[str, Any], given: dict[str, Any]) -> None:
+def check_options(found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse options that are impossible, by the names they were given.
 
     Args:

@@ -23,6 +23,7 @@ from ..proxies import Proxies
 from ..serving import Serving
 from .arguments import (
     NO_LIMIT,
+    AioKeywords,
     Origins,
     address_of,
     check_options,
@@ -38,9 +39,9 @@ from .http import Headers, Request, Response, encodable, extra_fields
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-__all__ = ["Handler", "ProcessRequest", "ProcessResponse", "Server", "serve", "unix_serve"]
+__all__ = ["Handler", "ProcessRequest", "ProcessResponse", "ServeKeywords", "Server", "serve", "unix_serve"]
 
 Handler: TypeAlias = Callable[[ServerConnection], Awaitable[object]]
 ProcessRequest: TypeAlias = Callable[[ServerConnection, Request], Any]
@@ -51,6 +52,24 @@ _GOING_AWAY = 1001
 _INTERNAL_ERROR = 1011
 _SWITCHING = 101
 _MAX_QUEUE = 16
+
+
+class ServeKeywords(AioKeywords, total=False):
+    """All keywords of `serve`, for type checkers and editors. A test keeps the two the same."""
+
+    auth: plain.Authenticator | None
+    origins: Origins | None
+    subprotocols: Sequence[str] | None
+    select_subprotocol: SelectSubprotocol | None
+    compression: Any
+    process_request: ProcessRequest | None
+    process_response: ProcessResponse | None
+    server_header: str | None
+    max_queue: int | tuple[int | None, int | None] | None
+    logger: logging.Logger | None
+    start_serving: bool
+    sock: socket.socket | None
+    ssl: None
 
 
 class _Hooks:
@@ -502,7 +521,7 @@ def serve(
     start_serving: bool = True,
     sock: socket.socket | None = None,
     ssl: None = None,
-    **options: Any,
+    **options: Unpack[AioKeywords],
 ) -> Server:
     """Serve WebSockets on the running event loop: ``async with serve(handler, "127.0.0.1", 8000):``.
 
@@ -578,7 +597,7 @@ def serve(
     )
 
 
-def unix_serve(handler: Handler, path: str | None = None, **kwargs: Any) -> Server:
+def unix_serve(handler: Handler, path: str | None = None, **kwargs: Unpack[ServeKeywords]) -> Server:
     """Serve on a Unix socket: `serve`, with the path of its file, or with ``sock``."""
     if path is None and kwargs.get("sock") is None:
         raise ValueError("path: a Unix socket has one")

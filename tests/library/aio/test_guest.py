@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import re
@@ -39,7 +40,10 @@ from unlimitedws.aio import (
     serve,
     unix_serve,
 )
+from unlimitedws.aio.arguments import AioKeywords
+from unlimitedws.aio.server import ServeKeywords
 from unlimitedws.auth import BearerAuth, FirstMessageAuth, Identity, StaticTokens, SubprotocolAuth
+from unlimitedws.options import OptionKeywords
 
 pytestmark = pytest.mark.usefixtures("no_fd_leaks")
 
@@ -916,6 +920,16 @@ async def _nothing(connection: ServerConnection) -> None:
 def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], kind: type[Exception], what: str) -> None:
     with pytest.raises(kind, match=what):
         serve(_nothing, "127.0.0.1", 0, **options)
+
+
+def test_keywords_for_type_checkers_are_those_of_serve() -> None:
+    parameters = inspect.signature(serve).parameters.values()
+    named = {one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert set(ServeKeywords.__annotations__) == named | set(AioKeywords.__annotations__)
+    assert not named & set(AioKeywords.__annotations__)
+    # The other options are refused.
+    refused = {"pool", "request_workers", "streaming", "loops", "workers", "private_fds"}
+    assert set(OptionKeywords.__annotations__) - set(ServeKeywords.__annotations__) == refused
 
 
 def test_times_without_limit() -> None:
