@@ -304,7 +304,7 @@ class Server(Callbacks, Entrance):
                 self.stop()
                 raise
         if overdue:
-            raise TimeoutError(f"callbacks still run after the last signal: {_named(run)}")
+            raise TimeoutError(f"callbacks still run after the last signal: {run.busy()}")
         raised, run.raised = run.raised, None
         if raised is not None:
             try:
@@ -450,16 +450,16 @@ class Server(Callbacks, Entrance):
                 continue
             if obeyed == NOW:
                 return True
-            logger.warning("the server cannot end, as callbacks still run: %s", _named(run))
+            logger.warning("the server cannot end, as callbacks still run: %s", run.busy())
             deadline = math.inf
         return False
 
     def _await_end(self, run: Serving, limit: float) -> None:
         """Wait until a run that has limit seconds to end is over, and its threads are gone."""
         if not run.ended.wait(limit + GRACE):
-            names = _named(run)
-            if names:
-                raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {names}")
+            busy = run.busy()
+            if busy:
+                raise TimeoutError(f"callbacks still run {limit + GRACE:g} s after stop: {busy}")
             # The last of these threads closes the sockets; a Unix socket's file may be on a disk that does not answer.
             raise TimeoutError(f"{self._places()} not closed {limit + GRACE:g} s after stop; no callback runs any more")
         run.join()
@@ -621,10 +621,6 @@ def DefaultServer(addr: Addresses, **options: Unpack[OptionKeywords]) -> Server:
     defaults = OptionKeywords(pool=(128, 128), schedule_timeout=0.001, cooldown_time=0.005, io_timeout=0.1)
     defaults.update(options)
     return Server(addr, **defaults)
-
-
-def _named(run: Serving) -> str:
-    return ", ".join(sorted(thread.name for thread in run.threads()))
 
 
 def _raise_nofile_limit() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -195,6 +196,23 @@ class Serving:
             own = set(self._threads)
         return own | self.door.threads()
 
+    def busy(self) -> str:
+        """Name the threads that run a callback, with where it is, and those that hooks run on. Thread: any."""
+        with self._lock:
+            runners = set(self._threads)
+        frames = sys._current_frames()
+        found = [thread.name for thread in self.door.threads()]
+        for thread in runners:
+            frame = frames.get(thread.ident or 0)
+            callback = None
+            while frame is not None and frame.f_code is not _RUNNER:
+                callback, frame = frame, frame.f_back
+            if callback is not None:
+                code = callback.f_code
+                found.append(f"{thread.name} in {code.co_name} ({code.co_filename}:{callback.f_lineno})")
+        # Who is counted among them and runs none is about to end, or to begin.
+        return ", ".join(sorted(found or (thread.name for thread in runners)))
+
     def has(self, conn: Conn) -> bool:
         """Whether a connection is one of these loops'. Thread: any."""
         return conn._loop in self.loops
@@ -293,6 +311,9 @@ class Serving:
         # They ask us for threads, so a loop that was never run would be kept with its descriptors, in a circle.
         self.loops = ()
 
+
+# What a thread of the engine's runs that is in no callback.
+_RUNNER = Serving._runner.__code__
 
 # For the end of the interpreter. Those that run are kept alive by their threads anyway.
 _running: set[Serving] = set()
