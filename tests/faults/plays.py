@@ -233,6 +233,29 @@ def blocked_and_gone(t: Trial) -> None:
     t.server.gate.set()
 
 
+def guest_elsewhere(t: Trial) -> None:
+    """The guest's event loop computes: the watchdog sees that somebody has spoken, and reads in its place."""
+    p = t.guest()
+    p.ask(b"e", b"before")
+    t.server.elsewhere = True
+    counters = t.server.loop.counters
+    # The guest may have been late just before: then the watchdog has the role already.
+    for _ in range(10):
+        t.server.gate.clear()
+        before = counters()
+        message = p.say(b"e", b"is anybody there?")
+        deadline = time.monotonic() + (PATIENCE_S if t.harmless else 1.0)
+        while counters()["bytes_in"] == before["bytes_in"]:
+            if time.monotonic() > deadline:
+                raise PeerOver("nobody read in the guest's place")
+            time.sleep(0.001)
+        t.server.gate.set()
+        p.hear(message)
+        if counters()["takeovers"] > before["takeovers"]:
+            break
+    t.expect(p.leave(), LEFT)
+
+
 def refused(t: Trial) -> None:
     """What is no upgrade gets its answer."""
     wrong = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n"
@@ -338,4 +361,4 @@ def plays_of(world: World) -> tuple[Play, ...]:
         return BLANK
     if world.settings.get("ping_interval_ms"):
         return (hello, dead_air)
-    return EVERYWHERE
+    return (*EVERYWHERE, guest_elsewhere) if world.guest else EVERYWHERE

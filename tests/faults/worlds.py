@@ -202,6 +202,8 @@ class Server:
         self.closed = 0
         self.gate.clear()
         self.waiting = threading.Semaphore(0)
+        # A guest that is called, and has something else to do until the gate opens.
+        self.elsewhere = False
 
     # --- running ---
 
@@ -262,6 +264,8 @@ class Server:
                     break
                 if work != EVENTS:
                     waiter.poll()
+                    if self.elsewhere and not self.gate.wait(PATIENCE_S):
+                        raise Wrong("the gate stayed shut")
             self.loop.leave()
         except BaseException as exc:
             self._mark(False)
