@@ -269,6 +269,7 @@ cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
     cdef UwsEvent event
     cdef uint8_t extensions[UWS_DEFLATE_ANSWER_BYTES]
     cdef UwsDeflateTerms terms
+    cdef uint64_t expires_ms = with_.expires_ms
     cdef size_t n, extensions_len
     if not with_.decided:
         subprotocol_len = _choose(l, u, head, &subprotocol)
@@ -296,9 +297,10 @@ cdef bint _accept(UwsLoop* l, UwsConn* c, const UwsUpgrade* u, const uint8_t* he
     conn_dirty(l, c)
     if with_.auth_timeout_ms != 0:
         c.marks |= UWS_M_STRANGER
-        conn_expires_in(l, c, with_.auth_timeout_ms)
-    elif with_.expires_ms != 0:
-        conn_expires_in(l, c, with_.expires_ms)
+        if expires_ms == 0 or expires_ms > with_.auth_timeout_ms:
+            expires_ms = with_.auth_timeout_ms
+    if expires_ms != 0:
+        conn_expires_in(l, c, expires_ms)
     conn_tended(l, c)
     if l.want & UWS_W_OPEN:
         memset(&event, 0, sizeof(event))

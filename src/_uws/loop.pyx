@@ -47,7 +47,7 @@ from _uws.proto cimport UWS_P_WINDOW, UwsEvent
 from _uws.read cimport conn_read
 from _uws.slab cimport slab_destroy, slab_ease, slab_init, slab_is_tense
 from _uws.slot cimport conn_heavy, conn_reading, conn_unpoll
-from _uws.sock cimport sock_plain, sock_spare
+from _uws.sock cimport sock_plain, sock_spare, sock_unread
 from _uws.state cimport (
     UWS_ARENA_BYTES,
     UWS_ARENA_PAD,
@@ -371,6 +371,8 @@ cdef void _conn_event(UwsLoop* l, UwsBatch* b, int32_t index, uint32_t events) n
         if events & (EPOLLHUP | EPOLLERR):
             # Both directions are shut. A paused connection's last data stays in the kernel until it is read on.
             conn_unpoll(l, c)
+            if c.side != NULL:
+                c.side.is_drained = not sock_unread(index)
             if c.flags & UWS_F_EOF:
                 c.flags |= UWS_F_GONE
                 conn_flush(l, c)

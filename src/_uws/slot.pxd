@@ -8,6 +8,7 @@ from _uws.clock cimport clock_ms
 from _uws.proto cimport UWS_EV_CLOSE
 from _uws.state cimport (
     UWS_C_LOCAL,
+    UWS_F_BUSY,
     UWS_F_CLOSE_DONE,
     UWS_F_CLOSE_OUT,
     UWS_F_DIRTY,
@@ -110,10 +111,16 @@ cdef inline bint conn_tells(const UwsConn* c) noexcept nogil:
 
 
 cdef inline bint conn_awaits(const UwsConn* c) noexcept nogil:
-    """Is its client there, or does something wait that it sent before it left? One that is not read is out of the epoll
-    set when both directions are shut."""
-    return conn_tells(c) and (not (c.flags & (UWS_F_CLOSE_OUT | UWS_F_UNPOLLED)) or (
-        c.side != NULL and c.side.inbox.head != NULL and c.side.inbox.head.event.kind != UWS_EV_CLOSE))
+    """Is its client there, or may something wait that it sent before it left? One that is not read is out of the epoll
+    set when both directions are shut. What a runner still has of a connection that was suspended just now comes to the
+    inbox when its callback has returned."""
+    if not conn_tells(c):
+        return False
+    if not (c.flags & (UWS_F_CLOSE_OUT | UWS_F_UNPOLLED)) or c.flags & UWS_F_BUSY or c.side == NULL:
+        return True
+    if c.side.inbox.head != NULL:
+        return c.side.inbox.head.event.kind != UWS_EV_CLOSE
+    return not (c.flags & UWS_F_CLOSE_OUT) and not c.side.is_drained
 
 
 cdef inline void conn_order(UwsLoop* l) noexcept nogil:

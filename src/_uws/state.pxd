@@ -140,6 +140,7 @@ cdef struct UwsSide:
     uint8_t drain_due         # ... it is, and on_drain is to be called
     uint8_t held              # UwsHeld
     uint8_t is_cut            # what the kernel does not take at once is dropped, whole frames of it
+    uint8_t is_drained        # when it was taken out of the epoll set, the kernel had nothing more of it
     uint8_t pong_waits        # a pong was put off: the queue does not drain, or there were too many pings
     uint8_t control_len
     uint8_t control[125]      # that pong's payload; at the end, while there is a reply_code, the peer's reason

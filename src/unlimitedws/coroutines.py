@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
 from .threads import Thread
 
-__all__ = ["AsyncThread", "Awaiter", "Done", "Late"]
+__all__ = ["AsyncThread", "Awaiter", "Done", "Given", "Late"]
 
 Done: TypeAlias = Callable[[Any, BaseException | None], object]
 """Called with what was awaited, or with what it raised."""
@@ -25,6 +25,30 @@ _LOOK_INTERVAL = 0.25
 
 class Late(Exception):
     """The time for it was over, nobody wanted it any more, or the server stopped, before it was done."""
+
+
+class Given:
+    """Something awaitable that is there already, as work for an `Awaiter`. For one call.
+
+    Args:
+        work: A coroutine, mostly.
+    """
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: Awaitable[Any]) -> None:
+        self._work: Awaitable[Any] | None = work
+
+    def __call__(self) -> Awaitable[Any]:
+        work, self._work = self._work, None
+        assert work is not None, "called once"
+        return work
+
+    def drop(self) -> None:
+        """Have done with it. Where it was not called, nobody awaits its coroutine, of which asyncio would complain."""
+        work, self._work = self._work, None
+        if isinstance(work, Coroutine):
+            work.close()
 
 
 class _Job:

@@ -7,12 +7,12 @@ goes on from any thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from functools import partial
-from inspect import CO_COROUTINE, isawaitable, iscoroutine, iscoroutinefunction
+from inspect import CO_COROUTINE, isawaitable, iscoroutinefunction
 from threading import Thread
 from types import FunctionType, MethodType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from _uws.exchange import Exchange
 
@@ -24,6 +24,9 @@ from .options import Options
 from .proxies import Proxies
 from .request import Accept, Authenticator, Decision, FirstMessage, Reject, Request, Response
 from .routes import Routes, answer_of
+
+if TYPE_CHECKING:
+    from .coroutines import Done
 
 __all__ = ["Door", "Rules", "Step", "Steps", "check_offered"]
 
@@ -256,8 +259,7 @@ class Door:
             while ask.exchange.pending:
                 result = ask.func(*ask.args)
                 if type(result) not in _PLAIN_RESULTS and isawaitable(result):
-                    if not self._await(ask, partial(_given, result)) and iscoroutine(result):
-                        result.close()
+                    self._await_given(ask, result)
                     return
                 if not self._next(ask, result):
                     return
@@ -267,12 +269,25 @@ class Door:
         except BaseException as exc:
             self._fail(ask, exc)
 
-    def _await(self, ask: _Ask, work: Callable[[], Any]) -> bool:
+    def _await(self, ask: _Ask, work: Callable[[], Any], done: Done | None = None) -> bool:
         left = max(ask.since + self._limit - time.monotonic(), 0.0)
-        if self.helpers.submit_async(work, left, partial(self._awaited, ask), lambda: ask.exchange.pending):
+        if self.helpers.submit_async(work, left, done or partial(self._awaited, ask), lambda: ask.exchange.pending):
             return True
         ask.exchange.answer(503, _BUSY)
         return False
+
+    def _await_given(self, ask: _Ask, work: Awaitable[Any]) -> None:
+        """Await what a plain function has returned."""
+        from .coroutines import Given
+
+        given = Given(work)
+
+        def done(result: object, error: BaseException | None) -> None:
+            given.drop()
+            self._awaited(ask, result, error)
+
+        if not self._await(ask, given, done):
+            given.drop()
 
     def _awaited(self, ask: _Ask, result: object, error: BaseException | None) -> None:
         """A coroutine has returned, on the asyncio thread."""
@@ -374,10 +389,6 @@ def _is_async(func: Callable[..., Any]) -> bool:
     if type(plain) is FunctionType and not plain.__dict__:
         return bool(plain.__code__.co_flags & CO_COROUTINE)
     return iscoroutinefunction(func)
-
-
-def _given(result: Any) -> Any:
-    return result
 
 
 def _answering(handler: Callable[[Request], Any], request: Request) -> Steps:

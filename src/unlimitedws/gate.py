@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from inspect import isawaitable, iscoroutine
+from inspect import isawaitable
 from typing import Any
 
 from _uws.conn import Conn
@@ -74,7 +74,8 @@ class Gate:
     def shut(self) -> None:
         """The server stops: nobody is awaited any more. Takes no lock, as signal handlers call it. Thread: any."""
         self._shut = True
-        for attempt in tuple(self._attempts.values()):
+        # A list of them is made in one step, also without a GIL.
+        for attempt in list(self._attempts.values()):
             attempt.conn._recall()
 
     def callback(self, name: str) -> Callable[..., object] | None:
@@ -163,21 +164,16 @@ class Gate:
 
         Its next messages wait for that, and so does its end. No thread does.
         """
-        attempt = _Attempt(conn, stranger, since)
-        begun = False
+        from .coroutines import Given
 
-        def begin() -> Awaitable[Any]:
-            nonlocal begun
-            begun = True
-            return work
+        attempt = _Attempt(conn, stranger, since)
+        given = Given(work)
 
         def wanted() -> bool:
             return not self._shut and conn._is_awaited()
 
         def finish(result: object, error: BaseException | None) -> None:
-            # It may have been cancelled before its first step; asyncio complains of a coroutine that nobody awaits.
-            if not begun and iscoroutine(work):
-                work.close()
+            given.drop()
             attempt.result, attempt.error = result, error
             conn._recall()
 
@@ -193,7 +189,7 @@ class Gate:
         try:
             if self._shut:
                 finish(None, None)
-            elif not self._helpers.submit_async(begin, max(stranger.until - since, 0.0), finish, wanted):
+            elif not self._helpers.submit_async(given, max(stranger.until - since, 0.0), finish, wanted):
                 # Too many are awaited.
                 conn._end(CloseCause.LIMIT, _TRY_AGAIN_LATER, "")
                 finish(None, None)
@@ -202,29 +198,27 @@ class Gate:
 
     def on_recall(self, conn: Conn) -> None:
         """A verifier has been awaited: go on where its message had come."""
+        from .coroutines import Late
+
         about = conn._about
         attempt = self._attempts.pop(about, None)
         if attempt is None or about.stranger is None:
             return
+        stranger = attempt.stranger
         error, attempt.error = attempt.error, None
         try:
-            if error is not None and not self._was_late(attempt.stranger, error):
-                raise error
+            if error is not None:
+                if not isinstance(error, Late):
+                    raise error
+                if time.monotonic() < stranger.until:
+                    # Nobody wants to know any more: the server stops, or the connection is over. That is no verdict,
+                    # and whatever it was has a close code of its own.
+                    return
+                logger.info("a first message was not verified within %g s", stranger.auth.timeout)
         finally:
             # The traceback holds this frame, and the frame would hold the exception.
             del error
-        self._decide(conn, attempt.stranger, attempt.result, attempt.since)
-
-    def _was_late(self, stranger: Stranger, error: BaseException) -> bool:
-        """Tell whether the verifier was not awaited to its end: then nobody has been recognized."""
-        from .coroutines import Late
-
-        if not isinstance(error, Late):
-            return False
-        # Otherwise the server stops, or the client has gone.
-        if time.monotonic() >= stranger.until:
-            logger.info("a first message was not verified within %g s", stranger.auth.timeout)
-        return True
+        self._decide(conn, stranger, attempt.result, attempt.since)
 
     def _decide(self, conn: Conn, stranger: Stranger, said: object, since: float) -> None:
         """It is known what the verifier says."""
@@ -237,6 +231,10 @@ class Gate:
         if not isinstance(said, Accept):
             raise TypeError(f"check_message must return Accept or None, not {type(said).__name__}")
         accept = stranger.accept.joined(said)
+        if accept.expires is not None and accept.expires <= time.time():
+            logger.info("closing %s with 3000: what on_request allowed has expired", conn.remote_addr)
+            conn._end(CloseCause.UNAUTHENTICATED, _UNAUTHENTICATED, "")
+            return
         ends_ms = milliseconds_until(accept.expires)
         if self._roll.identify(conn, accept.user, accept.session, ends_ms, since):
             self._run("on_connect", conn)

@@ -208,6 +208,7 @@ class Request:
         "_head",
         "_headers",
         "_newcomer",
+        "_offers",
         "_params",
         "_parts",
         "_seen",
@@ -241,6 +242,7 @@ class Request:
         self._seen: Seen | None = None
         # What `aio` has made of it for its hooks, on the way to the connection.
         self._newcomer: ServerConnection | None = None
+        self._offers: list[str] | None = None
         self.data: Any = None
         self.user: object = None
         self.session: object = None
@@ -328,7 +330,13 @@ class Request:
 
     @property
     def subprotocols(self) -> list[str]:
-        """The subprotocols that the client offers, the one it likes best first."""
+        """The subprotocols that the client offers, the one it likes best first.
+
+        Without a credential that an authenticator has found among them: whoever selects it would send it back.
+        """
+        return self._offered() if self._offers is None else list(self._offers)
+
+    def _offered(self) -> list[str]:
         parts = self.headers.get("sec-websocket-protocol", "").split(",")
         return [token for part in parts if (token := part.strip(" \t"))]
 

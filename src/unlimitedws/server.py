@@ -303,9 +303,9 @@ class Server(Callbacks, Entrance):
             except BaseException:
                 self.stop()
                 raise
-        if overdue:
-            raise TimeoutError(f"callbacks still run after the last signal: {run.busy()}")
         raised, run.raised = run.raised, None
+        if overdue and raised is None:
+            raise TimeoutError(f"callbacks still run after the last signal: {run.busy()}")
         if raised is not None:
             try:
                 raise raised

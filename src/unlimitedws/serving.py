@@ -137,11 +137,16 @@ class Serving:
                 self._end()
             raise
 
-    def shut(self, timeout: Duration) -> None:
-        """Tell the loops to stop. Takes no lock of ours: signal handlers and callbacks call it."""
+    def shut(self, timeout: Duration, code: int = _GOING_AWAY, reason: str = "") -> None:
+        """Tell the loops to stop. Takes no lock of ours: signal handlers and callbacks call it.
+
+        Args:
+            timeout: For close handshakes; then connections are dropped.
+            code, reason: Of the close frame that everybody gets.
+        """
         limit_ms = milliseconds(timeout, "timeout")
         for loop in self.loops:
-            loop.shut(_GOING_AWAY, "", limit_ms)
+            loop.shut(code, reason, limit_ms)
         self.door.shut()
         # Newcomers, those in the backlog too, are refused now and do not wait for the end.
         for listener in self._listeners:

@@ -837,6 +837,34 @@ server.run(ready=lambda: print(server.local_addr.port))
     assert "TimeoutError: callbacks still run after the last signal: unlimitedws-" in err
 
 
+def test_what_a_callback_raised_comes_out_of_run_whatever_others_do(script: Script, client: Dial) -> None:
+    program = script("""
+import threading, unlimitedws
+server = unlimitedws.DefaultServer("127.0.0.1:0", close_timeout=0.1, pool=(2, 2))
+@server.on_message
+def callback(conn, message):
+    conn.send("begun")
+    if message == "leave":
+        raise SystemExit(7)
+    threading.Event().wait()
+server.run(ready=lambda: print(server.local_addr.port))
+""")
+    port = int(program.line())
+    stays, leaves = client(port), client(port)
+    stays.send("stay")
+    assert stays.recv(PATIENCE) == "begun"
+    leaves.send("leave")
+    assert leaves.recv(PATIENCE) == "begun"
+    # It has been raised when the server stops for it.
+    with pytest.raises(PeerClosed):
+        leaves.recv(PATIENCE)
+    program.signal(signal.SIGINT)
+    assert program.process.stderr is not None
+    assert "the server cannot end" in program.process.stderr.readline()
+    program.signal(signal.SIGINT)
+    assert program.end() == (7, "", "")
+
+
 def test_first_sigterm_drains_the_second_stops_the_third_drops(script: Script) -> None:
     program = script(SERVE.format(drain_time=60))
     addr = Address("127.0.0.1", int(program.line()))

@@ -341,7 +341,8 @@ class Server:
                     await self._farewell()
             for connection in list(self._all):
                 connection._close(code, reason)
-            run.shut(made.options.close_timeout)
+            # Who has not said yet who it is is in no list of ours.
+            run.shut(made.options.close_timeout, code, reason)
             while self._tasks or not run.ended.is_set():
                 # `asyncio.run` cancels this task as all others before it closes the event loop. What has begun comes to
                 # its end all the same: the engine would outlive the event loop, with its thread and its port.

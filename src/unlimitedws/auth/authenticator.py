@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
@@ -49,7 +49,49 @@ def drive(steps: Steps[T]) -> T | Awaitable[T]:
     except StopIteration as stop:
         done: T = stop.value
         return done
-    return _drive_on(steps, value)
+    return _Rest(steps, value)
+
+
+class _Rest(Coroutine[Any, Any, T]):
+    """What remains of steps, of which the first value has to be awaited.
+
+    As a coroutine function's result would be. But where it is closed before it has begun, so is what it was to await:
+    a coroutine of the application's, for which Python would warn that nobody awaited it.
+    """
+
+    __slots__ = ("_begun", "_steps", "_value")
+
+    def __init__(self, steps: Steps[T], value: Any) -> None:
+        self._steps = steps
+        self._value = value
+        self._begun: Coroutine[Any, Any, T] | None = None
+
+    def _begin(self) -> Coroutine[Any, Any, T]:
+        if self._begun is None:
+            self._begun = _drive_on(self._steps, self._value)
+        return self._begun
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._begin().__await__()
+
+    def send(self, value: Any) -> Any:
+        """See `coroutine.send`."""
+        return self._begin().send(value)
+
+    def throw(self, *what: Any) -> Any:
+        """See `coroutine.throw`."""
+        if self._begun is None:
+            self.close()
+        return self._begin().throw(*what)
+
+    def close(self) -> None:
+        """See `coroutine.close`."""
+        if self._begun is not None:
+            self._begun.close()
+            return
+        self._steps.close()
+        if isinstance(self._value, Coroutine):
+            self._value.close()
 
 
 async def _drive_on(steps: Steps[T], value: Any) -> T:

@@ -22,7 +22,7 @@ def renew(server: _Server, conn: Conn, identity: Identity | None, *, grace: Dura
 
     How the client sends it is the application's protocol; ``renew(server, conn, verify(token))`` takes what
     the verifier says. A connection never changes hands: what is queued and subscribed on it is the old
-    user's.
+    user's. Its session stays where the identity names none; its expiry is the new credential's, whatever it was before.
 
     Args:
         server: The connection's.
@@ -43,6 +43,8 @@ def renew(server: _Server, conn: Conn, identity: Identity | None, *, grace: Dura
         why = f"the credential of {identity.user!r} has expired"
     else:
         accept = accepted(identity, seconds(grace, "grace"))
-        return server.identify(conn, user=accept.user, session=accept.session, expires=accept.expires)
+        # What ended with the session is to end with it, whoever gave it its name.
+        session = conn.session if accept.session is None else accept.session
+        return server.identify(conn, user=accept.user, session=session, expires=accept.expires)
     logger.info("not renewed %s: %s", conn.remote_addr, why)
     return False

@@ -63,7 +63,7 @@ class SubprotocolAuth(Authenticator):
 
     def find(self, request: Request) -> str | Refusal | None:
         """Return the token."""
-        offers = request.subprotocols
+        offers = request._offered()
         at = self._places(offers)
         if not at:
             return None
@@ -78,12 +78,13 @@ class SubprotocolAuth(Authenticator):
     def accept(self, request: Request, identity: Identity) -> Accept | Refusal:
         """Select one of the real subprotocols."""
         accept = super().accept(request, identity)
-        if not self._subprotocols or isinstance(accept, Refusal):
-            return accept
-        offers = list(request.subprotocols)
+        offers = request._offered()
         # A token of a pair may be spelled as a subprotocol of ours; it is no offer.
         at = self._places(offers)[0]
         del offers[at : at + (1 if self._pair is None else 2)]
+        request._offers = offers
+        if not self._subprotocols or isinstance(accept, Refusal):
+            return accept
         for name in self._subprotocols:
             if name in offers:
                 return replace(accept, subprotocol=name)

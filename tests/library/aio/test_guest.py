@@ -31,6 +31,7 @@ from unlimitedws import helpers
 from unlimitedws.aio import (
     Close,
     ConnectionClosed,
+    ConnectionClosedError,
     ConnectionClosedOK,
     Headers,
     Request,
@@ -335,6 +336,34 @@ def test_subprotocol_of_the_authenticator_stands_where_the_hook_selects_none() -
             for offered, selected in ((["first"], "first"), (["first", "second"], "second")):
                 async with client(server, subprotocols=[*offered, "bearer.alice's"]) as ws:
                     assert ws.subprotocol == await ws.recv() == selected
+
+    asyncio.run(main())
+
+
+def test_hook_that_selects_is_not_offered_the_token() -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            await connection.send(str(connection.subprotocol))
+
+        auth = SubprotocolAuth(lambda token: Identity("alice") if token == "alice's" else None)
+        async with serve(
+            handler, "127.0.0.1", 0, auth=auth, select_subprotocol=lambda connection, offered: offered[0]
+        ) as server, client(server, subprotocols=["bearer.alice's", "chat"]) as ws:
+            assert ws.subprotocol == await ws.recv() == "chat"
+
+    asyncio.run(main())
+
+
+def test_code_that_the_server_closes_with_is_for_strangers_too() -> None:
+    async def main() -> None:
+        async def handler(connection: ServerConnection) -> None:
+            raise AssertionError("nobody has come in")
+
+        auth = FirstMessageAuth(lambda token: None)
+        async with serve(handler, "127.0.0.1", 0, auth=auth) as server, client(server) as ws:
+            server.close(code=1012, reason="restart")
+            await ws.wait_closed()
+            assert (ws.close_code, ws.close_reason) == (1012, "restart")
 
     asyncio.run(main())
 

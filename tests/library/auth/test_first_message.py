@@ -50,6 +50,28 @@ def test_page_of_another_origin_is_not_even_let_in(origin: str) -> None:
     assert rejected(FirstMessageAuth(VERIFY), request(origin=origin)) == 403
 
 
+@pytest.mark.parametrize("end", ["closed", "cancelled"])
+def test_verifier_that_is_never_awaited_is_closed(end: str) -> None:
+    made: list[Any] = []
+
+    async def slow(token: str) -> Identity | None:
+        raise AssertionError("it does not begin")
+
+    def verify(token: str) -> Any:
+        made.append(slow(token))
+        return made[0]
+
+    conn: Any = Peer()
+    work: Any = FirstMessageAuth(verify).check_message(conn, TOKEN)
+    if end == "closed":
+        work.close()
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            work.throw(asyncio.CancelledError())
+    # Of one that is dropped as it is Python would say that nobody awaited it.
+    assert inspect.getcoroutinestate(made[0]) == inspect.CORO_CLOSED
+
+
 def test_good_message_says_who_it_is() -> None:
     accept = admit(FirstMessageAuth(VERIFY, grace=5), TOKEN)
     assert accept is not None

@@ -7,9 +7,11 @@ import contextlib
 import logging
 import queue
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ import raw
 from live import STOP_TIMEOUT, each_mode, expect_eof, take, wait, wait_until
 from raw import TEXT, Close, RawClient
 
-from unlimitedws import Accept, CloseCause, Server
+from unlimitedws import Accept, CloseCause, Server, coroutines
 from unlimitedws.auth import (
     AnyOf,
     Authenticator,
@@ -43,8 +45,8 @@ def verify(token: str) -> Identity | None:
 class Site:
     """A server that echoes, and what its callbacks have seen."""
 
-    def __init__(self, auth: Any, **options: Any) -> None:
-        self.server = Server("127.0.0.1:0", **options)
+    def __init__(self, auth: Any, addr: str = "127.0.0.1:0", **options: Any) -> None:
+        self.server = Server(addr, **options)
         self.server.auth = auth
         self.opened: queue.Queue[Any] = queue.Queue()
         self.closed: queue.Queue[tuple[Any, CloseCause | None, int | None]] = queue.Queue()
@@ -203,6 +205,10 @@ def test_token_of_a_subprotocol_is_not_echoed(serve: Serve) -> None:
     left_to_the_server.server.subprotocols = ["mqtt", "chat"]
     response = left_to_the_server.answer(("Sec-WebSocket-Protocol", f"bearer.{TOKEN}, chat"))
     assert response.headers["sec-websocket-protocol"] == "chat"
+    # A hook that takes what it gets first does not get the token.
+    left_to_the_server.server.on_request = lambda request: Accept(subprotocol=request.subprotocols[0])
+    response = left_to_the_server.answer(("Sec-WebSocket-Protocol", f"bearer.{TOKEN}, mine, chat"))
+    assert response.headers["sec-websocket-protocol"] == "mine"
 
 
 def test_verifier_that_raises_or_says_true_is_an_error_of_the_servers(
@@ -351,6 +357,93 @@ def test_what_a_client_that_is_gone_has_left_behind_waits_for_the_verifier(
 
 
 @each_mode
+@pytest.mark.parametrize("where", ["TCP", "Unix"])
+def test_what_comes_while_the_verifier_is_awaited_survives_a_hang_up(
+    serve: Serve, pool: Any, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coroutines, "_LOOK_INTERVAL", 0.005)
+    entered, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    async def slow(token: str) -> Identity | None:
+        entered.set()
+        try:
+            while not go_on.is_set():
+                await asyncio.sleep(0.002)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return verify(token)
+
+    path = tmp_path / "socket"
+    addr = "127.0.0.1:0" if where == "TCP" else f"unix:{path}"
+    site = serve(FirstMessageAuth(slow, timeout=100), addr=addr, pool=pool)
+    site.server.on_message = lambda conn, message: site.messages.put(message)
+    sock = socket.socket(socket.AF_INET if where == "TCP" else socket.AF_UNIX)
+    with sock:
+        sock.settimeout(raw.TIMEOUT)
+        sock.connect(("127.0.0.1", site.server.local_addr.port) if where == "TCP" else str(path))
+        sock.sendall(raw.request())
+        assert sock.recv(65536).startswith(b"HTTP/1.1 101 ")
+        sock.sendall(raw.frame(TEXT, TOKEN))
+        wait(entered)
+        # It is not read: this stays with the kernel, and with the hang-up behind it nobody polls the connection.
+        sock.sendall(raw.frame(TEXT, "an order") + raw.close_frame(1000))
+        if where == "TCP":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # Time to be looked at some dozens of times.
+    assert not cancelled.wait(0.3)
+    go_on.set()
+    assert take(site.opened).user == "alice"
+    assert take(site.messages) == "an order"
+    assert take(site.closed)[:2] == ("alice", CloseCause.PEER)
+
+
+@each_mode
+def test_who_has_closed_is_waited_for_while_its_callback_has_what_it_left(serve: Serve, pool: Any) -> None:
+    awaited: list[bool] = []
+
+    class Asking(FirstMessageAuth):
+        def check_message(self, conn: Any, message: str | bytes) -> Any:
+            awaited.append(conn._is_awaited())
+            return super().check_message(conn, message)
+
+    site = serve(Asking(verify), pool=pool)
+    with site.client() as client:
+        # All of it is with the callback, and none of it lines up behind it.
+        client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "an order") + raw.close_frame(1000))
+        assert take(site.messages) == "an order"
+    assert awaited == [True]
+
+
+@pytest.mark.parametrize("how", ["silent", "verified too late", "awaited too late"])
+def test_what_on_request_allowed_ends_strangers_too(serve: Serve, how: str) -> None:
+    until = 0.0
+
+    def late(token: str) -> Identity | None:
+        while time.time() <= until:
+            time.sleep(0.002)
+        return verify(token)
+
+    async def awaited(token: str) -> Identity | None:
+        while time.time() <= until:
+            await asyncio.sleep(0.002)
+        return verify(token)
+
+    def allow(request: Any) -> Accept:
+        nonlocal until
+        until = time.time() + 0.2
+        return Accept(expires=until, authenticated=False)
+
+    site = serve(FirstMessageAuth(awaited if how.startswith("awaited") else late, timeout=3600))
+    site.server.on_request = allow
+    with site.client() as client:
+        if how != "silent":
+            client.send(raw.frame(TEXT, TOKEN) + raw.frame(TEXT, "an order"))
+        assert client.recv_close().code == 3000
+    assert site.opened.empty() and site.messages.empty() and site.closed.empty()
+
+
+@each_mode
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_verifier_of_who_is_gone_and_has_left_nothing_is_cancelled(serve: Serve, pool: Any, end: str) -> None:
     entered, cancelled = threading.Event(), threading.Event()
@@ -417,6 +510,8 @@ def test_drain_does_not_wait_for_the_verifier_of_a_first_message(serve: Serve, p
         client.send_frame(TEXT, TOKEN)
         wait(entered)
         site.server.drain(0.1, wait=False)
+        # Interrupted is not refused: it is told to come again, as everybody is.
+        assert client.recv_close().code == 1012
         wait_until(lambda: not site.server.running, "it has ended")
     assert site.opened.empty() and site.closed.empty()
 

@@ -11,8 +11,9 @@ from unlimitedws.auth import Identity, renew
 
 
 class Conn:
-    def __init__(self, user: object) -> None:
+    def __init__(self, user: object, session: object = None) -> None:
         self.user = user
+        self.session = session
         self.remote_addr = PEER
 
 
@@ -37,6 +38,12 @@ def test_new_credential_of_the_same_user_moves_the_expiry() -> None:
     until = time.time() + 100
     assert renewed(server, conn, Identity("alice", "s2", until), grace=5)
     assert server.told == [(conn, "alice", "s2", until + 5)]
+
+
+def test_session_stays_where_the_new_credential_names_none() -> None:
+    server, conn = Server(), Conn("alice", "s1")
+    assert renewed(server, conn, Identity("alice"))
+    assert server.told == [(conn, "alice", "s1", None)]
 
 
 def test_connection_that_is_over_is_not_renewed() -> None:
