@@ -31,7 +31,6 @@ from unlimitedws import helpers
 from unlimitedws.aio import (
     Close,
     ConnectionClosed,
-    ConnectionClosedError,
     ConnectionClosedOK,
     Headers,
     Request,
